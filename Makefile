@@ -1,0 +1,66 @@
+# The one place that names commands. `make` alone lists them. Nothing here needs the environment
+# to be activated: each target that wants it installs it first, and finds its tools by path.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+PYTHON ?= # the interpreter to build .venv with; empty: the first that is 3.11 or newer
+SEEDS  ?= 1000# how many histories `make simulate` tries
+ARGS   ?= # passed on by test, bench, demo and simulate
+
+.PHONY: help install demo test test-faults check format proto bench simulate lock clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv with everything, pinned by version and hash
+	@:
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@sh scripts/install.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: install ## a day of departures in half a minute, then ten thousand e-mails
+	@$(BIN)/python -m demo.departures $(ARGS)
+
+test: install ## run the tests, two at a time
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not fault" $(ARGS)
+
+test-faults: install ## kill, tear, fill and starve real processes for longer than `make test` does
+	$(BIN)/pytest -q -n 2 --dist worksteal -m fault $(ARGS)
+
+check: install ## format, lint, types, imports, generated code, docs
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/gen_proto.py --check
+	$(BIN)/pytest -q -n 2 tests/tidy
+
+format: install ## put the code into its form, and fix what can be fixed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format --quiet
+
+proto: install ## generate the stubs from proto/
+	$(BIN)/python scripts/gen_proto.py
+
+bench: install ## rates, CPU per message and latencies beside their floors
+	@$(BIN)/python -m bench $(ARGS)
+
+simulate: install ## try SEEDS random histories in virtual time
+	@$(BIN)/python -m sandglass.testing.simulate --seeds $(SEEDS) $(ARGS)
+
+lock: install ## pin requirements/dev.txt anew; ARGS=--upgrade for newer releases
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe \
+		--strip-extras --no-annotate --no-emit-index-url --no-emit-trusted-host \
+		--no-emit-find-links --no-emit-options --extra server \
+		--output-file requirements/dev.txt $(ARGS) pyproject.toml requirements/dev.in
+
+clean: ## take away .venv and every cache
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

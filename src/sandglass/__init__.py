@@ -1,0 +1,1 @@
+"""Sandglass: a message queue ordered by time."""

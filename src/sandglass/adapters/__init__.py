@@ -1,0 +1,1 @@
+"""The ports made real: log, view, clock, entropy."""

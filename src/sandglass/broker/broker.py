@@ -1,0 +1,782 @@
+"""
+The broker's front door: admits, finds the partition, awaits the outcome.
+
+Every surface calls it, and none does more than translate. What is refused is refused here or
+before, with an error that names field and limit; what is admitted goes to the node loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from sandglass.broker.node_loop import Done, NodeLoop
+from sandglass.broker.subscription import Receiver, Session, Subscription
+from sandglass.core import limits
+from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.group import Group
+from sandglass.core.lease import Consumer, Places
+from sandglass.core.machine import encode_topic
+from sandglass.core.message import CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL, Batch, Placed, Slice
+from sandglass.core.offset import INDEX_BITS
+from sandglass.core.partition import Partition
+from sandglass.core.record import DeleteTopic, Ending, PutTopic, Record
+from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.errors import (
+    BusyError,
+    ConflictError,
+    InvalidError,
+    LeaseLostError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+    UnavailableError,
+    UnsupportedError,
+)
+from sandglass.sandflake import Generator
+
+logger = logging.getLogger(__name__)
+
+FETCH_ROW_COUNT = 200
+"""Rows that a fetch reads before it lets others have the loop."""
+
+DRAIN_CREDIT_COUNT = 10_000
+DRAIN_CREDIT_BYTES = 8 * 1024 * 1024
+
+LAG_ROW_COUNT_MAX = 10_000
+"""Rows that a group's lag is counted over; beyond that it is a lower bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """A partition, for operators; `closed_offset` as an int."""
+
+    id: str
+    last_index: int
+    closed_offset: int
+    channels: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """One group in one partition and channel, for operators; offsets as ints."""
+
+    topic: str
+    partition: str
+    channel: str
+    group: str
+    committed: int
+    consumed: int
+    lag_count: int
+    leased_count: int
+    retry_count: int
+    acked_count: int
+    dead_count: int
+    generation: int
+    consumer_count: int
+
+
+class Broker:
+    """All calls run in the event loop's thread."""
+
+    def __init__(
+        self,
+        loop: NodeLoop,
+        ids: Generator,
+        *,
+        session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT,
+        node_name: str = "sandglass",
+    ) -> None:
+        self.loop = loop
+        self.ids = ids
+        self.session_grace_ms = session_grace_ms
+        self.node_name = node_name
+        self.sessions: dict[str, Session] = {}
+        self.ignored_count = 0
+        """Offsets in outcomes that held no message, or were never handed out."""
+        self._subscriptions: dict[int, Subscription] = {}
+        self._drains: dict[int, Subscription] = {}
+        self._consumer_keys = count(1)
+        self._spread: dict[str, int] = {}
+        self._creating: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        loop.on_deliveries = self._deliver
+        loop.on_dispatched = self._dispatched
+        loop.housekeeping = self._keep_house
+        self._retention_at = 0
+
+    # --- topics -------------------------------------------------------------------------------
+
+    def topics(self) -> list[Topic]:
+        """All topics, by name."""
+        return [topic for _, topic in sorted(self.loop.machine.topics.items())]
+
+    def topic(self, name: str) -> Topic:
+        """
+        A topic by its name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        topic = self.loop.machine.topics.get(name)
+        if topic is None:
+            raise NotFoundError(f"ErrTopicNotFound: topic '{name[:200]}' not found", field="topic")
+        return topic
+
+    def partition(self, topic: Topic, partition_id: str) -> PartitionRef:
+        """
+        A partition of a topic by its id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        for ref in topic.partitions:
+            if ref.id == partition_id:
+                return ref
+        raise NotFoundError(
+            f"ErrPartitionNotFound: topic '{topic.name}' has no partition"
+            f" '{partition_id[:64]}'",
+            field="partition",
+        )
+
+    def spread(self, topic: Topic) -> PartitionRef:
+        """The next partition in turn, for messages without a key."""
+        place = self._spread.get(topic.name, 0)
+        self._spread[topic.name] = place + 1
+        return topic.partitions[place % len(topic.partitions)]
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        kind: TopicKind = TopicKind.TIMER,
+        partition_count: int = 1,
+        replication_factor: int = 1,
+        settings: TopicSettings | None = None,
+    ) -> Topic:
+        """
+        Creates a topic, durably.
+
+        Raises:
+            InvalidError: a name or number outside its limits.
+            ConflictError: there is one of this name.
+            PreconditionError: more replicas than members.
+            UnsupportedError: a kind that this node doesn't know.
+        """
+        limits.check_name(name, field="topic")
+        limits.check_range(
+            partition_count, field="partition_count", low=1, high=limits.PARTITION_COUNT_MAX
+        )
+        limits.check_range(replication_factor, field="replication_factor", low=1, high=64)
+        settings = settings or TopicSettings()
+        settings.check()
+        machine = self.loop.machine
+        if name in machine.topics or name in self._creating:
+            raise ConflictError(
+                f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
+            )
+        if kind is not TopicKind.TIMER:
+            raise UnsupportedError("KV topics are not there yet", field="kind")
+        if replication_factor > 1:
+            raise PreconditionError(
+                f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
+                f" {replication_factor} members, and this node serves alone:"
+                f" {replication_factor - 1} missing",
+                field="replication_factor",
+            )
+        if len(machine.topics) + len(self._creating) >= limits.TOPIC_COUNT_MAX:
+            raise BusyError(f"there are {limits.TOPIC_COUNT_MAX} topics, the most there may be")
+        moment = self.loop.moment()
+        first = machine.next_partition
+        machine.next_partition += partition_count
+        refs = tuple(
+            PartitionRef(str(self.ids.next()), first + place) for place in range(partition_count)
+        )
+        topic = Topic(name, kind, refs, replication_factor, moment.wall_ms, settings)
+        self._creating.add(name)
+        try:
+            operation = PutTopic(name, encode_topic(topic))
+            await self.loop.commit(machine.record([operation], moment))
+        finally:
+            self._creating.discard(name)
+        return topic
+
+    async def delete_topic(self, name: str) -> None:
+        """
+        Deletes a topic with all its messages; its consumers end.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        topic = self.topic(name)
+        numbers = [ref.number for ref in topic.partitions]
+        for subscription in [*self._subscriptions.values()]:
+            if subscription.topic.name == name:
+                error = NotFoundError(
+                    f"ErrTopicNotFound: topic '{name}' was deleted", field="topic"
+                )
+                self._forget(subscription)
+                subscription.receiver.ended(subscription, error)
+        machine = self.loop.machine
+        operation = DeleteTopic(name, numbers)
+        await self.loop.commit(machine.record([operation], self.loop.moment()))
+
+    def partition_status(self, topic: Topic) -> list[PartitionStatus]:
+        """The partitions of a topic, in order."""
+        status: list[PartitionStatus] = []
+        for ref in topic.partitions:
+            partition = self.loop.partition(ref.number)
+            channels = partition.channel_names(self.loop.view)
+            status.append(
+                PartitionStatus(ref.id, partition.last_index, partition.closed, channels)
+            )
+        return status
+
+    def group_status(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+        """The groups of a topic, one entry for each partition and channel."""
+        status: list[GroupStatus] = []
+        for ref in topic.partitions:
+            partition = self.loop.partition(ref.number)
+            for channel, name in partition.group_names(self.loop.view):
+                if not group or name == group:
+                    status.append(self._group_status(topic, ref, partition, channel, name))
+        return status
+
+    def _group_status(
+        self, topic: Topic, ref: PartitionRef, partition: Partition, channel: str, name: str
+    ) -> GroupStatus:
+        group = partition.group(channel, name, self.loop.view)
+        leased = sum(lease.open.bit_count() for lease in group.leases.values())
+        unread = partition.count_unread(
+            group, self.loop.moment(), self.loop.view, row_count_max=LAG_ROW_COUNT_MAX
+        )
+        return GroupStatus(
+            topic.name,
+            ref.id,
+            channel,
+            name,
+            group.committed(self.loop.view),
+            group.consumed,
+            unread + leased + group.retry_count,
+            leased,
+            group.retry_count,
+            group.acked_count,
+            group.dead_count,
+            group.generation,
+            len(group.consumers),
+        )
+
+    # --- producing ----------------------------------------------------------------------------
+
+    async def produce(
+        self, topic: Topic, partition: PartitionRef, channel: str, batch: Batch
+    ) -> Placed:
+        """
+        Produces one atom; returns once it is durable. Cancelling doesn't undo it.
+
+        Raises:
+            InvalidError: a channel that is no name.
+            BusyError: too much is waiting to be written; see `retry_after_ms`.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: SandglassError | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+        placed = self.produce_nowait(partition, channel, batch, done)
+        await asyncio.shield(future)
+        return placed
+
+    def produce_nowait(
+        self, partition: PartitionRef, channel: str, batch: Batch, done: Done
+    ) -> Placed:
+        """As `produce`, but `done` is told; the places hold once it was told None."""
+        channel = _checked_channel(channel, is_read=False)
+        loop = self.loop
+        loop.check_room(batch.size_bytes)
+        record, placed = loop.partition(partition.number).admit_append(
+            channel, batch, loop.moment(), loop.view
+        )
+        loop.submit(record, done, batch.size_bytes)
+        return placed
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def fetch(
+        self, topic: Topic, partition: PartitionRef, channel: str, low: int, high: int
+    ) -> AsyncIterator[list[Slice]]:
+        """Messages with offsets in `[low, high]`, up to what is readable now, in order."""
+        channel = _checked_channel(channel, is_read=True)
+        await self.loop.freshen()
+        loop = self.loop
+        top = high
+        while low <= top:
+            readable = loop.partition(partition.number).readable(
+                loop.machine.promised_ms << INDEX_BITS
+            )
+            top = min(top, readable)
+            slices: list[Slice] = []
+            for piece in loop.partition(partition.number).fetch(
+                channel, low, top, loop.machine.promised_ms << INDEX_BITS, loop.view
+            ):
+                slices.append(piece)
+                if len(slices) == FETCH_ROW_COUNT:
+                    break
+            if not slices:
+                return
+            last = slices[-1]
+            low = (last.due_ms << INDEX_BITS | last.first_index) + last.count
+            yield slices
+
+    # --- consuming ----------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        session: Session | None,
+        receiver: Receiver,
+        *,
+        subscription_id: int,
+        topic: Topic,
+        refs: Sequence[PartitionRef],
+        channel: str,
+        group: str,
+        consumer: str,
+        credit_count: int,
+        credit_bytes: int,
+        ack_timeout_ms: int = 0,
+        is_from_now: bool = False,
+        is_drain: bool = False,
+    ) -> Subscription:
+        """
+        A consumer of a group begins; the group is made where there is none.
+
+        Raises:
+            InvalidError: a name, credit or time outside its limits.
+            ConflictError: the session has a subscription of this id.
+        """
+        channel = _checked_channel(channel, is_read=True)
+        limits.check_name(group, field="group")
+        limits.check_name(consumer, field="consumer")
+        _check_credit(credit_count, credit_bytes)
+        if ack_timeout_ms:
+            limits.check_range(
+                ack_timeout_ms,
+                field="ack_timeout_ms",
+                low=limits.ACK_TIMEOUT_MS_MIN,
+                high=limits.LEASE_MS_MAX,
+            )
+        key = next(self._consumer_keys)
+        subscription = Subscription(
+            subscription_id,
+            topic,
+            list(refs),
+            channel,
+            group,
+            consumer,
+            Consumer(key, credit_count, credit_bytes, ack_timeout_ms),
+            receiver,
+        )
+        if session is not None:
+            self._join(session, subscription)
+        try:
+            await self._make_groups(subscription, is_from_now=is_from_now)
+            if is_drain:
+                await self._plan_drain(subscription)
+        except BaseException:
+            self._forget(subscription)
+            raise
+        if subscription.is_closed:
+            raise UnavailableError("the session has ended")
+        self._begin(subscription)
+        return subscription
+
+    def _join(self, session: Session, subscription: Subscription) -> None:
+        if subscription.id in session.subscriptions:
+            raise ConflictError(
+                f"subscription {subscription.id} exists already", field="subscription_id"
+            )
+        if len(session.subscriptions) >= limits.SUBSCRIPTION_COUNT_MAX:
+            raise BusyError(
+                f"a session has at most {limits.SUBSCRIPTION_COUNT_MAX} subscriptions",
+                field="subscription_id",
+            )
+        session.subscriptions[subscription.id] = subscription
+
+    async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
+        loop = self.loop
+        waits: list[asyncio.Future[None]] = []
+        for ref in subscription.refs:
+            record = loop.partition(ref.number).admit_group(
+                subscription.channel,
+                subscription.group,
+                is_from_now=is_from_now,
+                moment=loop.moment(),
+                view=loop.view,
+            )
+            if record is not None:
+                waits.append(asyncio.ensure_future(loop.commit(record)))
+        if waits:
+            await asyncio.gather(*waits)
+        for ref in subscription.refs:
+            while (subscription.channel, subscription.group) in loop.partition(
+                ref.number
+            ).creating:
+                await loop.commit(loop.machine.record([], loop.moment()))
+            subscription.groups[ref.number] = loop.partition(ref.number).group(
+                subscription.channel, subscription.group, loop.view
+            )
+
+    async def _plan_drain(self, subscription: Subscription) -> None:
+        await self.loop.freshen()
+        moment = self.loop.moment()
+        targets: dict[int, int] = {}
+        for ref in subscription.refs:
+            partition = self.loop.partition(ref.number)
+            partition.see(moment.wall_ms)
+            targets[ref.number] = partition.read_bound()
+            subscription.groups[ref.number].scanned_to = 0
+        subscription.drain_targets = targets
+
+    def _begin(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription.consumer.key] = subscription
+        if subscription.drain_targets is not None:
+            self._drains[subscription.consumer.key] = subscription
+        for ref in subscription.refs:
+            partition = self.loop.partition(ref.number)
+            partition.add_consumer(subscription.groups[ref.number], subscription.consumer)
+            self.loop.ready(ref.number)
+
+    def grant(self, subscription: Subscription, credit_count: int, credit_bytes: int) -> None:
+        """
+        More room at the consumer.
+
+        Raises:
+            InvalidError: more than a subscription may have.
+        """
+        consumer = subscription.consumer
+        if subscription.held_credit is not None:
+            count, size_bytes = subscription.held_credit
+            subscription.held_credit = (count + credit_count, size_bytes + credit_bytes)
+            return
+        _check_credit(
+            max(0, consumer.credit_count) + credit_count,
+            max(0, consumer.credit_bytes) + credit_bytes,
+        )
+        consumer.credit_count += credit_count
+        consumer.credit_bytes += credit_bytes
+        for number, group in subscription.groups.items():
+            if group.is_ready or group.is_blocked or group.retry_parts:
+                self.loop.ready(number)
+            elif group.next_wall_ms is not None or group.next_steady_ms is not None:
+                self.loop.ready(number)
+
+    def settle(
+        self,
+        subscription: Subscription,
+        partition: int,
+        token: int,
+        places: Places,
+        ending: Ending,
+        done: Done | None,
+        *,
+        delay_ms: int = 0,
+        reason: str = "",
+    ) -> None:
+        """
+        An outcome for messages of a delivery; `partition` is its number on this node.
+
+        Raises:
+            InvalidError: places, delay or reason outside their limits.
+            LeaseLostError: the lease has ended, or a message has an outcome already.
+        """
+        limits.check_range(delay_ms, field="delay_ms", low=0, high=limits.NACK_DELAY_MS_MAX)
+        if len(reason.encode()) > limits.REASON_BYTES_MAX:
+            raise InvalidError(
+                f"reason has {len(reason.encode())} bytes; the limit is"
+                f" {limits.REASON_BYTES_MAX}",
+                field="reason",
+            )
+        group = subscription.groups.get(partition)
+        if group is None:
+            raise LeaseLostError("the subscription has no such partition")
+        loop = self.loop
+        record = loop.partition(partition).admit_outcome(
+            group,
+            token,
+            places,
+            ending,
+            moment=loop.moment(),
+            view=loop.view,
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+        loop.submit(record, done)
+
+    def extend(
+        self,
+        subscription: Subscription,
+        partition: int,
+        token: int,
+        *,
+        lease_ms: int,
+        begun_count: int,
+    ) -> int:
+        """
+        Keeps a lease; returns when it ends, in Unix ms.
+
+        Raises:
+            InvalidError: longer than a lease may be.
+            LeaseLostError: it has ended.
+        """
+        limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
+        group = subscription.groups.get(partition)
+        if group is None:
+            raise LeaseLostError("the subscription has no such partition")
+        moment = self.loop.moment()
+        ends_ms = self.loop.partition(partition).extend(
+            group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
+        )
+        return moment.wall_ms + ends_ms - moment.lease_ms
+
+    async def settle_offsets(
+        self,
+        topic: Topic,
+        partition: PartitionRef,
+        channel: str,
+        group: str,
+        offsets: list[int],
+        *,
+        is_ack: bool,
+    ) -> None:
+        """
+        Outcomes by offset, from whoever sends them: for protocols without tokens.
+
+        What holds no message, or was never handed out, is ignored, and counted.
+
+        Raises:
+            InvalidError: names outside their limits.
+        """
+        channel = _checked_channel(channel, is_read=True)
+        limits.check_name(group, field="consumerGroup")
+        loop = self.loop
+        try:
+            found = loop.partition(partition.number).group(channel, group, loop.view)
+        except NotFoundError:
+            self.ignored_count += len(offsets)
+            return
+        ending = Ending.ACKED if is_ack else Ending.NACKED
+        records, ignored = loop.partition(partition.number).admit_offsets(
+            found, offsets, ending, loop.moment(), loop.view
+        )
+        self.ignored_count += ignored
+        if records:
+            await asyncio.gather(*(loop.commit(record) for record in records))
+
+    async def drain(
+        self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
+    ) -> AsyncIterator[list[Slice]]:
+        """
+        Hands out what is ready for a group, then ends. Leases last `ack_timeout`, whoever
+        closes the iterator.
+        """
+        receiver = _DrainReceiver()
+        subscription = await self.subscribe(
+            None,
+            receiver,
+            subscription_id=0,
+            topic=topic,
+            refs=[partition],
+            channel=channel,
+            group=group,
+            consumer=consumer,
+            credit_count=DRAIN_CREDIT_COUNT,
+            credit_bytes=DRAIN_CREDIT_BYTES,
+            is_drain=True,
+        )
+        try:
+            while True:
+                delivery = await receiver.queue.get()
+                if delivery is None:
+                    return
+                if isinstance(delivery, SandglassError):
+                    raise delivery
+                yield delivery.slices
+                size_bytes = sum(len(part.body) for part in delivery.slices)
+                if not subscription.is_closed:
+                    self.grant(subscription, delivery.lease.count, size_bytes)
+        finally:
+            self._forget(subscription)
+
+    def unsubscribe(self, session: Session, subscription: Subscription) -> None:
+        """The consumer ends; what it holds stays leased until it has an outcome, or times out."""
+        session.subscriptions.pop(subscription.id, None)
+        self._forget(subscription)
+
+    def _forget(self, subscription: Subscription) -> None:
+        subscription.is_closed = True
+        self._subscriptions.pop(subscription.consumer.key, None)
+        self._drains.pop(subscription.consumer.key, None)
+        for number, group in subscription.groups.items():
+            if number in self.loop.machine.refs and self.loop.failure is None:
+                partition = self.loop.machine.partition(number, self.loop.view)
+                partition.remove_consumer(group, subscription.consumer)
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    def open_session(self, session_id: str, client_name: str) -> tuple[Session, bool]:
+        """A session, and whether it is the one that was asked for, within its grace."""
+        session = self.sessions.get(session_id) if session_id else None
+        if session is not None and not session.is_closed:
+            session.is_attached = True
+            session.attachment += 1
+            for subscription in session.subscriptions.values():
+                subscription.go_on()
+                for number in subscription.groups:
+                    self.loop.ready(number)
+            return session, True
+        session = Session(str(self.ids.next()), client_name[:200])
+        self.sessions[session.id] = session
+        return session, False
+
+    def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
+        """(subscription, partition number, token) of all that the session holds."""
+        return [
+            (subscription, number, lease.token)
+            for subscription in session.subscriptions.values()
+            for number, group in subscription.groups.items()
+            for lease in group.leases.values()
+            if lease.consumer == subscription.consumer.key
+        ]
+
+    def detach(self, session: Session, attachment: int) -> None:
+        """A session's connection broke: it has its grace to come back."""
+        if session.is_closed or session.attachment != attachment:
+            return
+        session.is_attached = False
+        for subscription in session.subscriptions.values():
+            subscription.hold()
+        asyncio.get_running_loop().call_later(
+            self.session_grace_ms / 1000, self._grace_over, session, attachment
+        )
+
+    def _grace_over(self, session: Session, attachment: int) -> None:
+        if not session.is_attached and session.attachment == attachment:
+            self.close_session(session, is_goodbye=False)
+
+    def close_session(self, session: Session, *, is_goodbye: bool) -> None:
+        """
+        Ends a session. What it holds is given back: uncounted after a goodbye; otherwise what
+        had been begun counts an attempt.
+        """
+        if session.is_closed:
+            return
+        session.is_closed = True
+        self.sessions.pop(session.id, None)
+        held = self.open_leases(session)
+        for subscription in session.subscriptions.values():
+            self._forget(subscription)
+        if held:
+            task = asyncio.create_task(self._give_back(held, is_goodbye=is_goodbye))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _give_back(
+        self, held: list[tuple[Subscription, int, int]], *, is_goodbye: bool
+    ) -> None:
+        loop = self.loop
+        for place, (subscription, number, token) in enumerate(held):
+            if place % limits.TURN_ENDING_COUNT_MAX == limits.TURN_ENDING_COUNT_MAX - 1:
+                await asyncio.sleep(0)
+            if number not in loop.machine.refs or loop.failure is not None:
+                continue
+            partition = loop.partition(number)
+            group = subscription.groups[number]
+            if is_goodbye and token in group.leases:
+                group.leases[token].begun = 0
+            for record in partition.admit_break(group, token, loop.moment(), loop.view):
+                loop.submit(record)
+
+    # --- what the loop tells ------------------------------------------------------------------
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            subscription = self._subscriptions.get(delivery.consumer.key)
+            if subscription is not None:
+                subscription.receiver.deliver(subscription, delivery)
+
+    def _dispatched(self, partition: Partition) -> None:
+        if not self._drains:
+            return
+        for subscription in [*self._drains.values()]:
+            targets = subscription.drain_targets
+            target = targets.get(partition.number) if targets else None
+            if targets is None or target is None:
+                continue
+            group: Group = subscription.groups[partition.number]
+            if subscription.consumer.has_credit and group.is_drained(target):
+                del targets[partition.number]
+            if not targets:
+                self._forget(subscription)
+                subscription.receiver.ended(subscription, None)
+
+    def _keep_house(self, moment: Moment) -> None:
+        """Retention: each topic's partitions are looked at a twentieth of its time apart."""
+        machine = self.loop.machine
+        for topic in machine.topics.values():
+            every_ms = max(
+                limits.CUT_INTERVAL_MS, min(60_000, topic.settings.retention_ms // 20)
+            )
+            if moment.steady_ms % every_ms >= limits.CUT_INTERVAL_MS:
+                continue
+            for ref in topic.partitions:
+                record = self._cut(ref.number, topic, moment)
+                if record is not None:
+                    self.loop.submit(record)
+
+    def _cut(self, number: int, topic: Topic, moment: Moment) -> Record | None:
+        if number in self.loop.stopped:
+            return None
+        partition = self.loop.partition(number)
+        below = max(0, moment.wall_ms - topic.settings.retention_ms) << INDEX_BITS
+        if not partition.has_below(below, self.loop.view):
+            return None
+        return partition.admit_cut(below, moment)
+
+    async def stop(self) -> None:
+        """Waits for what is being given back."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+
+class _DrainReceiver:
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Delivery | SandglassError | None] = asyncio.Queue()
+
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
+        self.queue.put_nowait(delivery)
+
+    def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
+        self.queue.put_nowait(error)
+
+
+def _checked_channel(channel: str, *, is_read: bool) -> str:
+    """The channel's name, `master` for none; dead letters may be read, not produced."""
+    if not channel:
+        return CHANNEL_DEFAULT
+    if is_read and channel == DEAD_LETTER_CHANNEL:
+        return channel
+    return limits.check_name(channel, field="channel")
+
+
+def _check_credit(credit_count: int, credit_bytes: int) -> None:
+    limits.check_range(
+        credit_count, field="credit_count", low=0, high=limits.CREDIT_COUNT_MAX
+    )
+    limits.check_range(
+        credit_bytes, field="credit_bytes", low=0, high=limits.CREDIT_BYTES_MAX
+    )

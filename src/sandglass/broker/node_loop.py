@@ -1,0 +1,538 @@
+"""
+The node's loop: one append, one sync, one write for all partitions of a turn.
+
+    admit -> append -> sync -> apply -> write -> dispatch -> deliver
+
+Requests are admitted when they come (cheap, in memory) and queue as records. A turn encodes all
+that is queued, appends it to the log and lets a thread sync it; while that runs, the next batch
+queues. What became durable is applied, written to the view in one write, answered, and then due
+messages are dispatched. So one sync serves everyone who waited, and none blocks the loop.
+
+Rules that this file keeps for the core:
+
+1. Nothing is applied before it is durable: `last >= durable >= applied`.
+2. Nothing is handed out beyond a durable promise. One is made with the batch that needs it, or
+   shortly before the next message is due, while the node is busy.
+3. A clock that was stepped back: the closed offsets are written exactly, at once, which voids
+   the promise; until the clock has caught up, each partition promises what exists and no more.
+4. After a pause of the process, what came in is taken before anything expires.
+
+What it leaves to others: who consumes (`sandglass.broker.subscription`), names and checks
+(`sandglass.broker.broker`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+
+from sandglass.core import codec, limits
+from sandglass.core.clock import Timekeeper
+from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.machine import Machine, promise_until
+from sandglass.core.offset import INDEX_BITS
+from sandglass.core.partition import Partition, Slicer
+from sandglass.core.record import NODE, Operation, Promise, Record
+from sandglass.core.view import Overlay
+from sandglass.errors import (
+    BusyError,
+    InternalError,
+    NoSpaceError,
+    SandglassError,
+    UnavailableError,
+)
+from sandglass.ports import Clock, Log, Store
+
+logger = logging.getLogger(__name__)
+
+Done = Callable[[SandglassError | None], None]
+"""Told when a record is applied, or why it isn't."""
+
+PROMISE_AHEAD_MS = 20
+"""How long before the next due message its promise is made: some syncs."""
+
+STALL_RETRY_MS = 5
+HOUSEKEEPING_MS = 1000
+
+
+@dataclass(slots=True)
+class _Waiting:
+    record: Record
+    done: Done | None
+    raw: bytes = b""
+
+
+@dataclass(slots=True)
+class LoopStats:
+    """What the loop has done, for metrics: counts, and the longest waits in ms."""
+
+    turn_count: int = 0
+    record_count: int = 0
+    sync_count: int = 0
+    stall_count: int = 0
+    pause_count: int = 0
+    sync_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class NodeLoop:
+    """
+    One log, one store, and the machine between them. All methods run in the event loop's thread.
+
+    `on_deliveries` is given what a dispatch hands out; `on_dispatched` each partition that had a
+    turn; `on_failure` the error after which the node has to stop.
+    """
+
+    log: Log
+    store: Store
+    clock: Clock
+    slicer: Slicer
+    on_deliveries: Callable[[list[Delivery]], None] = lambda _: None
+    on_dispatched: Callable[[Partition], None] = lambda _: None
+    on_failure: Callable[[BaseException], None] = lambda _: None
+    housekeeping: Callable[[Moment], None] = lambda _: None
+
+    machine: Machine = field(init=False)
+    view: Overlay = field(init=False)
+    time: Timekeeper = field(init=False)
+    stats: LoopStats = field(default_factory=LoopStats)
+    reached_ms: int = 0
+    """The highest wall clock that was accepted."""
+    failure: SandglassError | None = None
+    is_stalled: bool = False
+    """The view takes nothing just now: producers wait."""
+    is_full: bool = False
+    """The disk has no room for another segment: producers wait, outcomes use the reserve."""
+    queued_bytes: int = 0
+    """Admitted, not yet applied."""
+    stopped: dict[int, str] = field(default_factory=dict[int, str])
+    """Partitions whose rules were broken: they stand still, the others go on."""
+
+    _queue: list[_Waiting] = field(default_factory=list[_Waiting])
+    _syncing: list[_Waiting] = field(default_factory=list[_Waiting])
+    _sync: asyncio.Future[int] | None = None
+    _ready: dict[int, None] = field(default_factory=dict[int, None])
+    _wakes: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    _wake_of: dict[int, int] = field(default_factory=dict[int, int])
+    _number: count[int] = field(default_factory=count)
+    _kick: asyncio.Event = field(default_factory=asyncio.Event)
+    _applied: int = 0
+    _keep_from: int | None = None
+    _planned_ms: int = 0
+    _housekeeping_ms: int = 0
+    _promise_queued_ms: int = 0
+    _is_stopping: bool = False
+    _task: asyncio.Task[None] | None = None
+    _thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="sandglass-sync")
+    )
+
+    # --- start and stop -----------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """
+        Recovers, waits out the promise of the leader before, and begins to lead.
+
+        Raises:
+            CorruptError: log and view don't fit together, or one is damaged.
+        """
+        self.view = Overlay(self.store)
+        self.machine = Machine.load(self.slicer, self.view)
+        self._applied = self.store.applied_position
+        self._replay()
+        reached_ms, steady_ms = self.machine.clocks(self.view)
+        wall_ms = await self._wait_out_promise()
+        self.reached_ms = reached_ms
+        self.time = Timekeeper.start(
+            wall_ms=wall_ms, monotonic_ms=self.clock.monotonic_ms(), steady_ms=steady_ms
+        )
+        moment = self.moment()
+        self._planned_ms = moment.steady_ms
+        self.submit(self.machine.lead(moment))
+        self._task = asyncio.create_task(self._run(), name="sandglass-loop")
+
+    async def stop(self) -> None:
+        """Finishes what is queued, closes the offsets exactly, and ends the loop."""
+        if self._task is None:
+            return
+        if self.failure is None:
+            self._is_stopping = True
+            self._kick.set()
+        await asyncio.wait([self._task])
+        self._task = None
+        self._thread.shutdown()
+
+    def _replay(self) -> None:
+        for position, raw in self.log.read(self._applied + 1):
+            self.view.lay(self.machine.apply(codec.decode(raw), self.view))
+            self._applied = position
+            if len(self.view.changes.rows) >= limits.REPLAY_ROW_COUNT:
+                self._write_all()
+        self._write_all()
+
+    def _write_all(self) -> None:
+        if self.view.changes or self._applied != self.store.applied_position:
+            self.store.write(self.view.take(), self._applied)
+
+    async def _wait_out_promise(self) -> int:
+        """Until the clock has passed the promise; a clock further behind was stepped back."""
+        while True:
+            wall_ms = self.clock.wall_ms()
+            left_ms = self.machine.promised_ms - wall_ms
+            if not 0 < left_ms <= limits.PROMISE_MS:
+                return wall_ms
+            await asyncio.sleep(left_ms / 1000)
+
+    # --- what the broker uses -----------------------------------------------------------------
+
+    def moment(self) -> Moment:
+        """The leader's clocks now."""
+        moment = self.time.read(self.clock.wall_ms(), self.clock.monotonic_ms())
+        self.reached_ms = max(self.reached_ms, moment.wall_ms)
+        return moment
+
+    def partition(self, number: int) -> Partition:
+        """
+        A partition, to admit something to.
+
+        Raises:
+            InternalError: it was stopped, because a rule of it was broken.
+            UnavailableError: the node is stopping.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if number in self.stopped:
+            raise InternalError(self.stopped[number])
+        return self.machine.partition(number, self.view)
+
+    def check_room(self, size_bytes: int) -> None:
+        """
+        Is there room for a produced batch?
+
+        Raises:
+            BusyError: too much is in flight, or the view is stalled.
+            NoSpaceError: the disk is full.
+        """
+        if self._is_stopping:
+            raise UnavailableError("the node is stopping", retry_after_ms=limits.BUSY_RETRY_MS)
+        if self.is_full:
+            raise NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
+        if self.is_stalled or self.queued_bytes + size_bytes > limits.IN_FLIGHT_BYTES_MAX:
+            raise BusyError(
+                f"{self.queued_bytes} bytes are waiting to be written; the limit is"
+                f" {limits.IN_FLIGHT_BYTES_MAX}",
+                retry_after_ms=limits.BUSY_RETRY_MS,
+            )
+
+    def submit(self, record: Record, done: Done | None = None, size_bytes: int = 0) -> None:
+        """Queues an admitted record; `done` is called once it is applied."""
+        if self.failure is not None:
+            if done is not None:
+                done(self.failure)
+            return
+        self.queued_bytes += size_bytes
+        self._queue.append(_Waiting(record, _counted(self, done, size_bytes)))
+        self._kick.set()
+
+    async def commit(self, record: Record) -> None:
+        """Queues an admitted record, and waits until it is applied; cancelling doesn't undo it."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.submit(record, lambda error: _resolve(future, error))
+        await asyncio.shield(future)
+
+    async def freshen(self) -> None:
+        """Waits until a promise covers this moment, so that a read sees what was answered."""
+        moment = self.moment()
+        if self.is_behind(moment) or self.machine.promised_ms > moment.wall_ms:
+            return
+        await self.commit(self._promise(moment))
+
+    def ready(self, number: int) -> None:
+        """A partition may have something to hand out."""
+        self._ready[number] = None
+        self._kick.set()
+
+    def is_behind(self, moment: Moment) -> bool:
+        """The wall clock was stepped back and has not caught up."""
+        return moment.wall_ms < self.reached_ms
+
+    # --- the turn -----------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while not (self._is_stopping and self._is_idle()):
+                await self._sleep()
+                await self._turn()
+            await self._finish()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+
+    def _is_idle(self) -> bool:
+        return not self._queue and self._sync is None and not self.view.changes
+
+    async def _sleep(self) -> None:
+        delay_ms = self._delay_ms()
+        self._planned_ms = self.moment().steady_ms + delay_ms
+        if not self._kick.is_set() and delay_ms > 0:
+            handle = asyncio.get_running_loop().call_later(delay_ms / 1000, self._kick.set)
+            await self._kick.wait()
+            handle.cancel()
+        else:
+            # Let what came in be read: one pass of the event loop.
+            await asyncio.sleep(0)
+        self._kick.clear()
+
+    async def _turn(self) -> None:
+        self.stats.turn_count += 1
+        moment = self.moment()
+        if moment.steady_ms - self._planned_ms > limits.PAUSE_MS:
+            self.stats.pause_count += 1
+            logger.warning("paused for %d ms", moment.steady_ms - self._planned_ms)
+            self.time.pause(moment.steady_ms - self._planned_ms)
+            await asyncio.sleep(0)
+            moment = self.moment()
+        if self._sync is not None and self._sync.done():
+            self._sync.result()
+            synced, self._sync, self._syncing = self._syncing, None, []
+            self._append(moment)
+            self._land(synced)
+        else:
+            self._append(moment)
+        if self.is_stalled:
+            self._write()
+        self._dispatch(self.moment())
+        if moment.steady_ms >= self._housekeeping_ms:
+            self._housekeeping_ms = moment.steady_ms + HOUSEKEEPING_MS
+            self._keep_house(moment)
+
+    def _append(self, moment: Moment) -> None:
+        """Hands all that is queued to the log, with a promise where one is due."""
+        if self._sync is not None:
+            return
+        self._make_promise(moment)
+        if not self._queue:
+            return
+        self._syncing, self._queue = self._queue, []
+        raws = [waiting.raw or codec.encode(waiting.record) for waiting in self._syncing]
+        try:
+            self.log.append(raws)
+        except NoSpaceError as error:
+            logger.warning("no room for another segment: %s", error)
+            self.is_full = True
+            self.log.append(raws, may_use_reserve=True)
+        self.stats.record_count += len(raws)
+        self.stats.sync_count += 1
+        loop = asyncio.get_running_loop()
+        self._sync = loop.run_in_executor(self._thread, self.log.sync)
+        self._sync.add_done_callback(lambda _: self._kick.set())
+
+    def _land(self, synced: list[_Waiting]) -> None:
+        """Applies what is durable, writes it, and answers."""
+        for waiting in synced:
+            self._applied += 1
+            self._apply(waiting)
+        self._write()
+        for waiting in synced:
+            if waiting.done is not None:
+                waiting.done(self._stopped_error(waiting.record.partition))
+
+    def _apply(self, waiting: _Waiting) -> None:
+        record = waiting.record
+        number = record.partition
+        if number in self.stopped:
+            return
+        try:
+            changes = self.machine.apply(record, self.view)
+        except AssertionError as error:
+            if number == NODE:
+                raise
+            self.stopped[number] = f"partition {number} stands still: {error}"
+            self._keep_from = min(self._keep_from or self._applied, self._applied)
+            logger.critical("partition %d is stopped: %s", number, error, exc_info=True)
+            return
+        self.view.lay(changes)
+        if number == NODE:
+            for active in self._wake_of:
+                self._ready[active] = None
+        else:
+            self._ready[number] = None
+
+    def _stopped_error(self, number: int) -> SandglassError | None:
+        return InternalError(self.stopped[number]) if number in self.stopped else None
+
+    def _write(self) -> None:
+        if not self.view.changes:
+            self.is_stalled = False
+            return
+        changes = self.view.take()
+        try:
+            self.store.write(changes, self._applied)
+            self.is_stalled = False
+        except BusyError:
+            self.stats.stall_count += 1
+            self.is_stalled = True
+            self.view.lay(changes)
+
+    # --- dispatch -----------------------------------------------------------------------------
+
+    def _dispatch(self, moment: Moment) -> None:
+        while self._wakes and self._wakes[0][0] <= moment.steady_ms:
+            at_ms, _, number = heappop(self._wakes)
+            if self._wake_of.get(number) == at_ms:
+                self._ready[number] = None
+        if not self._ready or self._is_stopping:
+            return
+        numbers, self._ready = self._ready, {}
+        promised = self.machine.promised_ms << INDEX_BITS
+        is_behind = self.is_behind(moment)
+        for number in numbers:
+            if number in self.stopped or number not in self.machine.refs:
+                self._wake_of.pop(number, None)
+                continue
+            partition = self.machine.partition(number, self.view)
+            for record in partition.admit_expired(moment, self.view):
+                self.submit(record)
+            if is_behind and partition.reading:
+                record = partition.admit_promise(moment)
+                if record is not None:
+                    self.submit(record)
+            deliveries, records = partition.dispatch(
+                moment, 0 if is_behind else promised, self.view
+            )
+            for record in records:
+                self.submit(record)
+            if deliveries:
+                self.on_deliveries(deliveries)
+            self.on_dispatched(partition)
+            self._plan(partition, moment)
+
+    def _plan(self, partition: Partition, moment: Moment) -> None:
+        """When this partition wants its next turn."""
+        wall_ms, steady_ms, lease_ms = partition.wake_at()
+        at_ms: list[int] = []
+        if wall_ms is not None:
+            at_ms.append(moment.steady_ms + max(0, wall_ms - moment.wall_ms))
+        if steady_ms is not None:
+            at_ms.append(steady_ms)
+        if lease_ms is not None:
+            at_ms.append(moment.steady_ms + max(1, lease_ms - moment.lease_ms))
+        number = partition.number
+        if not at_ms:
+            if partition.reading:
+                self._wake_of[number] = -1
+            else:
+                self._wake_of.pop(number, None)
+            return
+        wake_ms = min(at_ms)
+        if wake_ms <= moment.steady_ms:
+            self._ready[number] = None
+            self._kick.set()
+        if self._wake_of.get(number) != wake_ms:
+            self._wake_of[number] = wake_ms
+            heappush(self._wakes, (wake_ms, next(self._number), number))
+
+    def _delay_ms(self) -> int:
+        """How long there is nothing to do."""
+        if (
+            self._is_stopping
+            or (self._queue and self._sync is None)
+            or (self._sync is not None and self._sync.done())
+        ):
+            return 0
+        moment = self.moment()
+        if self.is_stalled:
+            return STALL_RETRY_MS
+        at_ms = self._housekeeping_ms
+        if self._wakes:
+            wake_ms = self._wakes[0][0]
+            if self._lacks_promise(moment.wall_ms + wake_ms - moment.steady_ms):
+                wake_ms -= PROMISE_AHEAD_MS
+            at_ms = min(at_ms, wake_ms)
+        return max(0, at_ms - moment.steady_ms)
+
+    # --- promises and clocks ------------------------------------------------------------------
+
+    def _make_promise(self, moment: Moment) -> None:
+        """Queues a promise if one is needed now: see rules 2 and 3."""
+        if self.is_behind(moment):
+            if self.machine.promised_ms or self._promise_queued_ms:
+                self._promise_queued_ms = 0
+                self._submit_node(self.machine.close_exact(), moment)
+                for number in self._wake_of:
+                    self._ready[number] = None
+            return
+        is_due = bool(self._ready) or bool(self._queue)
+        if not is_due and self._wakes:
+            is_due = self._wakes[0][0] <= moment.steady_ms + PROMISE_AHEAD_MS
+        if is_due and self._lacks_promise(moment.wall_ms + limits.PROMISE_MS // 2):
+            self.submit(self._promise(moment))
+
+    def _lacks_promise(self, wall_ms: int) -> bool:
+        return max(self.machine.promised_ms, self._promise_queued_ms) <= wall_ms
+
+    def _promise(self, moment: Moment) -> Record:
+        until_ms = promise_until(moment.wall_ms)
+        self._promise_queued_ms = max(self._promise_queued_ms, until_ms)
+        return self.machine.record([Promise(until_ms)], moment)
+
+    def _submit_node(self, operation: Operation, moment: Moment) -> None:
+        self.submit(self.machine.record([operation], moment))
+
+    # --- housekeeping, end --------------------------------------------------------------------
+
+    def _keep_house(self, moment: Moment) -> None:
+        self.housekeeping(moment)
+        flushed = self.store.flushed_position()
+        if self._keep_from is not None:
+            flushed = min(flushed, self._keep_from - 1)
+        self.log.trim(flushed + 1)
+        self.is_full = False  # the next batch tries the disk anew
+
+    async def _finish(self) -> None:
+        moment = self.moment()
+        record = self.machine.record([self.machine.close_exact()], moment)
+        self.log.append([codec.encode(record)], may_use_reserve=True)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.log.sync)
+        self._applied += 1
+        self.view.lay(self.machine.apply(record, self.view))
+        self._write()
+
+    def _fail(self, error: BaseException) -> None:
+        """The outcome of a write is unknown, or a rule of the node is broken: stop."""
+        logger.critical("the node stops: %s", error, exc_info=error)
+        self.failure = UnavailableError(
+            f"the node has stopped: {error}", is_result_unknown=True
+        )
+        self.failure.__cause__ = error
+        for waiting in (*self._syncing, *self._queue):
+            if waiting.done is not None:
+                waiting.done(self.failure)
+        self._syncing, self._queue = [], []
+        self.on_failure(error)
+
+
+def _counted(loop: NodeLoop, done: Done | None, size_bytes: int) -> Done | None:
+    """`done`, after the bytes are taken off the count."""
+    if not size_bytes:
+        return done
+
+    def landed(error: SandglassError | None) -> None:
+        loop.queued_bytes -= size_bytes
+        if done is not None:
+            done(error)
+
+    return landed
+
+
+def _resolve(future: asyncio.Future[None], error: SandglassError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

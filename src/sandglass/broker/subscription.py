@@ -1,0 +1,87 @@
+"""
+Sessions and subscriptions: who consumes.
+
+A subscription is one consumer of one group over some partitions of a topic. Its credit belongs
+to it, not to a partition: one `Consumer` is shared by all of them. A session holds
+subscriptions. When its connection breaks, nothing is handed out to it, and for its grace its
+leases stand: it may come back and go on. After that its leases end: messages it had begun on
+count an attempt, the others are given back.
+
+The code here knows no transport: deliveries and endings go to whoever is attached.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sandglass.core.dispatch import Delivery
+from sandglass.core.group import Group
+from sandglass.core.lease import Consumer
+from sandglass.core.topic import PartitionRef, Topic
+from sandglass.errors import SandglassError
+
+
+class Receiver(Protocol):
+    """Where a subscription's messages go."""
+
+    def deliver(self, subscription: "Subscription", delivery: Delivery) -> None:
+        """Takes messages; must not block."""
+        ...
+
+    def ended(self, subscription: "Subscription", error: SandglassError | None) -> None:
+        """There is nothing more to come: a drain is over, or `error` says why."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """
+    One consumer of one group. `id` is its session's name for it.
+
+    Invariant: `groups` has an entry for each of `refs`, by partition number.
+    """
+
+    id: int
+    topic: Topic
+    refs: list[PartitionRef]
+    channel: str
+    group: str
+    name: str
+    consumer: Consumer
+    receiver: Receiver
+    groups: dict[int, Group] = field(default_factory=dict[int, Group])
+    drain_targets: dict[int, int] | None = None
+    """Partitions that are still to be drained, and how far; None for a lasting subscription."""
+    held_credit: tuple[int, int] | None = None
+    """Credit kept back while the session is away."""
+    is_closed: bool = False
+
+    def place_of(self, partition: int) -> int:
+        """The partition's place in the topic's list."""
+        return next(
+            place for place, ref in enumerate(self.topic.partitions) if ref.number == partition
+        )
+
+    def hold(self) -> None:
+        """Nobody is there: nothing is handed out."""
+        if self.held_credit is None:
+            self.held_credit = (self.consumer.credit_count, self.consumer.credit_bytes)
+            self.consumer.credit_count = self.consumer.credit_bytes = 0
+
+    def go_on(self) -> None:
+        """Somebody is there again."""
+        if self.held_credit is not None:
+            self.consumer.credit_count, self.consumer.credit_bytes = self.held_credit
+            self.held_credit = None
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client's session; `is_attached` while it has a connection."""
+
+    id: str
+    client_name: str
+    subscriptions: dict[int, Subscription] = field(default_factory=dict[int, Subscription])
+    is_attached: bool = True
+    is_closed: bool = False
+    attachment: int = 0
+    """Counts connections, so that a late end of an old one changes nothing."""

@@ -1,0 +1,1 @@
+"""The client: a session and its asyncio face."""

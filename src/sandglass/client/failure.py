@@ -1,0 +1,112 @@
+"""
+Errors as the wire carries them, into errors of `sandglass.errors`.
+
+A session carries an `Error` message; a unary call a status, with the same facts in its details
+(`google.rpc.ErrorInfo`, `BadRequest`, `RetryInfo`), which stand in the trailing metadata.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyDetail
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs] - it ships none
+
+from sandglass import errors
+from sandglass.errors import SandglassError
+from sandglass.wire.v1 import broker_pb2
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+_CONNECT_CAUSE: Final = re.compile(r"connect: ([^()]+?)\s*\(\d+\)")
+
+_BY_CODE: Final[dict[int, type[SandglassError]]] = {
+    1: errors.UnavailableError,  # CANCELLED: by the other side
+    3: errors.InvalidError,
+    4: errors.UnavailableError,  # DEADLINE_EXCEEDED
+    5: errors.NotFoundError,
+    6: errors.ConflictError,
+    7: errors.DeniedError,
+    8: errors.BusyError,
+    9: errors.PreconditionError,
+    10: errors.ConflictError,  # ABORTED
+    11: errors.OutOfRangeError,
+    12: errors.UnsupportedError,
+    13: errors.InternalError,
+    14: errors.UnavailableError,
+    15: errors.CorruptError,
+    16: errors.DeniedError,  # UNAUTHENTICATED
+}
+
+
+def from_wire(error: broker_pb2.Error) -> SandglassError:
+    """The error that a session's item carries."""
+    kind = _BY_CODE.get(error.code, errors.InternalError)
+    if error.reason:
+        kind = errors.by_code(error.reason)
+    return kind(
+        error.message or f"the node answered with status {error.code}",
+        field=error.field,
+        retry_after_ms=error.retry_after_ms,
+        is_result_unknown=error.is_result_unknown,
+    )
+
+
+def from_rpc(failure: grpc.aio.AioRpcError) -> SandglassError:
+    """The error that a call's status means."""
+    number = number_of(failure)
+    kind = _BY_CODE.get(number, errors.InternalError)
+    field, retry_after_ms, is_result_unknown = "", 0, False
+    for detail in _details_of(failure):
+        info = error_details_pb2.ErrorInfo()
+        request = error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            kind = errors.by_code(info.reason) if info.reason else kind
+            is_result_unknown = info.metadata.get("result") == "unknown"
+        elif detail.Unpack(request) and request.field_violations:
+            field = request.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_after_ms = retry.retry_delay.ToMilliseconds()
+    return kind(
+        failure.details() or f"the call failed with status {number}",
+        field=field,
+        retry_after_ms=retry_after_ms,
+        is_result_unknown=is_result_unknown,
+    )
+
+
+def number_of(failure: grpc.aio.AioRpcError) -> int:
+    """A status code as gRPC numbers them."""
+    return int(failure.code().value[0])
+
+
+def is_unsent(failure: grpc.aio.AioRpcError) -> bool:
+    """Whether nothing was sent, since no connection came about."""
+    return number_of(failure) == 14 and "failed to connect" in (failure.details() or "")
+
+
+def cause_of(failure: BaseException) -> str:
+    """In a few words, why a connection failed: for people."""
+    if isinstance(failure, grpc.aio.AioRpcError):
+        details = failure.details() or failure.code().name.lower()
+        found = _CONNECT_CAUSE.search(details)
+        return found.group(1).lower() if found else details
+    if isinstance(failure, TimeoutError):
+        return "no answer"
+    return str(failure) or type(failure).__name__
+
+
+def _details_of(failure: grpc.aio.AioRpcError) -> list[AnyDetail]:
+    # The stubs call this a single entry; it is a sequence of pairs, or None.
+    metadata = cast("Iterable[tuple[str, str | bytes]] | None", failure.trailing_metadata())
+    for key, value in metadata or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                status = status_pb2.Status.FromString(value)
+            except DecodeError:
+                return []
+            return list(cast("Iterable[AnyDetail]", status.details))
+    return []

@@ -1,0 +1,232 @@
+"""
+A delivery and its lease, as the client holds them.
+
+Places count the messages of a delivery from 0. An outcome is noted here at once and goes out
+with the next frame; neighbouring places become one range, so that acknowledging a thousand
+messages one after the other is one outcome of two numbers.
+
+Invariants: `open_count` is how many of `outcomes` are 0; `begun_count` never goes back.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+from sandglass.core import limits, offset
+from sandglass.errors import ConflictError, InvalidError, LeaseLostError
+from sandglass.wire.v1 import broker_pb2
+
+if TYPE_CHECKING:
+    from sandglass.client.subscription import Subscription
+
+ACK: Final = 1
+NACK: Final = 2
+RELEASE: Final = 3
+DEAD: Final = 4
+_NAMES: Final = ("open", "acknowledged", "nacked", "released", "declared dead")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Outcomes of one kind that wait for the next frame: `places` as pairs (first, count)."""
+
+    kind: int
+    delay_ms: int
+    reason: str
+    places: list[int]
+
+
+class Lease:
+    """
+    Messages that were handed out together, and what has become of each.
+
+    `on_noted` is called once when the first outcome is noted since `take` was called.
+    """
+
+    __slots__ = (
+        "acks",
+        "attempt",
+        "batch",
+        "begun_count",
+        "count",
+        "credited_bytes",
+        "credited_count",
+        "dead_letter",
+        "ends_ms",
+        "is_lost",
+        "is_noted",
+        "lease_ms",
+        "on_noted",
+        "open_count",
+        "others",
+        "outcomes",
+        "partition_number",
+        "reported_count",
+        "reported_ms",
+        "run_due_ms",
+        "run_first_index",
+        "run_produced_ms",
+        "run_starts",
+        "subscription",
+        "token",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        delivery: broker_pb2.Delivery,
+        *,
+        subscription: "Subscription",
+        now_ms: int,
+        on_noted: Callable[["Lease"], None],
+    ) -> None:
+        self.subscription = subscription
+        self.partition_number = delivery.partition_number
+        self.token = delivery.token
+        self.attempt = delivery.attempt
+        self.batch = delivery.batch
+        self.count = delivery.count
+        self.run_due_ms = list(delivery.run_due_ms)
+        self.run_first_index = list(delivery.run_first_index)
+        self.run_produced_ms = list(delivery.run_produced_ms)
+        self.run_starts = list(accumulate(delivery.run_count, initial=0))
+        self.dead_letter = delivery.dead_letter if delivery.HasField("dead_letter") else None
+        self.lease_ms = delivery.lease_ms
+        self.ends_ms = now_ms + delivery.lease_ms
+        self.on_noted = on_noted
+        self.open_count = self.count
+        self.outcomes = bytearray(self.count)
+        self.begun_count = 0
+        self.reported_count = 0
+        self.reported_ms = 0
+        self.credited_count = 0
+        self.credited_bytes = 0
+        self.is_lost = False
+        self.is_noted = False
+        self.acks: list[int] = []
+        self.others: list[Noted] = []
+        self.waiters: list[object] = []
+
+    @property
+    def partition(self) -> str:
+        """The id of the partition."""
+        return self.subscription.partitions[self.partition_number]
+
+    def run_of(self, place: int) -> int:
+        """Which run the message at `place` belongs to."""
+        return bisect_right(self.run_starts, place) - 1
+
+    def index_of(self, place: int) -> int:
+        """Its place in the order of production."""
+        run = self.run_of(place)
+        return self.run_first_index[run] + place - self.run_starts[run]
+
+    def offset_of(self, place: int) -> int:
+        """Its offset."""
+        return offset.make(self.run_due_ms[self.run_of(place)], self.index_of(place))
+
+    def settle(self, place: int, kind: int, *, delay_ms: int = 0, reason: str = "") -> None:
+        """
+        Notes the outcome of one message. The same outcome twice is one.
+
+        Raises:
+            LeaseLostError: the lease is gone; the message is, or will be, somebody else's.
+            ConflictError: it has another outcome already.
+            InvalidError: the reason is too long.
+        """
+        earlier = self.outcomes[place]
+        if earlier == kind:
+            return
+        if earlier:
+            raise ConflictError(f"{self._name(place)} was {_NAMES[earlier]} already")
+        if self.is_lost:
+            raise LeaseLostError(f"{self._name(place)} is no longer leased to this consumer")
+        check_reason(reason)
+        self.outcomes[place] = kind
+        self.open_count -= 1
+        self._note(kind, delay_ms, reason, place, 1)
+
+    def settle_open(
+        self, first: int, kind: int, *, delay_ms: int = 0, reason: str = ""
+    ) -> None:
+        """
+        Notes one outcome for all messages from `first` on that have none.
+
+        Raises:
+            LeaseLostError: there are some, and the lease is gone.
+            InvalidError: the reason is too long.
+        """
+        if not self.open_count:
+            return
+        if self.is_lost:
+            raise LeaseLostError(
+                f"{self.open_count} messages of partition {self.partition} are no longer leased"
+                " to this consumer"
+            )
+        check_reason(reason)
+        start = self.outcomes.find(0, first)
+        while start >= 0:
+            end = start + 1
+            while end < self.count and not self.outcomes[end]:
+                end += 1
+            self.outcomes[start:end] = bytes((kind,)) * (end - start)
+            self.open_count -= end - start
+            self._note(kind, delay_ms, reason, start, end - start)
+            start = self.outcomes.find(0, end)
+
+    def take(self) -> list[Noted]:
+        """What was noted since the last time."""
+        self.is_noted = False
+        noted, self.others = self.others, []
+        if self.acks:
+            noted.insert(0, Noted(ACK, 0, "", self.acks))
+            self.acks = []
+        return noted
+
+    def _note(self, kind: int, delay_ms: int, reason: str, first: int, count: int) -> None:
+        if kind == ACK:
+            _extend_places(self.acks, first, count)
+        else:
+            last = self.others[-1] if self.others else None
+            if last is None or (last.kind, last.delay_ms, last.reason) != (
+                kind,
+                delay_ms,
+                reason,
+            ):
+                last = Noted(kind, delay_ms, reason, [])
+                self.others.append(last)
+            _extend_places(last.places, first, count)
+        if not self.is_noted:
+            self.is_noted = True
+            self.on_noted(self)
+
+    def _name(self, place: int) -> str:
+        topic = self.subscription.request.topic
+        return f"message {self.index_of(place)} of {topic}/{self.partition}"
+
+
+def check_reason(reason: str) -> None:
+    """
+    Raises:
+        InvalidError: longer than the limit, or no UTF-8.
+    """
+    if not reason:
+        return
+    try:
+        size_bytes = len(reason.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidError("reason is text that UTF-8 cannot hold", field="reason") from error
+    if size_bytes > limits.REASON_BYTES_MAX:
+        raise InvalidError(
+            f"reason is {size_bytes} bytes; the limit is {limits.REASON_BYTES_MAX}",
+            field="reason",
+        )
+
+
+def _extend_places(places: list[int], first: int, count: int) -> None:
+    if places and places[-2] + places[-1] == first:
+        places[-1] += count
+    else:
+        places += (first, count)

@@ -1,0 +1,1 @@
+"""The machine: pure, synchronous, without an outside."""

@@ -1,0 +1,284 @@
+"""
+Records as bytes, and back.
+
+A record is: version (1 byte), CRC-32 of all that follows but the batches' bytes (4), partition
+(4), epoch (4), closed offset (14), now, reached and steady ms (8 each), count of operations (2);
+then each operation: kind (1), and its fields in the order of its class. Integers are big-endian;
+offsets take 14 bytes, texts a length of 2 and UTF-8, lists a count of 4. An append's columns
+stand together, its batches at the end. The log has a checksum of its own over everything; the
+one here shows a record that was cut or joined wrongly.
+
+Format version 1. To change it: raise `VERSION`, keep the reader of the old one beside the new,
+and a log of the old version under `tests/data/`.
+"""
+
+from collections.abc import Callable
+from struct import Struct, pack, unpack_from
+from struct import error as StructError
+from typing import Any, Final
+from zlib import crc32
+
+from sandglass.core import keys
+from sandglass.core import record as records
+from sandglass.core.offset import OFFSET_BYTES
+from sandglass.core.record import Ending, Head, Operation, Range, Record
+from sandglass.errors import CorruptError
+
+VERSION: Final = 1
+
+_START = Struct(">BI")
+_HEAD = Struct(">II14sQQQH")
+_KIND = Struct(">B")
+_COUNT = Struct(">I")
+_APPEND = Struct(">QQIBB")
+_RANGE = Struct(">14s14sI")
+_MOVE = Struct(">IBQII")
+_SETTLE = Struct(">IB")
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record."""
+    head = record.head
+    columns = [
+        _HEAD.pack(
+            record.partition,
+            head.epoch,
+            _place(head.closed),
+            head.now_ms,
+            head.reached_ms,
+            head.steady_ms,
+            len(record.operations),
+        )
+    ]
+    bodies: list[bytes] = []
+    for operation in record.operations:
+        kind, write = _WRITERS[type(operation)]
+        columns.append(_KIND.pack(kind))
+        write(operation, columns)
+        if isinstance(operation, records.Append):
+            bodies += operation.bodies
+    joined = b"".join(columns)
+    return b"".join(
+        (_START.pack(VERSION, crc32(joined)), _COUNT.pack(len(joined)), joined, *bodies)
+    )
+
+
+def decode(raw: bytes) -> Record:
+    """
+    The record that these bytes are.
+
+    Raises:
+        CorruptError: another version, a wrong checksum, or bytes that are no record.
+    """
+    try:
+        return _decode(raw)
+    except (StructError, IndexError, KeyError, ValueError) as error:
+        raise CorruptError(f"a record of {len(raw)} bytes cannot be read: {error}") from error
+
+
+def _decode(raw: bytes) -> Record:
+    version, checksum = _START.unpack_from(raw)
+    if version != VERSION:
+        raise CorruptError(f"a record has format version {version}; this node reads {VERSION}")
+    (columns_bytes,) = _COUNT.unpack_from(raw, _START.size)
+    start = _START.size + _COUNT.size
+    reader = _Reader(raw, start, body_at=start + columns_bytes)
+    if crc32(raw[start : reader.body_at]) != checksum:
+        raise CorruptError(f"a record of {len(raw)} bytes has a wrong checksum")
+    partition, epoch, closed, now_ms, reached_ms, steady_ms, count = reader.take(_HEAD)
+    head = Head(epoch, int.from_bytes(closed, "big"), now_ms, reached_ms, steady_ms)
+    operations = [_READERS[reader.take(_KIND)[0]](reader) for _ in range(count)]
+    if reader.body_at != len(raw):
+        raise CorruptError(f"a record of {len(raw)} bytes ends at {reader.body_at}")
+    return Record(partition, head, operations)
+
+
+class _Reader:
+    """Columns from `at` on, bodies from `body_at` on."""
+
+    __slots__ = ("at", "body_at", "raw")
+
+    def __init__(self, raw: bytes, at: int, body_at: int) -> None:
+        self.raw, self.at, self.body_at = raw, at, body_at
+
+    def take(self, layout: Struct) -> tuple[Any, ...]:
+        values = layout.unpack_from(self.raw, self.at)
+        self.at += layout.size
+        return values
+
+    def count(self) -> int:
+        return self.take(_COUNT)[0]
+
+    def bytes(self, size: int) -> bytes:
+        self.at += size
+        return self.raw[self.at - size : self.at]
+
+    def text(self) -> str:
+        return self.blob().decode()
+
+    def blob(self) -> bytes:
+        return self.bytes(self.count())
+
+    def offset(self) -> int:
+        return int.from_bytes(self.bytes(OFFSET_BYTES), "big")
+
+    def column(self, code: str, count: int) -> list[int]:
+        layout = f">{count}{code}"
+        values = list(unpack_from(layout, self.raw, self.at))
+        self.at += Struct(layout).size
+        return values
+
+    def body(self, size: int) -> bytes:
+        self.body_at += size
+        body = self.raw[self.body_at - size : self.body_at]
+        if len(body) != size:
+            raise ValueError("a batch is cut short")
+        return body
+
+    def ranges(self) -> list[Range]:
+        return [
+            (int.from_bytes(low, "big"), int.from_bytes(high, "big"), count)
+            for low, high, count in (self.take(_RANGE) for _ in range(self.count()))
+        ]
+
+
+def _place(offset: int) -> bytes:
+    return offset.to_bytes(OFFSET_BYTES, "big")
+
+
+def _blob(raw: bytes) -> bytes:
+    return _COUNT.pack(len(raw)) + raw
+
+
+def _write_ranges(ranges: list[Range], out: list[bytes]) -> None:
+    out.append(_COUNT.pack(len(ranges)))
+    out.extend(_RANGE.pack(_place(low), _place(high), count) for low, high, count in ranges)
+
+
+def _write_append(op: records.Append, out: list[bytes]) -> None:
+    count = len(op.dues)
+    is_uniform = op.scheduled.count(op.scheduled[0]) == count
+    flags = (1 if op.waits else 0) | (2 if op.origin else 0) | (4 if is_uniform else 0)
+    out.append(_blob(op.channel.encode()))
+    out.append(
+        _APPEND.pack(op.first_index, op.produced_ms, count, flags, 1 if op.scheduled[0] else 0)
+    )
+    out.append(pack(f">{count}Q", *op.dues))
+    out.append(pack(f">{count}H", *op.counts))
+    out.append(pack(f">{count}I", *map(len, op.bodies)))
+    if not is_uniform:
+        out.append(bytes(op.scheduled))
+    if op.waits:
+        out.append(pack(f">{count}Q", *op.waits))
+    if op.origin:
+        out.append(_blob(keys.origin_bytes(op.origin)))
+
+
+def _read_append(reader: _Reader) -> records.Append:
+    channel = reader.text()
+    first_index, produced_ms, count, flags, scheduled = reader.take(_APPEND)
+    dues = reader.column("Q", count)
+    counts = reader.column("H", count)
+    sizes = reader.column("I", count)
+    is_scheduled = (
+        [bool(scheduled)] * count if flags & 4 else [bool(flag) for flag in reader.bytes(count)]
+    )
+    waits = reader.column("Q", count) if flags & 1 else []
+    origin = keys.read_origin(reader.blob(), 0)[0] if flags & 2 else None
+    bodies = [reader.body(size) for size in sizes]
+    return records.Append(
+        channel, first_index, produced_ms, dues, counts, bodies, is_scheduled, waits, origin
+    )
+
+
+def _write_settle(op: records.Settle, out: list[bytes]) -> None:
+    out.append(_SETTLE.pack(op.group, op.ending))
+    _write_ranges(op.main, out)
+    _write_ranges(op.retry, out)
+
+
+def _read_settle(reader: _Reader) -> records.Settle:
+    group, ending = reader.take(_SETTLE)
+    return records.Settle(group, Ending(ending), reader.ranges(), reader.ranges())
+
+
+def _write_move(op: records.Move, out: list[bytes]) -> None:
+    until_ms = op.until_ms
+    out.append(_MOVE.pack(op.group, op.ending, until_ms, op.attempts, op.releases))
+    _write_ranges(op.main, out)
+    _write_ranges(op.retry, out)
+
+
+def _read_move(reader: _Reader) -> records.Move:
+    group, ending, until_ms, attempts, releases = reader.take(_MOVE)
+    return records.Move(
+        group, Ending(ending), until_ms, attempts, releases, reader.ranges(), reader.ranges()
+    )
+
+
+def _write_create_group(op: records.CreateGroup, out: list[bytes]) -> None:
+    out += (
+        _COUNT.pack(op.group),
+        _blob(op.channel.encode()),
+        _blob(op.name.encode()),
+        _place(op.start),
+    )
+
+
+def _read_create_group(reader: _Reader) -> records.CreateGroup:
+    return records.CreateGroup(reader.count(), reader.text(), reader.text(), reader.offset())
+
+
+def _write_close_exact(op: records.CloseExact, out: list[bytes]) -> None:
+    out.append(_COUNT.pack(len(op.closed)))
+    out.extend(_COUNT.pack(partition) + _place(closed) for partition, closed in op.closed)
+
+
+def _read_close_exact(reader: _Reader) -> records.CloseExact:
+    return records.CloseExact(
+        [(reader.count(), reader.offset()) for _ in range(reader.count())]
+    )
+
+
+def _write_delete_topic(op: records.DeleteTopic, out: list[bytes]) -> None:
+    count = len(op.partitions)
+    out += (_blob(op.name.encode()), _COUNT.pack(count), pack(f">{count}I", *op.partitions))
+
+
+def _read_delete_topic(reader: _Reader) -> records.DeleteTopic:
+    name = reader.text()
+    return records.DeleteTopic(name, reader.column("I", reader.count()))
+
+
+_ONE = Struct(">Q")
+
+_WRITERS: dict[type, tuple[int, Callable[[Any, list[bytes]], None]]] = {
+    records.Append: (1, _write_append),
+    records.Settle: (2, _write_settle),
+    records.Move: (3, _write_move),
+    records.CreateGroup: (4, _write_create_group),
+    records.Cut: (5, lambda op, out: out.append(_place(op.below))),
+    records.PromiseExact: (6, lambda op, out: out.append(_place(op.offset))),
+    records.OpenEpoch: (7, lambda op, out: out.append(_ONE.pack(op.epoch))),
+    records.Promise: (8, lambda op, out: out.append(_ONE.pack(op.until_ms))),
+    records.CloseExact: (9, _write_close_exact),
+    records.PutTopic: (
+        10,
+        lambda op, out: out.extend((_blob(op.name.encode()), _blob(op.value))),
+    ),
+    records.DeleteTopic: (11, _write_delete_topic),
+}
+
+_READERS: dict[int, Callable[[_Reader], Operation]] = {
+    1: _read_append,
+    2: _read_settle,
+    3: _read_move,
+    4: _read_create_group,
+    5: lambda reader: records.Cut(reader.offset()),
+    6: lambda reader: records.PromiseExact(reader.offset()),
+    7: lambda reader: records.OpenEpoch(reader.take(_ONE)[0]),
+    8: lambda reader: records.Promise(reader.take(_ONE)[0]),
+    9: _read_close_exact,
+    10: lambda reader: records.PutTopic(reader.text(), reader.blob()),
+    11: _read_delete_topic,
+}

@@ -1,0 +1,398 @@
+"""
+A consumer group in one partition and channel: what it has done with, and what it waits for.
+
+Durable, and changed by `apply` alone:
+
+- *done*: a floor and ranges above it (`sandglass.core.done`). Done means settled or moved.
+- *retry rows*: messages that come again, keyed by when (steady time), then by low offset: a part
+  `[low, high)` of offset space, with the attempts and releases counted so far. An index by
+  offset stands beside them. Every ending that settles nothing makes one.
+
+Volatile, and made anew by a starting leader:
+
+- *cursor*: everything below it is done or leased. It starts at the floor, and the scan from it
+  skips what is done, so nothing is lost when leases vanish.
+- *retry cursor*: retry rows below it are leased, or on their way to settled or moved. A scan
+  passes neither the clock nor a move that is admitted but not yet applied, and a move's due time
+  is clamped above the cursor: no row ever appears behind it.
+- leases, by token and by place; consumers, with their credit.
+
+Invariants: `floor <= cursor`; a leased tile is below the cursor or inside a retry row.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from struct import Struct
+
+from sandglass.core import keys
+from sandglass.core.done import DoneRanges
+from sandglass.core.lease import Consumer, Lease
+from sandglass.core.message import Slice
+from sandglass.core.offset import INDEX_BITS, INDEX_MAX, OFFSET_BYTES
+from sandglass.core.record import CreateGroup, Ending, Move, Settle
+from sandglass.core.view import Changes, Overlay, View
+
+_STATE = Struct(">14s14sQQQQQI")
+_RETRY = Struct(">14sIIB")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPart:
+    """A retry row, or what is left of it to hand out."""
+
+    until_ms: int
+    low: int
+    high: int
+    attempts: int
+    releases: int
+
+
+@dataclass(slots=True)
+class Group:
+    """See the head of this file."""
+
+    partition: int
+    number: int
+    channel: str
+    name: str
+    start: int
+    done: DoneRanges
+    acked_count: int = 0
+    dead_count: int = 0
+    expired_count: int = 0
+    retry_count: int = 0
+    """Messages in retry rows."""
+    moved_count: int = 0
+    """Moves ever made."""
+    generation: int = 1
+
+    cursor: int = 0
+    head: Slice | None = None
+    """The row that the cursor stands in, whole; None if it stands between rows."""
+    is_aligned: bool = False
+    """The cursor stands at the start of a row, or between two."""
+    retry_cursor: tuple[int, int] = (0, 0)
+    """(due, highest offset) of the last retry row scanned: also past what may be left of it."""
+    retry_parts: list[RetryPart] = field(default_factory=list[RetryPart])
+    """Read from the store, not handed out yet: in order, all below the retry cursor."""
+    moving_ms: list[int] = field(default_factory=list[int])
+    """Due times of moves that are admitted and not yet applied, in order of admission."""
+    held_count: int = 0
+    """Outcomes by offset on their way for messages that aren't leased: dispatch waits."""
+    leases: dict[int, Lease] = field(default_factory=dict[int, Lease])
+    order: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """(low, token) of each lease, sorted."""
+    consumers: list[Consumer] = field(default_factory=list[Consumer])
+    consumed: int = 0
+    """The last offset handed out."""
+    is_ready: bool = False
+    """There may be something to hand out now."""
+    is_blocked: bool = False
+    """Something is due, but a promise or a record in flight stands before it."""
+    next_wall_ms: int | None = None
+    next_steady_ms: int | None = None
+    scanned_to: int = 0
+    """The last scan found nothing more below this."""
+
+    # --- durable state ------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, partition: int, operation: CreateGroup) -> "Group":
+        """A new group."""
+        group = cls(
+            partition,
+            operation.group,
+            operation.channel,
+            operation.name,
+            operation.start,
+            DoneRanges(operation.start),
+        )
+        group.cursor = operation.start
+        return group
+
+    @classmethod
+    def load(cls, partition: int, number: int, view: View, cut: int) -> "Group":
+        """A group as the view holds it; `cut` is where retention stands."""
+        key = keys.group_prefix(b"h", partition, number)
+        raw = view.get(key)
+        assert raw is not None, f"group {number} of partition {partition} has no row"
+        floor, start, acked, dead, expired, retry, moved, generation = _STATE.unpack_from(raw)
+        channel, name = raw[_STATE.size :].split(b"\0")
+        done = DoneRanges(int.from_bytes(floor, "big"))
+        prefix = keys.group_prefix(b"d", partition, number)
+        for key, value in view.range(prefix, keys.after_prefix(prefix)):
+            done.lows.append(keys.offset_at_end(key))
+            done.highs.append(int.from_bytes(value, "big"))
+        done.raise_floor(cut)
+        group = cls(
+            partition,
+            number,
+            channel.decode(),
+            name.decode(),
+            int.from_bytes(start, "big"),
+            done,
+            acked,
+            dead,
+            expired,
+            retry,
+            moved,
+            generation,
+        )
+        group.cursor = done.floor
+        return group
+
+    def write(self, changes: Changes) -> None:
+        """Puts the group's own row."""
+        state = _STATE.pack(
+            self.done.floor.to_bytes(OFFSET_BYTES, "big"),
+            self.start.to_bytes(OFFSET_BYTES, "big"),
+            self.acked_count,
+            self.dead_count,
+            self.expired_count,
+            self.retry_count,
+            self.moved_count,
+            self.generation,
+        )
+        names = b"%b\0%b" % (self.channel.encode(), self.name.encode())
+        changes.rows[keys.group_prefix(b"h", self.partition, self.number)] = state + names
+
+    def apply_settle(self, operation: Settle, scratch: Overlay) -> None:
+        """Messages are done with."""
+        for low, high, _ in operation.main:
+            self._mark_done(low, high, scratch.changes)
+        for low, high, count in operation.retry:
+            self._leave_retry(low, high, scratch)
+            self.retry_count -= count
+        count = sum(part[2] for part in operation.main) + sum(
+            part[2] for part in operation.retry
+        )
+        match operation.ending:
+            case Ending.ACKED:
+                self.acked_count += count
+            case Ending.DEAD:
+                self.dead_count += count
+            case _:
+                self.expired_count += count
+        self.write(scratch.changes)
+
+    def apply_move(self, operation: Move, scratch: Overlay) -> None:
+        """Messages go to a retry row each range."""
+        for low, high, count in operation.main:
+            self._mark_done(low, high, scratch.changes)
+            self.retry_count += count
+        for low, high, _ in operation.retry:
+            self._leave_retry(low, high, scratch)
+        for low, high, _ in (*operation.main, *operation.retry):
+            part = RetryPart(
+                operation.until_ms, low, high, operation.attempts, operation.releases
+            )
+            self._put_retry(part, scratch.changes)
+        self.moved_count += 1
+        self.write(scratch.changes)
+
+    def apply_cut(self, below: int, changes: Changes) -> None:
+        """Retention has removed everything below."""
+        if below > self.done.floor:
+            for low in self.done.raise_floor(below):
+                changes.rows[self._done_key(low)] = None
+            self.write(changes)
+            if self.cursor < self.done.floor:
+                self.cursor, self.head, self.is_aligned = self.done.floor, None, False
+
+    def committed(self, view: View) -> int:
+        """Below it everything is settled: the floor, or the lowest offset that waits."""
+        prefix = keys.group_prefix(b"x", self.partition, self.number)
+        for key, _ in view.range(prefix, keys.after_prefix(prefix)):
+            return min(self.done.floor, keys.offset_at_end(key))
+        return self.done.floor
+
+    def retry_row(self, offset: int, view: View) -> RetryPart | None:
+        """The retry row that covers `offset`, or None."""
+        prefix = keys.group_prefix(b"x", self.partition, self.number)
+        found = view.last(prefix, keys.at(prefix, offset + 1))
+        if found is None:
+            return None
+        low, until_ms = keys.offset_at_end(found[0]), int.from_bytes(found[1], "big")
+        value = view.get(keys.retry_key(self._retry_prefix(), until_ms, low))
+        assert value is not None, f"retry row {low:x} of group {self.name} is missing"
+        part = _read_retry(until_ms, low, value)
+        return part if offset < part.high else None
+
+    def retries(self, view: View, end_ms: int) -> Iterator[RetryPart]:
+        """Retry rows above the retry cursor that are due before `end_ms` (steady)."""
+        prefix = self._retry_prefix()
+        until_ms, low = self.retry_cursor
+        first = keys.retry_key(prefix, until_ms, low) + b"\0"
+        for key, value in view.range(first, keys.after_prefix(prefix)):
+            until_ms, low = keys.retry_place(key)
+            if until_ms >= end_ms:
+                if not self.moving_ms:
+                    self.next_steady_ms = until_ms
+                return
+            yield _read_retry(until_ms, low, value)
+
+    def _mark_done(self, low: int, high: int, changes: Changes) -> None:
+        gone, new = self.done.add(low, high)
+        for key in gone:
+            changes.rows[self._done_key(key)] = None
+        if new is not None:
+            changes.rows[self._done_key(new[0])] = new[1].to_bytes(OFFSET_BYTES, "big")
+
+    def _leave_retry(self, low: int, high: int, scratch: Overlay) -> None:
+        """Takes `[low, high)` out of its retry row; what is left of the row stays due as it was."""
+        part = self.retry_row(low, scratch)
+        assert part is not None, f"no retry row holds {low:x} of group {self.name}"
+        assert part.low <= low < high <= part.high, "a retry row is left only from inside"
+        rows = scratch.changes.rows
+        rows[keys.retry_key(self._retry_prefix(), part.until_ms, part.low)] = None
+        rows[self._index_key(part.low)] = None
+        for left, right in ((part.low, low), (high, part.high)):
+            if left < right:
+                rest = RetryPart(part.until_ms, left, right, part.attempts, part.releases)
+                self._put_retry(rest, scratch.changes)
+
+    def _put_retry(self, part: RetryPart, changes: Changes) -> None:
+        key = keys.retry_key(self._retry_prefix(), part.until_ms, part.low)
+        high = part.high.to_bytes(OFFSET_BYTES, "big")
+        changes.rows[key] = _RETRY.pack(high, part.attempts, part.releases, 0)
+        changes.rows[self._index_key(part.low)] = part.until_ms.to_bytes(8, "big")
+
+    def _retry_prefix(self) -> bytes:
+        return keys.group_prefix(b"r", self.partition, self.number)
+
+    def _index_key(self, low: int) -> bytes:
+        return keys.at(keys.group_prefix(b"x", self.partition, self.number), low)
+
+    def _done_key(self, low: int) -> bytes:
+        return keys.at(keys.group_prefix(b"d", self.partition, self.number), low)
+
+    # --- volatile state -----------------------------------------------------------------------
+
+    def add_lease(self, lease: Lease) -> None:
+        """A lease begins."""
+        self.leases[lease.token] = lease
+        entry = (lease.low, lease.token)
+        if self.order and entry < self.order[-1]:
+            self.order.insert(bisect_left(self.order, entry), entry)
+        else:
+            self.order.append(entry)
+
+    def drop_lease(self, lease: Lease) -> None:
+        """A lease has nothing open any more."""
+        del self.leases[lease.token]
+        del self.order[bisect_left(self.order, (lease.low, lease.token))]
+
+    def lease_at(self, offset: int) -> tuple[Lease, int] | None:
+        """The lease that holds the message at `offset`, and its place there."""
+        number = bisect_right(self.order, (offset, 1 << 64)) - 1
+        if number < 0:
+            return None
+        lease = self.leases[self.order[number][1]]
+        place = lease.place_of(offset) if offset < lease.high else None
+        return None if place is None else (lease, place)
+
+    def has_credit(self) -> bool:
+        """Somebody can take messages."""
+        return any(consumer.has_credit for consumer in self.consumers)
+
+    def is_due(self, wall_ms: int, steady_ms: int) -> bool:
+        """A dispatch may find something."""
+        return (
+            self.is_ready
+            or self.is_blocked
+            or (self.next_wall_ms is not None and self.next_wall_ms <= wall_ms)
+            or (self.next_steady_ms is not None and self.next_steady_ms <= steady_ms)
+        )
+
+    def is_drained(self, target: int) -> bool:
+        """All that stood at or below `target` when it was readable has been handed out."""
+        return (
+            self.scanned_to > target
+            and not self.is_ready
+            and not self.retry_parts
+            and not self.moving_ms
+            and not self.held_count
+        )
+
+    def wake_at_steady(self, until_ms: int) -> None:
+        """There may be a retry at this time."""
+        if self.next_steady_ms is None or until_ms < self.next_steady_ms:
+            self.next_steady_ms = until_ms
+
+    def forget_retry(self, offset: int) -> None:
+        """A message that waits to be handed out again gets an outcome: it isn't handed out."""
+        parts: list[RetryPart] = []
+        for part in self.retry_parts:
+            if part.low <= offset < part.high:
+                if part.low < offset:
+                    parts.append(replace(part, high=offset))
+                if offset + 1 < part.high:
+                    parts.append(replace(part, low=offset + 1))
+            else:
+                parts.append(part)
+        self.retry_parts = parts
+
+    def retry_clamp(self, until_ms: int) -> int:
+        """A due time for a move such that no scan has passed it."""
+        return max(until_ms, self.retry_cursor[0] + 1 if self.retry_cursor[1] else 0)
+
+    def retry_end(self, steady_ms: int) -> int:
+        """Retry rows due before this may be scanned: neither the clock nor a move is passed."""
+        return min(steady_ms + 1, *self.moving_ms) if self.moving_ms else steady_ms + 1
+
+
+def read_rows(view: View, prefix: bytes, low: int) -> Iterator[Slice]:
+    """Rows of a channel that hold something at or above `low`, whole, in order."""
+    first = keys.at(prefix, low)
+    before = view.last(prefix, first)
+    if before is not None:
+        row, _, _ = read_row(*before)
+        if (row.due_ms << INDEX_BITS | row.first_index) + row.count > low:
+            yield row
+    for key, value in view.range(first, keys.after_prefix(prefix)):
+        yield read_row(key, value)[0]
+
+
+def read_row(key: bytes, value: bytes) -> tuple[Slice, int, int]:
+    """A message row: one slice of all its messages, flags, and steady ms to wait until."""
+    offset, count = keys.row_place(key)
+    flags, produced_ms, wait_until_ms, origin, start = keys.read_row(value)
+    row = Slice(
+        value[start:],
+        count,
+        0,
+        count,
+        offset >> INDEX_BITS,
+        offset & INDEX_MAX,
+        produced_ms,
+        origin,
+    )
+    return row, flags, wait_until_ms
+
+
+def read_slices(view: View, prefix: bytes, low: int, high: int) -> Iterator[Slice]:
+    """What `[low, high)` holds, as slices; `Slice.low` is where each one's part begins."""
+    for row in read_rows(view, prefix, low):
+        first_offset = row.due_ms << INDEX_BITS | row.first_index
+        if first_offset >= high:
+            return
+        first = max(0, low - first_offset)
+        end = min(row.count, high - first_offset)
+        yield Slice(
+            row.body,
+            row.count,
+            first,
+            end - first,
+            row.due_ms,
+            row.first_index + first,
+            row.produced_ms,
+            row.origin,
+            low,
+        )
+        low = first_offset + end
+
+
+def _read_retry(until_ms: int, low: int, value: bytes) -> RetryPart:
+    high, attempts, releases, _ = _RETRY.unpack(value)
+    return RetryPart(until_ms, low, int.from_bytes(high, "big"), attempts, releases)

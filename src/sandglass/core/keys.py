@@ -1,0 +1,205 @@
+"""
+Where things stand in the view: the layout of its keys, and of the small values.
+
+A key is a kind byte, the partition's number (4 bytes), then what the kind needs. Integers are
+big-endian, so that byte order is number order. Names end with a zero byte, which no name holds:
+no name is a prefix of another's keys.
+
+| kind | rest of the key | value |
+| --- | --- | --- |
+| `m` message row | channel, 0, lane (1), due ms (6), first index (8), count (2) | columns, batch |
+| `c` channel | channel, 0 | empty |
+| `g` group's name | channel, 0, group, 0 | group number (4) |
+| `h` group | group number (4) | channel, name, floor, counters |
+| `d` done range | group number (4), low (14) | high (14) |
+| `r` retry row | group number (4), due in steady ms (8), low (14) | high, attempts, reason |
+| `x` retry index | group number (4), low (14) | due in steady ms (8) |
+| `p` partition | | last index, closed offset, clocks |
+| `n` node | (partition number 0) | epoch, promise, clocks |
+| `t` topic | (partition number 0) name, 0 | settings and partitions |
+
+Format version 1. To change it: raise `VIEW_VERSION`, write the step from the old layout in
+`docs/internals/storage-format.md`, keep a store of the old version under `tests/data/`.
+"""
+
+from struct import Struct
+from typing import Final
+
+from sandglass.core.message import DeadLetterOrigin
+from sandglass.core.offset import OFFSET_BYTES
+
+VIEW_VERSION: Final = 1
+
+LANE: Final = b"\0"
+"""Room for priorities; always 0 today."""
+
+_PARTITION = Struct(">cI")
+_PLACE = Struct(">QQH")
+_READ_PLACE = Struct(">HIQH")
+_PLACE_BYTES: Final = 16
+_NUMBER = Struct(">I")
+_RETRY = Struct(">Q")
+PARTITION_KINDS: Final = b"mcghdrxp"
+
+
+def partition_prefix(kind: bytes, partition: int) -> bytes:
+    """What all keys of one kind of a partition start with."""
+    return _PARTITION.pack(kind, partition)
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """The first key above all that start with `prefix`."""
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+
+
+def rows_prefix(partition: int, channel: str) -> bytes:
+    """What the message rows of a channel start with."""
+    return _PARTITION.pack(b"m", partition) + channel.encode() + b"\0" + LANE
+
+
+def row_key(prefix: bytes, due_ms: int, first_index: int, count: int) -> bytes:
+    """The key of a message row; `prefix` from `rows_prefix`."""
+    return prefix + _PLACE.pack(due_ms, first_index, count)[2:]
+
+
+def row_place(key: bytes) -> tuple[int, int]:
+    """(offset of the first message, count) of a message row's key."""
+    high, low, index, count = _READ_PLACE.unpack_from(key, len(key) - _PLACE_BYTES)
+    return ((high << 32 | low) << 64) | index, count
+
+
+def at(prefix: bytes, offset: int) -> bytes:
+    """The bound between rows that start below `offset` and those at or above it."""
+    return prefix + offset.to_bytes(OFFSET_BYTES, "big")
+
+
+def channel_key(partition: int, channel: str) -> bytes:
+    """The key that says that a channel is in use."""
+    return _PARTITION.pack(b"c", partition) + channel.encode() + b"\0"
+
+
+def channel_of(key: bytes) -> str:
+    """The channel of a `c` key."""
+    return key[_PARTITION.size : -1].decode()
+
+
+def group_name_key(partition: int, channel: str, group: str) -> bytes:
+    """The key that leads from a group's name to its number."""
+    return _PARTITION.pack(b"g", partition) + b"%b\0%b\0" % (channel.encode(), group.encode())
+
+
+def group_of(key: bytes) -> tuple[str, str]:
+    """(channel, group) of a `g` key."""
+    channel, group, _ = key[_PARTITION.size :].split(b"\0")
+    return channel.decode(), group.decode()
+
+
+def group_prefix(kind: bytes, partition: int, group: int) -> bytes:
+    """What the `d`, `r` or `x` keys of a group start with; its `h` key as a whole."""
+    return _PARTITION.pack(kind, partition) + _NUMBER.pack(group)
+
+
+def retry_key(prefix: bytes, until_ms: int, low: int) -> bytes:
+    """The key of a retry row; `prefix` is the group's `r` prefix."""
+    return prefix + _RETRY.pack(until_ms) + low.to_bytes(OFFSET_BYTES, "big")
+
+
+def retry_place(key: bytes) -> tuple[int, int]:
+    """(due in steady ms, low) of a retry row's key."""
+    start = len(key) - OFFSET_BYTES
+    return _RETRY.unpack_from(key, start - 8)[0], int.from_bytes(key[start:], "big")
+
+
+def offset_at_end(key: bytes) -> int:
+    """The offset that a `d` or `x` key ends with."""
+    return int.from_bytes(key[-OFFSET_BYTES:], "big")
+
+
+def partition_key(partition: int) -> bytes:
+    """The key of a partition's own row."""
+    return _PARTITION.pack(b"p", partition)
+
+
+def partition_of(key: bytes) -> int:
+    """The number of the partition that a key belongs to."""
+    return _PARTITION.unpack_from(key)[1]
+
+
+NODE_KEY: Final = _PARTITION.pack(b"n", 0)
+TOPICS_PREFIX: Final = _PARTITION.pack(b"t", 0)
+
+
+def topic_key(name: str) -> bytes:
+    """The key of a topic's row."""
+    return TOPICS_PREFIX + name.encode() + b"\0"
+
+
+# --- the columns of a message row -------------------------------------------------------------
+
+IS_SCHEDULED: Final = 1
+"""Produced with a due time of its own: never to be handed out before the clock shows it."""
+
+HAS_WAIT: Final = 2
+"""The clock had been stepped back: the wait stands beside the offset, in steady time."""
+
+HAS_ORIGIN: Final = 4
+"""A dead letter."""
+
+_COLUMNS = Struct(">BQ")
+_WAIT = Struct(">Q")
+_ORIGIN = Struct(">14sIHH")
+
+
+def row_columns(
+    produced_ms: int,
+    *,
+    is_scheduled: bool = False,
+    wait_until_ms: int = 0,
+    origin: DeadLetterOrigin | None = None,
+) -> bytes:
+    """What stands before the batch in a message row; `wait_until_ms` is steady, 0 for none."""
+    flags = (
+        (IS_SCHEDULED if is_scheduled else 0)
+        | (HAS_WAIT if wait_until_ms else 0)
+        | (HAS_ORIGIN if origin else 0)
+    )
+    columns = _COLUMNS.pack(flags, produced_ms)
+    if wait_until_ms:
+        columns += _WAIT.pack(wait_until_ms)
+    if origin:
+        columns += origin_bytes(origin)
+    return columns
+
+
+def read_row(value: bytes) -> tuple[int, int, int, DeadLetterOrigin | None, int]:
+    """(flags, produced ms, wait until in steady ms, origin, where the batch starts)."""
+    flags, produced_ms = _COLUMNS.unpack_from(value)
+    start = _COLUMNS.size
+    wait_until_ms, origin = 0, None
+    if flags & HAS_WAIT:
+        (wait_until_ms,) = _WAIT.unpack_from(value, start)
+        start += _WAIT.size
+    if flags & HAS_ORIGIN:
+        origin, start = read_origin(value, start)
+    return flags, produced_ms, wait_until_ms, origin, start
+
+
+def origin_bytes(origin: DeadLetterOrigin) -> bytes:
+    """A dead letter's origin, as it stands in rows and records."""
+    group, reason = origin.group.encode(), origin.reason.encode()
+    place = origin.offset.to_bytes(OFFSET_BYTES, "big")
+    return _ORIGIN.pack(place, origin.attempts, len(group), len(reason)) + group + reason
+
+
+def read_origin(raw: bytes, start: int) -> tuple[DeadLetterOrigin, int]:
+    """The origin that stands at `start`, and where it ends."""
+    place, attempts, group_bytes, reason_bytes = _ORIGIN.unpack_from(raw, start)
+    middle = start + _ORIGIN.size + group_bytes
+    end = middle + reason_bytes
+    origin = DeadLetterOrigin(
+        offset=int.from_bytes(place, "big"),
+        group=raw[start + _ORIGIN.size : middle].decode(),
+        attempts=attempts,
+        reason=raw[middle:end].decode(),
+    )
+    return origin, end

@@ -1,0 +1,174 @@
+"""
+Every bound, with its reason. A request beyond one is refused at the door, naming field, value
+and limit; the reference documents are checked against this file.
+"""
+
+import re
+from typing import Final
+
+from sandglass.errors import InvalidError
+
+# --- names ------------------------------------------------------------------------------------
+
+NAME_LENGTH_MAX: Final = 200
+"""Topic, group, channel, consumer: long enough for a path-like name, short enough for a key."""
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,200}\Z")
+"""No separator, no space, no control character: names stand in keys, URLs and file names."""
+
+# --- messages ---------------------------------------------------------------------------------
+
+KEY_BYTES_MAX: Final = 1024
+"""Key, clustering key and message id: they stand in the keys of the view."""
+
+VALUE_BYTES_MAX: Final = 1024 * 1024
+"""A queue carries references to large things, not the things."""
+
+HEADER_COUNT_MAX: Final = 64
+HEADER_BYTES_MAX: Final = 16 * 1024
+"""Names and values of all headers of a message together."""
+
+ATOM_BYTES_MAX: Final = 4 * 1024 * 1024
+"""One request to one partition, columns included: what is written all or nothing."""
+
+ATOM_MESSAGE_COUNT_MAX: Final = 65_536
+"""Bounds the rows that one record can make, so that no record holds up the loop."""
+
+REQUEST_BYTES_MAX: Final = 5 * 1024 * 1024
+"""What a transport reads before anybody looks at it: an atom and what stands around it."""
+
+FRAME_BYTES_MAX: Final = 1024 * 1024
+"""Answers and server frames; one larger message goes alone."""
+
+ROW_MESSAGE_COUNT_MAX: Final = 1000
+"""A row of 160,000 messages took 10 ms to parse for handing out one of them."""
+
+ROW_BYTES_MAX: Final = 256 * 1024
+"""As above, by size; one larger message makes a row alone."""
+
+DUE_MS_MAX: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+# --- topics and groups ------------------------------------------------------------------------
+
+PARTITION_COUNT_MAX: Final = 1024
+TOPIC_COUNT_MAX: Final = 10_000
+CHANNEL_COUNT_MAX: Final = 10_000
+"""Channels per partition: each costs a row."""
+
+GROUP_COUNT_MAX: Final = 10_000
+"""Groups per partition: each costs a row, and memory while it is read."""
+
+RETENTION_MS_DEFAULT: Final = 7 * 24 * 3600 * 1000
+RETENTION_MS_MIN: Final = 1000
+"""Below a second, a message could be cut before anybody was awake to be given it."""
+
+RETENTION_MS_MAX: Final = 100 * 365 * 24 * 3600 * 1000
+
+# --- leases and attempts ----------------------------------------------------------------------
+
+ACK_TIMEOUT_MS_DEFAULT: Final = 10_000
+ACK_TIMEOUT_MS_MIN: Final = 100
+LEASE_MS_MAX: Final = 12 * 3600 * 1000
+"""A lease is a promise of somebody alive; half a day is a person's."""
+
+MAX_DELIVERIES_DEFAULT: Final = 5
+MAX_DELIVERIES_MAX: Final = 1000
+RELEASE_FACTOR: Final = 10
+"""The (this x max_deliveries)-th release makes a dead letter: a message nobody begins on."""
+
+NACK_DELAY_MS_MAX: Final = 10 * 365 * 24 * 3600 * 1000
+REASON_BYTES_MAX: Final = 1024
+
+SESSION_GRACE_MS_DEFAULT: Final = 2000
+SESSION_GRACE_MS_MAX: Final = 60_000
+
+# --- credit, inboxes, turns -------------------------------------------------------------------
+
+CREDIT_COUNT_MAX: Final = 1_000_000
+"""Messages in flight to one subscription."""
+
+CREDIT_BYTES_MAX: Final = 256 * 1024 * 1024
+SUBSCRIPTION_COUNT_MAX: Final = 1000
+"""Per session."""
+
+IN_FLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Produced, not yet durable, per node: beyond it producers are told to wait."""
+
+BUSY_RETRY_MS: Final = 20
+
+DELIVERY_BYTES_MAX: Final = 512 * 1024
+"""What goes under one lease, so that a frame has room for its columns; or one larger message."""
+
+TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What one dispatch of one group may hand out before others have their turn."""
+
+TURN_ROW_COUNT_MAX: Final = 2000
+"""As above in rows: a row a message is the costliest shape to hand out."""
+
+REPLAY_ROW_COUNT: Final = 20_000
+"""Rows that recovery holds before it writes them to the view."""
+
+TURN_ENDING_COUNT_MAX: Final = 1000
+"""Leases ended by expiry or by a broken session, a turn: a mass ending comes in slices."""
+
+# --- time -------------------------------------------------------------------------------------
+
+PROMISE_MS: Final = 250
+"""How far ahead of the clock a node may hand out; after a crash it is the longest wait."""
+
+CLOCK_STEP_MS: Final = 5000
+"""A forward step beyond this is not believed until it has been stable for CLOCK_STABLE_MS."""
+
+CLOCK_STABLE_MS: Final = 60_000
+
+PAUSE_MS: Final = 500
+"""A turn later than planned by more than this is a pause: it is added to every lease."""
+
+CUT_INTERVAL_MS: Final = 1000
+"""Retention cuts a partition at most this often: range tombstones make seeks slow."""
+
+# --- relations --------------------------------------------------------------------------------
+
+assert VALUE_BYTES_MAX + 3 * KEY_BYTES_MAX + HEADER_BYTES_MAX < ATOM_BYTES_MAX
+assert ATOM_BYTES_MAX < REQUEST_BYTES_MAX
+assert ROW_BYTES_MAX <= DELIVERY_BYTES_MAX < FRAME_BYTES_MAX <= ATOM_BYTES_MAX
+assert ROW_MESSAGE_COUNT_MAX < 65_536, "a row's count is two bytes of its key"
+assert ATOM_BYTES_MAX < IN_FLIGHT_BYTES_MAX
+assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"
+assert ACK_TIMEOUT_MS_MIN <= ACK_TIMEOUT_MS_DEFAULT <= LEASE_MS_MAX
+
+
+def check_name(name: str, *, field: str) -> str:
+    """
+    A name as users may give one.
+
+    Raises:
+        InvalidError: other characters than `A-Z a-z 0-9 . _ -`, empty, too long, `.`, `..`, or a
+            leading `_`, which is Sandglass's own.
+    """
+    if not NAME_PATTERN.match(name) or name in {".", ".."}:
+        shown = name if len(name) <= 40 else name[:40] + "..."
+        raise InvalidError(
+            f"ErrInvalidTopicName: {field} {shown!r} is not a name: 1 to {NAME_LENGTH_MAX}"
+            " characters of A-Z a-z 0-9 . _ -, not . or .."
+            if field == "topic"
+            else f"{field} {shown!r} is not a name: 1 to {NAME_LENGTH_MAX} characters of"
+            " A-Z a-z 0-9 . _ -, not . or ..",
+            field=field,
+        )
+    if name.startswith("_"):
+        raise InvalidError(f"{field} {name!r} starts with _, which is reserved", field=field)
+    return name
+
+
+def check_range(value: int, *, field: str, low: int, high: int) -> int:
+    """
+    A whole number within `[low, high]`.
+
+    Raises:
+        InvalidError: it is outside.
+    """
+    if not low <= value <= high:
+        raise InvalidError(f"{field} is {value}; it must be {low} to {high}", field=field)
+    return value

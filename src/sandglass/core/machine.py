@@ -1,0 +1,202 @@
+"""
+The state machine of a node's log: the topics, their partitions, epochs and promises.
+
+Records come in the order of the log, each to its partition, or to the node itself; `apply` is
+the same on a leader, in recovery and in simulation. It does no I/O and reads no clock.
+
+The *close promise*: a leader hands out nothing due at or after `promised_ms` before a record
+with a later one is durable. Only a leader that starts turns a promise into a closed offset; a
+clean stop writes the closed offsets exactly instead, which voids the promise.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from sandglass.core import keys, limits
+from sandglass.core.dispatch import Moment
+from sandglass.core.offset import INDEX_BITS
+from sandglass.core.partition import Partition, Slicer
+from sandglass.core.record import (
+    NODE,
+    CloseExact,
+    DeleteTopic,
+    Head,
+    OpenEpoch,
+    Operation,
+    Promise,
+    PutTopic,
+    Record,
+)
+from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.core.view import Changes, View
+
+TOPIC_VERSION = 1
+
+
+@dataclass(slots=True)
+class Machine:
+    """All durable state of one log, as far as it is in memory; the rest is in the view."""
+
+    slicer: Slicer
+    epoch: int = 0
+    promised_ms: int = 0
+    reached_ms: int = 0
+    steady_ms: int = 0
+    next_partition: int = 1
+    topics: dict[str, Topic] = field(default_factory=dict[str, Topic])
+    partitions: dict[int, Partition] = field(default_factory=dict[int, Partition])
+    refs: dict[int, tuple[Topic, PartitionRef]] = field(
+        default_factory=dict[int, tuple[Topic, PartitionRef]]
+    )
+    is_leading: bool = False
+    closing_ms: int = 0
+    """The furthest promise that an epoch began with: due times before it count as closed."""
+
+    @classmethod
+    def load(cls, slicer: Slicer, view: View) -> "Machine":
+        """The node as the view holds it."""
+        machine = cls(slicer)
+        raw = view.get(keys.NODE_KEY)
+        if raw is not None:
+            node = json.loads(raw)
+            machine.epoch, machine.promised_ms = node["epoch"], node["promised_ms"]
+            machine.reached_ms, machine.steady_ms = node["reached_ms"], node["steady_ms"]
+            machine.next_partition, machine.closing_ms = (
+                node["next_partition"],
+                node["closing_ms"],
+            )
+        for _, value in view.range(keys.TOPICS_PREFIX, keys.after_prefix(keys.TOPICS_PREFIX)):
+            machine._put_topic(decode_topic(value))
+        return machine
+
+    def clocks(self, view: View) -> tuple[int, int]:
+        """The highest (reached, steady) that any record has carried."""
+        reached_ms, steady_ms = self.reached_ms, self.steady_ms
+        for number in self.refs:
+            partition = self.partition(number, view)
+            reached_ms = max(reached_ms, partition.reached_ms)
+            steady_ms = max(steady_ms, partition.steady_ms)
+        return reached_ms, steady_ms
+
+    def partition(self, number: int, view: View) -> Partition:
+        """A partition, led if this machine leads."""
+        partition = self.partitions.get(number)
+        if partition is None:
+            topic, ref = self.refs[number]
+            partition = Partition.load(number, ref.id, topic.settings, self.slicer, view)
+            self.partitions[number] = partition
+            if self.is_leading:
+                partition.lead(self.epoch, self.closing_ms << INDEX_BITS, self.reached_ms)
+        return partition
+
+    def lead(self, moment: Moment) -> Record:
+        """
+        Begins to lead, under a new epoch; returns the record that says so.
+
+        The host calls this when its clock has passed `promised_ms`, or stands so far behind that
+        it was stepped back.
+        """
+        self.is_leading = True
+        self.closing_ms = max(self.closing_ms, self.promised_ms)
+        self.epoch += 1
+        self.reached_ms = max(self.reached_ms, moment.wall_ms)
+        for partition in self.partitions.values():
+            partition.lead(self.epoch, self.closing_ms << INDEX_BITS, self.reached_ms)
+        return self.record([OpenEpoch(self.epoch)], moment)
+
+    def record(self, operations: list[Operation], moment: Moment) -> Record:
+        """A record that concerns the node."""
+        reached_ms = max(self.reached_ms, moment.wall_ms)
+        head = Head(self.epoch, 0, reached_ms, reached_ms, moment.steady_ms)
+        return Record(NODE, head, operations)
+
+    def close_exact(self) -> CloseExact:
+        """The closed offsets of all partitions in memory: the others' stand in the view."""
+        return CloseExact(
+            [
+                (number, partition.closed)
+                for number, partition in sorted(self.partitions.items())
+            ]
+        )
+
+    def apply(self, record: Record, view: View) -> Changes:
+        """Carries out a record; see `Partition.apply`."""
+        if record.partition != NODE:
+            if record.partition not in self.refs:
+                return Changes()  # of a topic that is deleted; its record was on its way
+            return self.partition(record.partition, view).apply(record, view)
+        changes = Changes()
+        self.reached_ms = max(self.reached_ms, record.head.reached_ms)
+        self.steady_ms = max(self.steady_ms, record.head.steady_ms)
+        for operation in record.operations:
+            self._apply(operation, changes, view)
+        node = {
+            "epoch": self.epoch,
+            "promised_ms": self.promised_ms,
+            "reached_ms": self.reached_ms,
+            "steady_ms": self.steady_ms,
+            "next_partition": self.next_partition,
+            "closing_ms": self.closing_ms,
+        }
+        changes.rows[keys.NODE_KEY] = json.dumps(node).encode()
+        return changes
+
+    def _apply(self, operation: Operation, changes: Changes, view: View) -> None:
+        match operation:
+            case OpenEpoch():
+                assert operation.epoch >= self.epoch, "an epoch goes back"
+                self.epoch = operation.epoch
+                self.closing_ms = max(self.closing_ms, self.promised_ms)
+            case Promise():
+                self.promised_ms = max(self.promised_ms, operation.until_ms)
+            case CloseExact():
+                self.promised_ms = 0
+                for number, closed in operation.closed:
+                    if number in self.refs:
+                        self.partition(number, view).apply_close(closed, changes)
+            case PutTopic():
+                topic = decode_topic(operation.value)
+                self._put_topic(topic)
+                changes.rows[keys.topic_key(topic.name)] = operation.value
+            case DeleteTopic():
+                self._delete_topic(operation, changes)
+            case _:
+                raise AssertionError(f"{operation} in a record of the node")
+
+    def _put_topic(self, topic: Topic) -> None:
+        self.topics[topic.name] = topic
+        for ref in topic.partitions:
+            self.refs[ref.number] = (topic, ref)
+            self.next_partition = max(self.next_partition, ref.number + 1)
+            if ref.number in self.partitions:
+                self.partitions[ref.number].settings = topic.settings
+
+    def _delete_topic(self, operation: DeleteTopic, changes: Changes) -> None:
+        self.topics.pop(operation.name, None)
+        changes.rows[keys.topic_key(operation.name)] = None
+        for number in operation.partitions:
+            self.refs.pop(number, None)
+            self.partitions.pop(number, None)
+            for kind in keys.PARTITION_KINDS:
+                first = keys.partition_prefix(bytes((kind,)), number)
+                changes.cut(first, keys.after_prefix(first))
+
+
+def encode_topic(topic: Topic) -> bytes:
+    """A topic's row: JSON, so that a person can read it."""
+    return json.dumps({"version": TOPIC_VERSION, **asdict(topic)}, sort_keys=True).encode()
+
+
+def decode_topic(raw: bytes) -> Topic:
+    """Reads a topic's row."""
+    fields = json.loads(raw)
+    assert fields.pop("version") == TOPIC_VERSION, "a topic's row of another version"
+    fields["kind"] = TopicKind(fields["kind"])
+    fields["settings"] = TopicSettings(**fields["settings"])
+    fields["partitions"] = tuple(PartitionRef(**ref) for ref in fields["partitions"])
+    return Topic(**fields)
+
+
+def promise_until(wall_ms: int) -> int:
+    """How far a promise made now reaches."""
+    return wall_ms + limits.PROMISE_MS

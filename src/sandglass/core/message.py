@@ -1,0 +1,89 @@
+"""
+Messages as the core knows them: rows of opaque bytes, with a count and a due time each.
+
+The core names messages as (row, first, count) and never looks inside. `wire.convert` parses a
+batch, checks it, and cuts it into rows before it comes here.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+CHANNEL_DEFAULT: Final = "master"
+DEAD_LETTER_CHANNEL: Final = "__death_letter"
+"""The name that users of the first Sandglass know. Reserved: nobody produces to it."""
+
+NOW: Final = 0
+"""The due time of a row that is due at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Messages of one request to one partition, cut into rows.
+
+    `bodies[n]` is a serialized `MessageBatch` of `counts[n]` messages (1 to
+    `limits.ROW_MESSAGE_COUNT_MAX`), all due at `dues[n]`: Unix ms, or `NOW`; if `is_delay`, the
+    numbers are ms from the leader's now instead. Rows are in the order of the request.
+
+    Invariant: the three lists are equally long and not empty; `count == sum(counts)`.
+    """
+
+    counts: list[int]
+    dues: list[int]
+    bodies: list[bytes]
+    count: int
+    size_bytes: int
+    is_delay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Messages with one due time and consecutive indexes, `[first_index, first_index + count)`."""
+
+    due_ms: int
+    first_index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """
+    Where the messages of one batch went. Runs are in request order.
+
+    `request_places` are their places in the request when it reached several partitions; None
+    when all of it went to this one.
+    """
+
+    partition_id: str
+    first_index: int
+    runs: list[Run]
+    request_places: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterOrigin:
+    """What a dead letter was: first offset of its run, its group, counted attempts, reason."""
+
+    offset: int
+    group: str
+    attempts: int
+    reason: str
+
+
+class Slice(NamedTuple):
+    """
+    Part of a row, as handed out: `count` messages from place `first` of a row of `row_count`.
+
+    `due_ms` and `first_index` are those of the first message of the slice; `low` is where the
+    part of offset space begins that belongs to it, for the core's own use.
+    """
+
+    body: bytes
+    row_count: int
+    first: int
+    count: int
+    due_ms: int
+    first_index: int
+    produced_ms: int
+    origin: DeadLetterOrigin | None = None
+    low: int = 0

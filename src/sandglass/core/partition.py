@@ -1,0 +1,832 @@
+"""
+A partition: the state machine at the heart of Sandglass. It has no outside.
+
+The way of everything: `admit_*` checks a request against the leader's state, gives it its final
+offsets, and returns a record; the host makes the record durable; `apply` carries it out, and is
+the only thing that changes durable state, on a leader, on a replica and in recovery alike;
+`dispatch` hands out what is due. Dispatch and `extend` change leases only, which are volatile.
+
+Three rules make time the index (each has a simulation that finds its absence):
+
+1. *Closed offset*: the highest offset that any reader may have been given or told is absent.
+   Every later append gets an offset above it: an immediate message takes `now`, and its index is
+   higher than any before.
+2. *Read bound*: reads stay at or below `(now, last index applied)`, and below the lowest offset
+   that is admitted but not yet applied. Applied, not assigned: an index in flight may be
+   assigned anew after a crash.
+3. *Promise*: nothing is handed out beyond a durable promise, to which a starting leader raises
+   the closed offset. So the closed offset survives a crash without being written at each read.
+
+Clocks: `reached` is the highest wall clock that the leader has accepted, `now` the greater of it
+and the closed offset's time. Neither goes back. Offsets go by now, waits by steady time.
+
+Invariants: `closed` and indexes never go back; every offset of an append is above `closed` when
+it is applied; operations in flight are applied in the order of their admission.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from struct import Struct
+
+from sandglass.core import keys, limits
+from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
+from sandglass.core.group import Group, read_slices
+from sandglass.core.lease import Consumer, Lease, Places, merged
+from sandglass.core.message import (
+    DEAD_LETTER_CHANNEL,
+    Batch,
+    DeadLetterOrigin,
+    Placed,
+    Run,
+    Slice,
+)
+from sandglass.core.offset import INDEX_BITS, INDEX_MAX, OFFSET_BYTES
+from sandglass.core.record import (
+    Append,
+    CreateGroup,
+    Cut,
+    Ending,
+    Head,
+    Move,
+    Operation,
+    PromiseExact,
+    Range,
+    Record,
+    Settle,
+)
+from sandglass.core.topic import TopicSettings
+from sandglass.core.view import Changes, Overlay, View
+from sandglass.errors import BusyError, LeaseLostError, NotFoundError
+
+Slicer = Callable[[bytes, int, int, int], bytes]
+"""(body, row_count, first, count) -> the batch of those messages. The core never parses."""
+
+TOKEN_BITS = 40
+"""Leases of one partition in one epoch."""
+
+_META = Struct(">Q14sQQQI14sI14s")
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A record that is admitted and not yet applied, and what it holds back until then."""
+
+    record: Record
+    lowest: int | None
+    moves: list[tuple[Group, int]]
+    held: Group | None
+
+
+@dataclass(slots=True)
+class Partition:
+    """One partition, on a leader or a replica. See the head of this file."""
+
+    number: int
+    id: str
+    settings: TopicSettings
+    slicer: Slicer
+
+    last_index: int = 0
+    """Applied."""
+    closed: int = 0
+    now_ms: int = 0
+    reached_ms: int = 0
+    steady_ms: int = 0
+    epoch: int = 0
+    cut: int = 0
+    promised: int = 0
+    """By a promise of this partition's own; the node's reaches for all of them."""
+    next_group: int = 1
+
+    assigned_index: int = 0
+    assigned_group: int = 1
+    next_token: int = 0
+    groups: dict[int, Group] = field(default_factory=dict[int, Group])
+    numbers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    creating: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    channels: set[str] | None = None
+    in_flight: deque[_InFlight] = field(default_factory=deque[_InFlight])
+    deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    """(ends in lease time, group, token); may be earlier than the lease's own end."""
+    reading: list[Group] = field(default_factory=list[Group])
+    """Groups that have consumers."""
+
+    # --- a leader begins ----------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls, number: int, partition_id: str, settings: TopicSettings, slicer: Slicer, view: View
+    ) -> "Partition":
+        """The partition as the view holds it; a new one if it holds nothing."""
+        partition = cls(number, partition_id, settings, slicer)
+        raw = view.get(keys.partition_key(number))
+        if raw is not None:
+            last, closed, now, reached, steady, epoch, cut, group, promised = _META.unpack(raw)
+            partition.last_index = partition.assigned_index = last
+            partition.closed = int.from_bytes(closed, "big")
+            partition.now_ms, partition.reached_ms, partition.steady_ms = now, reached, steady
+            partition.epoch = epoch
+            partition.cut = int.from_bytes(cut, "big")
+            partition.next_group = partition.assigned_group = group
+            partition.promised = int.from_bytes(promised, "big")
+        return partition
+
+    def lead(self, epoch: int, promised: int, wall_ms: int) -> None:
+        """
+        Begins to lead: what was promised counts as closed.
+
+        The host has waited until its clock passed the promise, unless it stands so far behind
+        that it was stepped back: then now takes the closed offset's time and stands still.
+        """
+        self.epoch = epoch
+        self.next_token = (epoch << TOKEN_BITS) + 1
+        self.closed = max(self.closed, promised, self.promised)
+        self.see(wall_ms)
+        self.now_ms = max(self.now_ms, self.closed >> INDEX_BITS)
+
+    def see(self, wall_ms: int) -> None:
+        """The leader's clock shows this."""
+        if wall_ms > self.reached_ms:
+            self.reached_ms = wall_ms
+            self.now_ms = max(self.now_ms, wall_ms)
+
+    # --- admission ----------------------------------------------------------------------------
+
+    def admit_append(
+        self, channel: str, batch: Batch, moment: Moment, view: View
+    ) -> tuple[Record, Placed]:
+        """
+        Gives the messages of a batch their final offsets.
+
+        Raises:
+            BusyError: the partition has as many channels as it may.
+        """
+        self.see(moment.wall_ms)
+        self._check_channel(channel, view)
+        first_index = self.assigned_index + 1
+        dues, scheduled, waits = self._place(batch, moment)
+        append = Append(
+            channel,
+            first_index,
+            self.now_ms,
+            dues,
+            batch.counts,
+            batch.bodies,
+            scheduled,
+            waits,
+        )
+        lowest = min(dues) << INDEX_BITS | first_index
+        assert lowest > self.closed, "an append at or below the closed offset"
+        self.assigned_index += batch.count
+        record = self._record([append], moment, lowest=lowest)
+        return record, Placed(self.id, first_index, _runs(first_index, dues, batch.counts))
+
+    def admit_group(
+        self, channel: str, name: str, *, is_from_now: bool, moment: Moment, view: View
+    ) -> Record | None:
+        """
+        Creates a group that starts at the beginning, or now; None if it exists.
+
+        Raises:
+            BusyError: the partition has as many groups as it may.
+        """
+        if self._number(channel, name, view) or (channel, name) in self.creating:
+            return None
+        if self.assigned_group > limits.GROUP_COUNT_MAX:
+            raise BusyError(
+                f"partition {self.id} has {limits.GROUP_COUNT_MAX} groups, the most it may have"
+            )
+        self.see(moment.wall_ms)
+        start = (self.now_ms << INDEX_BITS | self.assigned_index + 1) if is_from_now else 0
+        operation = CreateGroup(self.assigned_group, channel, name, start)
+        self.assigned_group += 1
+        self.creating.add((channel, name))
+        return self._record([operation], moment)
+
+    def admit_outcome(
+        self,
+        group: Group,
+        token: int,
+        places: Places,
+        ending: Ending,
+        *,
+        moment: Moment,
+        view: View,
+        delay_ms: int = 0,
+        reason: str = "",
+    ) -> Record:
+        """
+        An outcome for messages under a lease; no places means all that are open.
+
+        Raises:
+            LeaseLostError: the lease ended, or one of the messages has an outcome already.
+            InvalidError: a place outside the delivery.
+        """
+        lease = group.leases.get(token)
+        if lease is None or not lease.open:
+            raise LeaseLostError(
+                f"lease {token:x} of group {group.name!r} in partition {self.id} has ended"
+            )
+        taken = lease.take(places)
+        return self._end(group, lease, taken, ending, moment, view, delay_ms, reason)
+
+    def admit_break(self, group: Group, token: int, moment: Moment, view: View) -> list[Record]:
+        """
+        The session that held a lease is gone: messages that had been begun count an attempt, the
+        others are given back.
+        """
+        lease = group.leases.get(token)
+        if lease is None:
+            return []
+        records: list[Record] = []
+        begun: Places = []
+        rest: Places = []
+        for first, count in lease.take([]):
+            some = min(count, max(0, lease.begun - first))
+            if some:
+                begun.append((first, some))
+            if count > some:
+                rest.append((first + some, count - some))
+        for taken, ending in ((begun, Ending.BROKEN), (rest, Ending.RELEASED)):
+            if taken:
+                records.append(self._end(group, lease, taken, ending, moment, view))
+        return records
+
+    def admit_expired(self, moment: Moment, view: View) -> list[Record]:
+        """Ends leases whose time is over: a slice of them a turn."""
+        records: list[Record] = []
+        while self.deadlines and self.deadlines[0][0] <= moment.lease_ms:
+            if len(records) == limits.TURN_ENDING_COUNT_MAX:
+                break
+            _, number, token = heappop(self.deadlines)
+            lease = self.groups[number].leases.get(token)
+            if lease is None:
+                continue
+            if lease.ends_ms > moment.lease_ms:
+                heappush(self.deadlines, (lease.ends_ms, number, token))
+                continue
+            taken = lease.take([])
+            group = self.groups[number]
+            records.append(self._end(group, lease, taken, Ending.TIMED_OUT, moment, view))
+        return records
+
+    def admit_offsets(
+        self, group: Group, offsets: Sequence[int], ending: Ending, moment: Moment, view: View
+    ) -> tuple[list[Record], int]:
+        """
+        An outcome by offsets, from a protocol without tokens: taken for whoever holds a message.
+
+        Settled is final. Offsets that hold no message, or were never handed out, are ignored;
+        what was closed when this leader began counts as handed out.
+
+        Returns:
+            The records, and how many offsets were ignored.
+        """
+        by_lease: dict[int, Places] = {}
+        elsewhere: list[int] = []
+        for offset in dict.fromkeys(offsets):
+            found = group.lease_at(offset)
+            if found is None:
+                elsewhere.append(offset)
+            elif found[0].open >> found[1] & 1:
+                by_lease.setdefault(found[0].token, []).append((found[1], 1))
+        records = [
+            self._end(
+                group,
+                lease := group.leases[token],
+                lease.take(merged(places)),
+                ending,
+                moment,
+                view,
+            )
+            for token, places in by_lease.items()
+        ]
+        taken = sum(len(places) for places in by_lease.values())
+        for offset in elsewhere:
+            record = self._end_unleased(group, offset, ending, moment, view)
+            if record is not None:
+                records.append(record)
+                taken += 1
+        return records, len(offsets) - taken
+
+    def admit_cut(self, below: int, moment: Moment) -> Record | None:
+        """Retention: what is below goes; None if it is gone already, or below what was read."""
+        below = min(below, self.closed)
+        if below <= self.cut or self.last_index == 0:
+            return None
+        return self._record([Cut(below)], moment)
+
+    def admit_promise(self, moment: Moment) -> Record | None:
+        """
+        A promise of what exists, for a leader whose clock stands behind now; None if there is
+        nothing beyond the last one.
+        """
+        bound = self.read_bound()
+        if bound <= max(self.promised, self.closed):
+            return None
+        return self._record([PromiseExact(bound)], moment)
+
+    def admit_turn(self, turn_operations: list[Operation], moment: Moment) -> list[Record]:
+        """Records for what a dispatch has moved."""
+        return [self._record([operation], moment) for operation in turn_operations]
+
+    def extend(
+        self, group: Group, token: int, *, lease_ms: int, begun: int, moment: Moment
+    ) -> int:
+        """
+        Keeps a lease for `lease_ms` more from now, or for its own length if that is 0.
+
+        Returns:
+            When it ends, in lease time.
+
+        Raises:
+            LeaseLostError: the lease has ended.
+        """
+        lease = group.leases.get(token)
+        if lease is None:
+            raise LeaseLostError(
+                f"lease {token:x} of group {group.name!r} in partition {self.id} has ended"
+            )
+        lease.begun = max(lease.begun, min(begun, lease.count))
+        before_ms = lease.ends_ms
+        lease.ends_ms = moment.lease_ms + (lease_ms or lease.lease_ms)
+        if lease.ends_ms < before_ms:
+            heappush(self.deadlines, (lease.ends_ms, group.number, token))
+        return lease.ends_ms
+
+    def _check_channel(self, channel: str, view: View) -> None:
+        if self.channels is None:
+            prefix = keys.partition_prefix(b"c", self.number)
+            rows = view.range(prefix, keys.after_prefix(prefix))
+            self.channels = {keys.channel_of(key) for key, _ in rows}
+        if channel not in self.channels and len(self.channels) >= limits.CHANNEL_COUNT_MAX:
+            raise BusyError(
+                f"partition {self.id} has {limits.CHANNEL_COUNT_MAX} channels,"
+                " the most it may have",
+                field="channel",
+            )
+
+    def _place(self, batch: Batch, moment: Moment) -> tuple[list[int], list[bool], list[int]]:
+        """Final due times, which rows are scheduled, and the waits of those that have one."""
+        now_ms, wall_ms = self.now_ms, moment.wall_ms
+        asked = batch.dues
+        if batch.is_delay:
+            asked = [wall_ms + delay_ms if delay_ms else 0 for delay_ms in asked]
+            asked = [min(due_ms, limits.DUE_MS_MAX) for due_ms in asked]
+        if min(asked) > now_ms:
+            return asked, [True] * len(asked), []
+        dues = [due_ms if due_ms > now_ms else now_ms for due_ms in asked]
+        scheduled = [due_ms > wall_ms for due_ms in asked]
+        waits: list[int] = []
+        if now_ms > wall_ms and any(wall_ms < due_ms <= now_ms for due_ms in asked):
+            # The clock was stepped back: now has passed this due time, the clock has not.
+            steady_ms = moment.steady_ms
+            waits = [
+                steady_ms + due_ms - wall_ms if wall_ms < due_ms <= now_ms else 0
+                for due_ms in asked
+            ]
+        return dues, scheduled, waits
+
+    def _end(
+        self,
+        group: Group,
+        lease: Lease,
+        taken: Places,
+        ending: Ending,
+        moment: Moment,
+        view: View,
+        delay_ms: int = 0,
+        reason: str = "",
+    ) -> Record:
+        """A record for places that were taken out of a lease."""
+        if not lease.open and lease.token in group.leases:
+            group.drop_lease(lease)
+        ranges = lease.ranges(taken)
+        main, retry = ([], ranges) if lease.is_retry else (ranges, [])
+        counts = (lease.attempts, lease.releases)
+        return self._ending(group, main, retry, counts, ending, moment, view, delay_ms, reason)
+
+    def _ending(
+        self,
+        group: Group,
+        main: list[Range],
+        retry: list[Range],
+        counts: tuple[int, int],
+        ending: Ending,
+        moment: Moment,
+        view: View,
+        delay_ms: int = 0,
+        reason: str = "",
+        held: Group | None = None,
+    ) -> Record:
+        self.see(moment.wall_ms)
+        attempts, releases = counts
+        if ending is Ending.ACKED:
+            settle = Settle(group.number, ending, main, retry)
+            return self._record([settle], moment, held=held)
+        if ending is Ending.RELEASED:
+            releases += 1
+            is_dead = releases >= limits.RELEASE_FACTOR * self.settings.max_deliveries
+            reason = reason or "released"
+        else:
+            attempts += 1
+            is_dead = ending is Ending.DEAD or attempts >= self.settings.max_deliveries
+            reason = reason or ending.name.lower()
+        if is_dead:
+            return self._bury(group, main, retry, attempts, reason, moment, view, held)
+        until_ms = group.retry_clamp(moment.steady_ms + delay_ms)
+        move = Move(group.number, ending, until_ms, attempts, releases, main, retry)
+        group.moving_ms.append(until_ms)
+        return self._record([move], moment, held=held)
+
+    def _bury(
+        self,
+        group: Group,
+        main: list[Range],
+        retry: list[Range],
+        attempts: int,
+        reason: str,
+        moment: Moment,
+        view: View,
+        held: Group | None,
+    ) -> Record:
+        """One record: the messages appear as dead letters, and are done with for the group."""
+        prefix = keys.rows_prefix(self.number, group.channel)
+        operations: list[Operation] = []
+        first_index = self.assigned_index + 1
+        for low, high, _ in (*main, *retry):
+            for part in read_slices(view, prefix, low, high):
+                offset = part.due_ms << INDEX_BITS | part.first_index
+                body = self.slicer(part.body, part.row_count, part.first, part.count)
+                operations.append(
+                    Append(
+                        DEAD_LETTER_CHANNEL,
+                        self.assigned_index + 1,
+                        part.produced_ms,
+                        [self.now_ms],
+                        [part.count],
+                        [body],
+                        [False],
+                        [],
+                        DeadLetterOrigin(offset, group.name, attempts, reason),
+                    )
+                )
+                self.assigned_index += part.count
+        lowest = self.now_ms << INDEX_BITS | first_index if operations else None
+        operations.append(Settle(group.number, Ending.DEAD, main, retry))
+        return self._record(operations, moment, lowest=lowest, held=held)
+
+    def _end_unleased(
+        self, group: Group, offset: int, ending: Ending, moment: Moment, view: View
+    ) -> Record | None:
+        """An outcome for a message that waits for its retry, or was held before this leader."""
+        if group.done.holds(offset):
+            part = group.retry_row(offset, view)
+            if part is None or self._is_ending(group, offset):
+                return None
+            group.forget_retry(offset)
+            counts = (part.attempts, part.releases)
+            main, retry = list[Range](), [(offset, offset + 1, 1)]
+        else:
+            if offset < group.cursor or offset > self.closed or self._is_ending(group, offset):
+                return None
+            prefix = keys.rows_prefix(self.number, group.channel)
+            found = view.last(prefix, keys.at(prefix, offset + 1))
+            if found is None or offset >= sum(keys.row_place(found[0])):
+                return None
+            low = self._end_before(prefix, offset, keys.row_place(found[0])[0], view)
+            counts = (0, 0)
+            main, retry = [(max(low, group.done.floor), offset + 1, 1)], list[Range]()
+        group.held_count += 1
+        return self._ending(group, main, retry, counts, ending, moment, view, held=group)
+
+    def _is_ending(self, group: Group, offset: int) -> bool:
+        """An outcome for the message at `offset` is on its way."""
+        return any(
+            low <= offset < high
+            for landing in self.in_flight
+            for operation in landing.record.operations
+            if isinstance(operation, Settle | Move) and operation.group == group.number
+            for low, high, _ in (*operation.main, *operation.retry)
+        )
+
+    def _end_before(self, prefix: bytes, offset: int, row_offset: int, view: View) -> int:
+        """Just above the message before the one at `offset`."""
+        if offset > row_offset:
+            return offset
+        before = view.last(prefix, keys.at(prefix, row_offset))
+        return sum(keys.row_place(before[0])) if before else 0
+
+    def apply_close(self, closed: int, changes: Changes) -> None:
+        """The closed offset as a leader that stops has left it."""
+        self.closed = max(self.closed, closed)
+        self._write(changes)
+
+    def head(self, moment: Moment) -> Head:
+        """The state that a record carries."""
+        return Head(self.epoch, self.closed, self.now_ms, self.reached_ms, moment.steady_ms)
+
+    def _record(
+        self,
+        operations: list[Operation],
+        moment: Moment,
+        *,
+        lowest: int | None = None,
+        held: Group | None = None,
+    ) -> Record:
+        record = Record(self.number, self.head(moment), operations)
+        moves = [
+            (self.groups[operation.group], operation.until_ms)
+            for operation in operations
+            if isinstance(operation, Move)
+        ]
+        self.in_flight.append(_InFlight(record, lowest, moves, held))
+        return record
+
+    # --- the one door -------------------------------------------------------------------------
+
+    def apply(self, record: Record, view: View) -> Changes:
+        """
+        Carries out a record. Nothing else changes durable state.
+
+        `view` shows everything up to the record before; the changes are for the host to lay over
+        it, and to write together with the position.
+        """
+        assert record.partition == self.number, "a record of another partition"
+        head = record.head
+        self.closed = max(self.closed, head.closed)
+        self.now_ms = max(self.now_ms, head.now_ms)
+        self.reached_ms = max(self.reached_ms, head.reached_ms)
+        self.steady_ms = max(self.steady_ms, head.steady_ms)
+        self.epoch = max(self.epoch, head.epoch)
+        scratch = Overlay(view)
+        for operation in record.operations:
+            self._apply(operation, scratch)
+        self._write(scratch.changes)
+        if self.in_flight and self.in_flight[0].record is record:
+            self._landed(self.in_flight.popleft())
+        return scratch.changes
+
+    def _apply(self, operation: Operation, scratch: Overlay) -> None:
+        match operation:
+            case Append():
+                self._apply_append(operation, scratch.changes)
+            case Settle():
+                self._group(operation.group, scratch).apply_settle(operation, scratch)
+            case Move():
+                self._group(operation.group, scratch).apply_move(operation, scratch)
+            case CreateGroup():
+                self._apply_create_group(operation, scratch.changes)
+            case Cut():
+                self._apply_cut(operation.below, scratch)
+            case PromiseExact():
+                self.promised = max(self.promised, operation.offset)
+            case _:
+                raise AssertionError(f"{operation} in a record of a partition")
+
+    def _apply_append(self, append: Append, changes: Changes) -> None:
+        assert append.first_index == self.last_index + 1, "an index is left out or used twice"
+        rows, prefix = changes.rows, keys.rows_prefix(self.number, append.channel)
+        columns = [
+            keys.row_columns(append.produced_ms, is_scheduled=flag, origin=append.origin)
+            for flag in (False, True)
+        ]
+        index = append.first_index
+        assert min(append.dues) << INDEX_BITS | index > self.closed, (
+            "an append below what is closed"
+        )
+        waits = append.waits or None
+        for number, due_ms in enumerate(append.dues):
+            count = append.counts[number]
+            is_scheduled = append.scheduled[number]
+            start = columns[is_scheduled]
+            if waits and waits[number]:
+                start = keys.row_columns(
+                    append.produced_ms, is_scheduled=is_scheduled, wait_until_ms=waits[number]
+                )
+            key = keys.row_key(prefix, due_ms, index, count)
+            rows[key] = start + append.bodies[number]
+            index += count
+        self.last_index = index - 1
+        self.assigned_index = max(self.assigned_index, self.last_index)
+        if self.channels is None or append.channel not in self.channels:
+            rows[keys.channel_key(self.number, append.channel)] = b""
+            if self.channels is not None:
+                self.channels.add(append.channel)
+        self._wake_readers(append)
+
+    def _wake_readers(self, append: Append) -> None:
+        due_ms = min(append.dues)
+        for group in self.reading:
+            if group.channel == append.channel and not group.is_ready:
+                if due_ms <= self.now_ms:
+                    group.is_ready = True
+                elif group.next_wall_ms is None or due_ms < group.next_wall_ms:
+                    group.next_wall_ms = due_ms
+
+    def _apply_create_group(self, operation: CreateGroup, changes: Changes) -> None:
+        group = Group.create(self.number, operation)
+        group.done.raise_floor(self.cut)
+        group.cursor = group.done.floor
+        self.groups[operation.group] = group
+        self.numbers[operation.channel, operation.name] = operation.group
+        self.creating.discard((operation.channel, operation.name))
+        self.next_group = operation.group + 1
+        self.assigned_group = max(self.assigned_group, self.next_group)
+        key = keys.group_name_key(self.number, operation.channel, operation.name)
+        changes.rows[key] = operation.group.to_bytes(4, "big")
+        group.write(changes)
+
+    def _apply_cut(self, below: int, scratch: Overlay) -> None:
+        self.cut = max(self.cut, below)
+        prefix = keys.partition_prefix(b"c", self.number)
+        for key, _ in scratch.range(prefix, keys.after_prefix(prefix)):
+            rows = keys.rows_prefix(self.number, keys.channel_of(key))
+            scratch.changes.cut(rows, keys.at(rows, below))
+        for number in range(1, self.next_group):
+            self._group(number, scratch).apply_cut(below, scratch.changes)
+
+    def _write(self, changes: Changes) -> None:
+        changes.rows[keys.partition_key(self.number)] = _META.pack(
+            self.last_index,
+            self.closed.to_bytes(OFFSET_BYTES, "big"),
+            self.now_ms,
+            self.reached_ms,
+            self.steady_ms,
+            self.epoch,
+            self.cut.to_bytes(OFFSET_BYTES, "big"),
+            self.next_group,
+            self.promised.to_bytes(OFFSET_BYTES, "big"),
+        )
+
+    def _landed(self, landed: _InFlight) -> None:
+        """A record of this leader is applied: what it held back goes on."""
+        for group, until_ms in landed.moves:
+            group.moving_ms.remove(until_ms)
+            group.wake_at_steady(until_ms)
+        if landed.held is not None:
+            landed.held.held_count -= 1
+            landed.held.is_ready = True
+
+    # --- groups -------------------------------------------------------------------------------
+
+    def group(self, channel: str, name: str, view: View) -> Group:
+        """
+        A group by its name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        number = self._number(channel, name, view)
+        if not number:
+            raise NotFoundError(f"no group {name!r} reads channel {channel!r} of {self.id}")
+        return self._group(number, view)
+
+    def group_names(self, view: View) -> list[tuple[str, str]]:
+        """(channel, name) of every group."""
+        prefix = keys.partition_prefix(b"g", self.number)
+        return [keys.group_of(key) for key, _ in view.range(prefix, keys.after_prefix(prefix))]
+
+    def channel_names(self, view: View) -> list[str]:
+        """The channels in use, by name."""
+        prefix = keys.partition_prefix(b"c", self.number)
+        rows = view.range(prefix, keys.after_prefix(prefix))
+        return [keys.channel_of(key) for key, _ in rows]
+
+    def has_below(self, below: int, view: View) -> bool:
+        """Is there a message below this offset, for retention to cut?"""
+        for channel in self.channel_names(view):
+            prefix = keys.rows_prefix(self.number, channel)
+            first = keys.at(prefix, self.cut)
+            if next(iter(view.range(first, keys.at(prefix, below))), None) is not None:
+                return True
+        return False
+
+    def count_unread(
+        self, group: Group, moment: Moment, view: View, *, row_count_max: int
+    ) -> int:
+        """Due messages that the group has not been given; no more than so many rows of them."""
+        prefix = keys.rows_prefix(self.number, group.channel)
+        end = (max(self.now_ms, moment.wall_ms) + 1) << INDEX_BITS
+        count = 0
+        for number, part in enumerate(read_slices(view, prefix, group.cursor, end)):
+            first = part.due_ms << INDEX_BITS | part.first_index
+            count += part.count if not group.done.holds(first) else 0
+            if number == row_count_max:
+                break
+        return count
+
+    def add_consumer(self, group: Group, consumer: Consumer) -> None:
+        """A consumer reads a group from now on."""
+        group.consumers.append(consumer)
+        group.is_ready = True
+        if group not in self.reading:
+            self.reading.append(group)
+
+    def remove_consumer(self, group: Group, consumer: Consumer) -> None:
+        """It reads no longer; its leases stay until they end."""
+        if consumer in group.consumers:
+            group.consumers.remove(consumer)
+        if not group.consumers and group in self.reading:
+            self.reading.remove(group)
+
+    def _number(self, channel: str, name: str, view: View) -> int:
+        number = self.numbers.get((channel, name))
+        if number is None:
+            raw = view.get(keys.group_name_key(self.number, channel, name))
+            if raw is None:
+                return 0
+            number = self.numbers[channel, name] = int.from_bytes(raw, "big")
+        return number
+
+    def _group(self, number: int, view: View) -> Group:
+        group = self.groups.get(number)
+        if group is None:
+            group = self.groups[number] = Group.load(self.number, number, view, self.cut)
+        return group
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read_bound(self) -> int:
+        """The highest offset that may be read now, promises aside."""
+        bound = self.now_ms << INDEX_BITS | self.last_index
+        for landing in self.in_flight:
+            if landing.lowest is not None and landing.lowest <= bound:
+                bound = landing.lowest - 1
+        return bound
+
+    def readable(self, promised: int) -> int:
+        """The highest offset that may be read now; `promised` is the node's, durable."""
+        return min(self.read_bound(), max(promised, self.promised, self.closed))
+
+    def wake_at(self) -> tuple[int | None, int | None, int | None]:
+        """When to dispatch or expire next: in wall, steady and lease time; None for never."""
+        wall_ms = steady_ms = None
+        for group in self.reading:
+            if group.has_credit():
+                if group.is_ready:
+                    return 0, 0, 0
+                wall_ms = _earlier(wall_ms, group.next_wall_ms)
+                steady_ms = _earlier(steady_ms, group.next_steady_ms)
+        return wall_ms, steady_ms, self.deadlines[0][0] if self.deadlines else None
+
+    def dispatch(
+        self, moment: Moment, promised: int, view: View
+    ) -> tuple[list[Delivery], list[Record]]:
+        """
+        Hands out what is due to whom has credit. Begins leases; changes nothing durable.
+
+        Returns:
+            Deliveries, and records of what was moved instead.
+        """
+        self.see(moment.wall_ms)
+        end = self.readable(promised) + 1
+        turn = Turn(
+            view,
+            moment,
+            self.reached_ms,
+            end,
+            self.next_token,
+            self.settings.ack_timeout_ms,
+        )
+        for group in self.reading:
+            if group.is_due(moment.wall_ms, moment.steady_ms):
+                dispatch_group(group, turn)
+                self.closed = max(self.closed, min(group.cursor, end) - 1)
+        self.next_token = turn.next_token
+        for delivery in turn.deliveries:
+            lease = delivery.lease
+            heappush(self.deadlines, (lease.ends_ms, lease.group, lease.token))
+        return turn.deliveries, self.admit_turn(turn.operations, moment)
+
+    def fetch(
+        self, channel: str, low: int, high: int, promised: int, view: View
+    ) -> Iterator[Slice]:
+        """
+        Messages of a channel in `[low, high]`, up to what is readable now, which it closes.
+
+        The iterator is for use at once: what comes later is not in it.
+        """
+        top = min(high, self.readable(promised))
+        self.closed = max(self.closed, top)
+        return read_slices(view, keys.rows_prefix(self.number, channel), low, top + 1)
+
+
+def _runs(first_index: int, dues: list[int], counts: list[int]) -> list[Run]:
+    runs: list[Run] = []
+    for due_ms, count in zip(dues, counts, strict=True):
+        if runs and runs[-1].due_ms == due_ms:
+            last = runs.pop()
+            runs.append(Run(due_ms, last.first_index, last.count + count))
+        else:
+            runs.append(Run(due_ms, first_index, count))
+        first_index += count
+    return runs
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

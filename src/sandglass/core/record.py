@@ -1,0 +1,183 @@
+"""
+Records: what is written to the log.
+
+A record names its partition (0 is the node itself) and carries a head (the leader's clocks and
+closed offset when it was admitted) and a list of operations, which are carried out together or
+not at all. Every durable change is a record made by the leader, so replay gives the same bytes.
+
+Ranges in operations are half-open `[low, high)` parts of offset space that was closed when they
+were made: nothing can appear in them, so each is an exact name for the messages that it holds.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from sandglass.core.message import DeadLetterOrigin
+
+NODE: int = 0
+"""The partition number of records that concern the node: epochs, promises, topics."""
+
+Range = tuple[int, int, int]
+"""(low, high, count of messages)."""
+
+
+class Ending(IntEnum):
+    """How messages left a lease."""
+
+    ACKED = 1
+    DEAD = 2
+    EXPIRED = 3
+    """Retention had removed them."""
+
+    NACKED = 4
+    TIMED_OUT = 5
+    BROKEN = 6
+    """The consumer's session broke after it had begun on them."""
+
+    RELEASED = 7
+    CLOCK = 8
+    """Not handed out: their time, or their wait, is not over yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The leader's state at admission: none of these ever goes back."""
+
+    epoch: int
+    closed: int
+    now_ms: int
+    reached_ms: int
+    steady_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """
+    New messages of one channel, in rows, with final offsets.
+
+    `waits` holds, for each row, 0 or the steady time before which it isn't handed out; empty if
+    no row has one. `origin` makes them dead letters. Rows due by their producer's word are
+    `scheduled`: all, none, or one flag each.
+    """
+
+    channel: str
+    first_index: int
+    produced_ms: int
+    dues: list[int]
+    counts: list[int]
+    bodies: list[bytes]
+    scheduled: list[bool]
+    waits: list[int]
+    origin: DeadLetterOrigin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """
+    Messages that are done with for a group, for good.
+
+    `main` were in the main order, `retry` in retry rows.
+    """
+
+    group: int
+    ending: Ending
+    main: list[Range]
+    retry: list[Range]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Messages that leave the main order, or their retry row, for a retry row."""
+
+    group: int
+    ending: Ending
+    until_ms: int
+    attempts: int
+    releases: int
+    main: list[Range]
+    retry: list[Range]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateGroup:
+    """A group begins to read a channel at `start`."""
+
+    group: int
+    channel: str
+    name: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Retention: everything below `below` goes, in all channels."""
+
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseExact:
+    """While the clock stands still: nothing above `offset` is handed out before the next one."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEpoch:
+    """A node starts to lead its partitions. `epoch` is above every earlier one."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Nothing due at or after `until_ms` is handed out before a later promise is durable."""
+
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseExact:
+    """The closed offsets as they are, by partition number; voids the promise."""
+
+    closed: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PutTopic:
+    """A topic is created or changed; `value` is its row as the catalog encodes it."""
+
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTopic:
+    """A topic goes, with all that its partitions hold."""
+
+    name: str
+    partitions: list[int]
+
+
+Operation = (
+    Append
+    | Settle
+    | Move
+    | CreateGroup
+    | Cut
+    | PromiseExact
+    | OpenEpoch
+    | Promise
+    | CloseExact
+    | PutTopic
+    | DeleteTopic
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One entry of the log."""
+
+    partition: int
+    head: Head
+    operations: list[Operation]

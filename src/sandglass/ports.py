@@ -1,0 +1,148 @@
+"""
+The broker's ports: what it needs of the outside, and no more.
+
+Each has a memory adapter that passes the same conformance suite as the real one. All methods are
+called from the node's one loop thread, unless their text says otherwise.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from sandglass.core.view import Changes, View
+
+
+class Log(Protocol):
+    """
+    The truth: records in order, made durable. Positions count records: 1, 2, 3, ...
+
+    Invariant: `last_position >= durable_position`; nothing at or below the latter is ever lost.
+    """
+
+    @property
+    def first_position(self) -> int:
+        """The lowest position still held; `last_position + 1` when none is."""
+        ...
+
+    @property
+    def last_position(self) -> int:
+        """The highest position given out; 0 before the first."""
+        ...
+
+    @property
+    def durable_position(self) -> int:
+        """The highest position that survives a power cut."""
+        ...
+
+    def append(self, records: Sequence[bytes], *, may_use_reserve: bool = False) -> int:
+        """
+        Takes records for the next `sync` and returns the last one's position.
+
+        Costs no system call on the common path. The records are atomic together: after a crash
+        all or none of one call are there.
+
+        Args:
+            records: without any, nothing happens.
+            may_use_reserve: for what helps to make room (acknowledgements, cuts, marks): on a
+                full disk it goes into a reserve that others don't get.
+
+        Raises:
+            NoSpaceError: there is no room; nothing was taken, and a later call may succeed.
+            UnavailableError: the log is closed, or a write has failed; nothing was taken.
+        """
+        ...
+
+    def sync(self) -> int:
+        """
+        Writes and makes durable what was appended before the call; returns `durable_position`.
+
+        Blocking, and safe to call in another thread while `append` goes on; one at a time.
+
+        Raises:
+            UnavailableError: a write failed, now or before. With `is_result_unknown`, what was
+                appended may be there or not. The log takes nothing more: stop, open it anew.
+        """
+        ...
+
+    def read(self, position: int) -> Iterator[tuple[int, bytes]]:
+        """
+        Durable records from `position` on, in order.
+
+        Raises:
+            OutOfRangeError: `position` was trimmed away.
+            CorruptError: damage; the message names file and place.
+        """
+        ...
+
+    def trim(self, position: int) -> None:
+        """
+        Records below `position` are no longer needed; whole segments go when it suits.
+
+        `first_position` says which are still there. The last segment stays.
+        """
+        ...
+
+    def close(self) -> None:
+        """
+        Releases files and locks, without making anything durable: what was not synced is gone.
+
+        It waits for a running `sync`, and is the clean stop: the log notes that it is whole.
+
+        Raises:
+            UnavailableError: the note could not be written; nothing durable is lost for that.
+        """
+        ...
+
+
+class Store(View, Protocol):
+    """
+    The view: ordered rows that `apply` makes. After a crash it is an exact prefix of what was
+    written; the rest comes from the log.
+    """
+
+    @property
+    def applied_position(self) -> int:
+        """The position that the last write carried; 0 in a new store."""
+        ...
+
+    def write(self, changes: Changes, applied_position: int) -> None:
+        """
+        Carries out `changes.cuts`, then `changes.rows`, with the position: all in one write.
+
+        Raises:
+            BusyError: the store is stalled; nothing was written, repeat after `retry_after_ms`.
+            NoSpaceError: no room; nothing was written.
+            CorruptError: the store is damaged.
+        """
+        ...
+
+    def flushed_position(self) -> int:
+        """
+        A position up to which the rows survive a power cut, so that the log can be trimmed.
+
+        Starts a flush in the background where that helps; never blocks.
+        """
+        ...
+
+    def close(self) -> None:
+        """Flushes what is in memory, and releases files and locks."""
+        ...
+
+
+class Clock(Protocol):
+    """The two clocks of the machine."""
+
+    def wall_ms(self) -> int:
+        """Unix time in milliseconds; it may be stepped."""
+        ...
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds since some moment; it never steps."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance."""
+
+    def token_bytes(self, count: int) -> bytes:
+        """`count` random bytes that nobody can guess."""
+        ...

@@ -1,0 +1,193 @@
+"""The v1 Admin service: topics and groups, over the broker's catalog and status."""
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from sandglass.core import limits, offset
+from sandglass.core.topic import Topic, TopicKind, TopicSettings
+from sandglass.errors import InvalidError, PreconditionError, UnsupportedError
+from sandglass.rpc import calls
+from sandglass.wire.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    from sandglass.broker.broker import Broker, GroupStatus, PartitionStatus
+
+SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
+
+
+class Admin:
+    """The calls of the service, each a request to a reply."""
+
+    def __init__(self, broker: "Broker") -> None:
+        self._broker = broker
+
+    async def create_topic(
+        self, request: admin_pb2.CreateTopicRequest
+    ) -> admin_pb2.CreateTopicReply:
+        """0 partitions mean 1, and so do 0 replicas."""
+        partition_count = request.partition_count or 1
+        replication_factor = request.replication_factor or 1
+        kind = check_new_topic(
+            request.name,
+            kind=request.kind,
+            partition_count=partition_count,
+            partition_field="partition_count",
+            replication_factor=replication_factor,
+            replication_field="replication_factor",
+        )
+        topic = await self._broker.create_topic(
+            request.name,
+            kind=kind,
+            partition_count=partition_count,
+            replication_factor=replication_factor,
+            settings=_settings(request.settings),
+        )
+        return admin_pb2.CreateTopicReply(topic=_topic(topic))
+
+    async def list_topics(
+        self, request: admin_pb2.ListTopicsRequest
+    ) -> admin_pb2.ListTopicsReply:
+        """By name."""
+        topics = sorted(self._broker.topics(), key=lambda topic: topic.name)
+        return admin_pb2.ListTopicsReply(topics=[_topic(topic) for topic in topics])
+
+    async def show_topic(self, request: admin_pb2.ShowTopicRequest) -> admin_pb2.ShowTopicReply:
+        """A topic and how its partitions stand."""
+        topic = self._broker.topic(request.name)
+        return admin_pb2.ShowTopicReply(
+            topic=_topic(topic),
+            partitions=[_partition(each) for each in self._broker.partition_status(topic)],
+        )
+
+    async def delete_topic(
+        self, request: admin_pb2.DeleteTopicRequest
+    ) -> admin_pb2.DeleteTopicReply:
+        """With its messages and groups."""
+        await self._broker.delete_topic(request.name)
+        return admin_pb2.DeleteTopicReply()
+
+    async def list_groups(
+        self, request: admin_pb2.ListGroupsRequest
+    ) -> admin_pb2.ListGroupsReply:
+        """Of one topic; one group or all."""
+        topic = self._broker.topic(request.topic)
+        groups = self._broker.group_status(topic, request.group)
+        return admin_pb2.ListGroupsReply(groups=[_group(each) for each in groups])
+
+
+def handler(broker: "Broker") -> grpc.GenericRpcHandler:
+    """The service, for a server."""
+    admin = Admin(broker)
+    return calls.serviced(
+        SERVICE,
+        {
+            "CreateTopic": calls.unary(
+                admin_pb2.CreateTopicRequest.FromString, admin.create_topic
+            ),
+            "ListTopics": calls.unary(
+                admin_pb2.ListTopicsRequest.FromString, admin.list_topics
+            ),
+            "ShowTopic": calls.unary(admin_pb2.ShowTopicRequest.FromString, admin.show_topic),
+            "DeleteTopic": calls.unary(
+                admin_pb2.DeleteTopicRequest.FromString, admin.delete_topic
+            ),
+            "ListGroups": calls.unary(
+                admin_pb2.ListGroupsRequest.FromString, admin.list_groups
+            ),
+        },
+    )
+
+
+def check_new_topic(
+    name: str,
+    *,
+    kind: int,
+    partition_count: int,
+    partition_field: str,
+    replication_factor: int,
+    replication_field: str,
+) -> TopicKind:
+    """
+    What both protocols ask of a new topic.
+
+    Raises:
+        InvalidError: not a name, no such kind, a number out of range.
+        UnsupportedError: a KV topic.
+        PreconditionError: more replicas than there are members.
+    """
+    limits.check_name(name, field="topic")
+    limits.check_range(
+        partition_count, field=partition_field, low=1, high=limits.PARTITION_COUNT_MAX
+    )
+    if replication_factor < 1:
+        raise InvalidError(
+            f"{replication_field} is {replication_factor}; it must be 1 or more",
+            field=replication_field,
+        )
+    limits.check_range(kind, field="kind", low=min(TopicKind), high=max(TopicKind))
+    if kind == TopicKind.KV:
+        raise UnsupportedError("KV topics are not implemented yet", field="kind")
+    if replication_factor > 1:
+        missing = replication_factor - 1
+        raise PreconditionError(
+            f"ErrUnableToSelectReplicas: {replication_field} is {replication_factor}, and"
+            f" {missing} {'member is' if missing == 1 else 'members are'} missing: this node"
+            " serves alone",
+            field=replication_field,
+        )
+    return TopicKind(kind)
+
+
+def _settings(wire: admin_pb2.TopicSettings) -> TopicSettings:
+    """0 means the default."""
+    default = TopicSettings()
+    settings = TopicSettings(
+        retention_ms=wire.retention_ms or default.retention_ms,
+        ack_timeout_ms=wire.ack_timeout_ms or default.ack_timeout_ms,
+        max_deliveries=wire.max_deliveries or default.max_deliveries,
+    )
+    settings.check()
+    return settings
+
+
+def _topic(topic: Topic) -> admin_pb2.Topic:
+    return admin_pb2.Topic(
+        name=topic.name,
+        kind=admin_pb2.TopicKind.Name(topic.kind),
+        partitions=[partition.id for partition in topic.partitions],
+        replication_factor=topic.replication_factor,
+        settings=admin_pb2.TopicSettings(
+            retention_ms=topic.settings.retention_ms,
+            ack_timeout_ms=topic.settings.ack_timeout_ms,
+            max_deliveries=topic.settings.max_deliveries,
+        ),
+        created_ms=topic.created_ms,
+    )
+
+
+def _partition(status: "PartitionStatus") -> admin_pb2.PartitionStatus:
+    return admin_pb2.PartitionStatus(
+        id=status.id,
+        last_index=status.last_index,
+        closed_offset=offset.to_bytes(status.closed_offset),
+        channels=status.channels,
+    )
+
+
+def _group(status: "GroupStatus") -> admin_pb2.GroupStatus:
+    return admin_pb2.GroupStatus(
+        topic=status.topic,
+        partition=status.partition,
+        channel=status.channel,
+        group=status.group,
+        committed=offset.to_bytes(status.committed),
+        consumed=offset.to_bytes(status.consumed),
+        lag_count=status.lag_count,
+        leased_count=status.leased_count,
+        retry_count=status.retry_count,
+        acked_count=status.acked_count,
+        dead_count=status.dead_count,
+        generation=status.generation,
+        consumer_count=status.consumer_count,
+    )

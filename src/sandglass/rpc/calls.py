@@ -1,0 +1,143 @@
+"""
+What surrounds every call: bytes in, bytes out, errors as statuses.
+
+Requests are parsed here rather than by gRPC, which would answer garbage with UNKNOWN. A
+`SandglassError` becomes its status with details; anything else is a defect of ours: one log
+line, INTERNAL for the caller, and the node goes on. Cancellation always passes.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from sandglass.errors import InternalError, InvalidError, SandglassError, UnsupportedError
+from sandglass.wire import status
+
+Request = TypeVar("Request")
+Context = grpc.aio.ServicerContext[Any, Any]
+SessionCall = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
+"""Reads serialized `ClientFrame`s, and writes serialized `ServerFrame`s to the context."""
+
+_log = logging.getLogger("sandglass.rpc")
+
+
+def parse(parser: Callable[[bytes], Request], raw: bytes, *, name: str) -> Request:
+    """
+    A request from its bytes.
+
+    Raises:
+        InvalidError: they are no such message; `name` says which was expected.
+    """
+    try:
+        return parser(raw)
+    except DecodeError as error:
+        raise InvalidError(f"request is not a {name}") from error
+
+
+def unary(
+    parser: Callable[[bytes], Request], call: Callable[[Request], Awaitable[Message]]
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """A handler of one request and one reply."""
+    name = _name_of(parser)
+
+    async def handle(raw: bytes, context: Context) -> bytes:
+        try:
+            reply = await call(parse(parser, raw, name=name))
+        except Exception as error:
+            await abort(context, error)
+            raise AssertionError("abort raises") from error
+        return reply.SerializeToString()
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def stream(
+    parser: Callable[[bytes], Request],
+    call: Callable[[Request], AsyncGenerator[bytes, None]],
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """
+    A handler of one request and a stream of serialized replies.
+
+    `call` is an async generator; it is closed at once when the caller goes away.
+    """
+    name = _name_of(parser)
+
+    async def handle(raw: bytes, context: Context) -> None:
+        try:
+            async with aclosing(call(parse(parser, raw, name=name))) as replies:
+                async for reply in replies:
+                    await context.write(reply)
+        except Exception as error:  # noqa: BLE001  # the top of a call: answered and logged
+            await abort(context, error)
+
+    return grpc.unary_stream_rpc_method_handler(handle)
+
+
+def session(call: SessionCall) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """A handler of a stream each way."""
+
+    async def handle(frames: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            await call(frames, context)
+        except Exception as error:  # noqa: BLE001  # the top of a call: answered and logged
+            await abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def unsupported(
+    service: ServiceDescriptor, names: set[str], *, why: str
+) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    """Handlers that answer UNIMPLEMENTED and say why."""
+
+    async def refuse(_: bytes) -> Message:
+        raise UnsupportedError(why)
+
+    async def refuse_stream(_: bytes) -> AsyncGenerator[bytes, None]:
+        raise UnsupportedError(why)
+        yield b""
+
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+    for name in names:
+        is_stream = service.methods_by_name[name].server_streaming
+        handlers[name] = stream(bytes, refuse_stream) if is_stream else unary(bytes, refuse)
+    return handlers
+
+
+def serviced(
+    service: ServiceDescriptor, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]
+) -> grpc.GenericRpcHandler:
+    """All handlers of a service, under its full name."""
+    missing = service.methods_by_name.keys() ^ handlers.keys()
+    assert not missing, f"{service.full_name}: {sorted(missing)}"
+    return grpc.method_handlers_generic_handler(service.full_name, dict(handlers))
+
+
+async def abort(context: Context, error: Exception) -> None:
+    """
+    Ends a call with the status of `error`.
+
+    Raises:
+        grpc.aio.AbortError: always; gRPC takes it for the end of the call.
+    """
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, SandglassError):
+        _log.error("a call failed by a defect of the node", exc_info=error)
+        error = InternalError("a defect of the node; its log says more")
+    await context.abort(
+        status.grpc_code_of(error),
+        status.grpc_text_of(error),
+        status.grpc_metadata_of(error),
+    )
+
+
+def _name_of(parser: Callable[[bytes], object]) -> str:
+    owner = getattr(parser, "__self__", None)
+    return owner.DESCRIPTOR.full_name if owner is not None else "request"

@@ -1,0 +1,237 @@
+"""
+The compatible services, BrokerService and InternalService, over the broker.
+
+Rules:
+
+1. An empty channel is `master`, everywhere.
+2. Reading needs a partition; producing finds one by key, or spreads.
+3. An outcome needs no token and is taken from anyone; offsets that hold no message, or were
+   never handed out, are ignored.
+4. Texts keep the names of the prototype's errors; codes are proper ones.
+"""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from sandglass.core import limits, offset
+from sandglass.core.message import CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL
+from sandglass.core.topic import PartitionRef, Topic, TopicSettings
+from sandglass.errors import InvalidError, UnsupportedError
+from sandglass.rpc import calls
+from sandglass.rpc.admin import check_new_topic
+from sandglass.rpc.produce import produce_compatible
+from sandglass.wire.compat import sandglass_pb2 as pb
+from sandglass.wire.compatible import compatible_messages
+
+if TYPE_CHECKING:
+    from sandglass.broker.broker import Broker
+
+BROKER_SERVICE = pb.DESCRIPTOR.services_by_name["BrokerService"]
+INTERNAL_SERVICE = pb.DESCRIPTOR.services_by_name["InternalService"]
+
+CONSUMER_DEFAULT: Final = "anonymous"
+"""The prototype ignored the consumer's name in most places, so clients may send none."""
+
+_IS_ACK: Final = {pb.NotAcknowledged: False, pb.Acknowledged: True, pb.Commited: True}
+
+_log = logging.getLogger("sandglass.rpc")
+
+
+class BrokerService:
+    """The calls of the service."""
+
+    def __init__(self, broker: "Broker") -> None:
+        self._broker = broker
+
+    async def create_topic(self, request: pb.TopicConfig) -> pb.TopicReply:
+        """Both numbers must be given. A Badger topic is stored as any other."""
+        kind = check_new_topic(
+            request.name,
+            kind=request.kind,
+            partition_count=request.numPartitions,
+            partition_field="numPartitions",
+            replication_factor=request.replicationFactor,
+            replication_field="replicationFactor",
+        )
+        if request.storageDriver not in pb.StorageDriver.values():
+            raise InvalidError(
+                f"storageDriver {request.storageDriver} is not known; it is 0 (RocksDB) or"
+                " 1 (Badger)",
+                field="storageDriver",
+            )
+        if request.storageDriver == pb.Badger:
+            _log.warning(
+                "topic %r asks for Badger; it is stored as RocksDB, like all", request.name
+            )
+        await self._broker.create_topic(
+            request.name,
+            kind=kind,
+            partition_count=request.numPartitions,
+            replication_factor=request.replicationFactor,
+            settings=TopicSettings(),
+        )
+        return pb.TopicReply(success=True)
+
+    async def get_topic(self, request: pb.GetTopicParams) -> pb.GetTopicReply:
+        """The ids of its partitions, in order."""
+        topic = self._broker.topic(request.name)
+        ids = [partition.id for partition in topic.partitions]
+        return pb.GetTopicReply(name=topic.name, partitions=ids)
+
+    async def produce(self, request: bytes) -> pb.ProduceResponse:
+        """Takes the request's bytes: its messages are stored as they came."""
+        return pb.ProduceResponse(offsets=await produce_compatible(self._broker, request))
+
+    async def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
+        """What is ready when the call begins, leased to the consumer; then the end."""
+        topic, partition = self._place(request.topic, request.partition)
+        channel = _channel(request.channel)
+        group = limits.check_name(request.consumerGroupName, field="consumerGroupName")
+        consumer = CONSUMER_DEFAULT
+        if request.consumerName:
+            consumer = limits.check_name(request.consumerName, field="consumerName")
+        drained = self._broker.drain(topic, partition, channel, group, consumer)
+        async with aclosing(drained) as batches:
+            async for slices in batches:
+                for piece in slices:
+                    for message in compatible_messages(piece, channel):
+                        yield message
+
+    def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
+        """From an offset on, up to what is readable now. No group, no lease."""
+        low = _bound(getattr(request, "from"), field="from", unset=offset.NIL)
+        return self._fetch(request.topic, request.partition, request.channel, low, offset.MAX)
+
+    def fetch_range(self, request: pb.FetchRangeRequest) -> AsyncGenerator[bytes, None]:
+        """As `fetch_from`, up to `to`, which is included; an unset one is no bound."""
+        low = _bound(getattr(request, "from"), field="from", unset=offset.NIL)
+        high = _bound(request.to, field="to", unset=offset.MAX)
+        return self._fetch(request.topic, request.partition, request.channel, low, high)
+
+    async def acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
+        """Settled, for the group."""
+        return await self._mark(request, is_ack=True)
+
+    async def not_acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
+        """A failed attempt, counted."""
+        return await self._mark(request, is_ack=False)
+
+    async def _fetch(
+        self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int
+    ) -> AsyncGenerator[bytes, None]:
+        topic, partition = self._place(topic_name, partition_id)
+        channel = _channel(channel_name)
+        fetched = self._broker.fetch(topic, partition, channel, low, high)
+        async with aclosing(fetched) as batches:
+            async for slices in batches:
+                for piece in slices:
+                    for message in compatible_messages(piece, channel):
+                        yield message
+
+    async def _mark(self, request: pb.MarkRequest, *, is_ack: bool) -> pb.MarkResponse:
+        topic, partition = self._place(request.topic, request.partition)
+        channel = _channel(request.channel)
+        group = limits.check_name(request.consumerGroup, field="consumerGroup")
+        # A state that is set says more than the method; one of kind Unknown is not set.
+        if request.state.kind != pb.Unknown:
+            if request.state.kind not in _IS_ACK:
+                raise UnsupportedError(
+                    f"state.kind {request.state.kind} cannot be set by a client; give"
+                    " NotAcknowledged (20), Acknowledged (30) or Commited (40)",
+                    field="state.kind",
+                )
+            is_ack = _IS_ACK[request.state.kind]
+        offsets = [
+            _bound(raw, field=f"offsets[{place}]", unset=offset.NIL)
+            for place, raw in enumerate(request.offsets)
+        ]
+        offsets = [each for each in offsets if each != offset.NIL]
+        if offsets:
+            await self._broker.settle_offsets(
+                topic, partition, channel, group, offsets, is_ack=is_ack
+            )
+        return pb.MarkResponse(success=True)
+
+    def _place(self, topic_name: str, partition_id: str) -> tuple[Topic, PartitionRef]:
+        topic = self._broker.topic(topic_name)
+        if not partition_id:
+            raise InvalidError(
+                f"ErrNoPartitionSet: name one of the {len(topic.partitions)} partitions of"
+                f" topic {topic.name!r}",
+                field="partition",
+            )
+        return topic, self._broker.partition(topic, partition_id)
+
+
+def handlers(broker: "Broker") -> list[grpc.GenericRpcHandler]:
+    """Both services, for a server."""
+    service = BrokerService(broker)
+    return [
+        calls.serviced(
+            BROKER_SERVICE,
+            {
+                "CreateTopic": calls.unary(pb.TopicConfig.FromString, service.create_topic),
+                "GetTopic": calls.unary(pb.GetTopicParams.FromString, service.get_topic),
+                "Produce": calls.unary(bytes, service.produce),
+                "FetchFrom": calls.stream(pb.FetchFromRequest.FromString, service.fetch_from),
+                "FetchRange": calls.stream(
+                    pb.FetchRangeRequest.FromString, service.fetch_range
+                ),
+                "ConsumeFromGroup": calls.stream(
+                    pb.ConsumeFromGroupRequest.FromString, service.consume
+                ),
+                "Acknowledge": calls.unary(pb.MarkRequest.FromString, service.acknowledge),
+                "NotAcknowledge": calls.unary(
+                    pb.MarkRequest.FromString, service.not_acknowledge
+                ),
+            },
+        ),
+        calls.serviced(INTERNAL_SERVICE, _internal_handlers()),
+    ]
+
+
+def _internal_handlers() -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    kv = {"GetByKey", "HasKey"}
+    rest = set(INTERNAL_SERVICE.methods_by_name) - kv
+    return {
+        **calls.unsupported(
+            INTERNAL_SERVICE, kv, why="KV topics are not implemented yet, so nothing has a key"
+        ),
+        **calls.unsupported(
+            INTERNAL_SERVICE,
+            rest,
+            why="this call of InternalService is not implemented yet; use BrokerService, or"
+            " sandglass.v1.Admin for the state of groups",
+        ),
+    }
+
+
+def _channel(name: str) -> str:
+    """For reading: the dead letters' channel too."""
+    if not name:
+        return CHANNEL_DEFAULT
+    if name in {CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL}:
+        return name
+    return limits.check_name(name, field="channel")
+
+
+def _bound(raw: bytes, *, field: str, unset: int) -> int:
+    """An offset; absent and all zeros are alike."""
+    if not any(raw):
+        if raw and len(raw) != offset.OFFSET_BYTES:
+            raise _length_error(raw, field)
+        return unset
+    if len(raw) != offset.OFFSET_BYTES:
+        raise _length_error(raw, field)
+    return offset.from_bytes(raw)
+
+
+def _length_error(raw: bytes, field: str) -> InvalidError:
+    return InvalidError(
+        f"{field}: length of offset should be {offset.OFFSET_BYTES} but got {len(raw)}",
+        field=field,
+    )

@@ -1,0 +1,141 @@
+"""
+The gRPC server: both packages, health and reflection on one port.
+
+    surface = await serve(broker, "127.0.0.1:7170", session=sessions.serve)
+    ...
+    await surface.stop(grace_s=10)
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import (  # pyright: ignore[reportMissingImports]  # no stubs
+    HealthServicer,
+)
+from grpc_reflection.v1alpha import reflection
+
+from sandglass.core import limits
+from sandglass.errors import InvalidError, PreconditionError
+from sandglass.rpc import admin, calls, compat, produce
+from sandglass.wire.v1 import broker_pb2
+
+if TYPE_CHECKING:
+    from sandglass.broker.broker import Broker
+
+V1_BROKER = broker_pb2.DESCRIPTOR.services_by_name["Broker"]
+
+STREAM_COUNT_MAX: Final = 1000
+"""Calls at a time on one connection; a client waits for more, or opens another."""
+
+_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    # Otherwise a second broker would silently share the port, and get half of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.REQUEST_BYTES_MAX),
+    ("grpc.max_concurrent_streams", STREAM_COUNT_MAX),
+)
+
+
+@dataclass(slots=True)
+class Surface:
+    """A server that listens on `port`."""
+
+    port: int
+    _server: grpc.aio.Server = field(repr=False)
+    _health: HealthServicer = field(repr=False)
+
+    async def drain(self) -> None:
+        """Tells those who ask for its health that this node is going down."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float = 0) -> None:
+        """Takes no more calls; running ones have `grace_s` seconds, then they are cancelled."""
+        await self.drain()
+        await self._server.stop(grace_s)
+
+
+async def serve(
+    broker: "Broker", address: str, *, session: calls.SessionCall | None = None
+) -> Surface:
+    """
+    Listens on `address`, `host:port`; port 0 takes a free one.
+
+    Args:
+        session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
+
+    Raises:
+        PreconditionError: the port is in use, or cannot be listened on.
+        InvalidError: not an address.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers(
+        (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker, session))
+    )
+    names = [
+        compat.BROKER_SERVICE.full_name,
+        compat.INTERNAL_SERVICE.full_name,
+        admin.SERVICE.full_name,
+        V1_BROKER.full_name,
+    ]
+    health_service = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection(
+        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    host, port = _host_and_port(address)
+    await asyncio.get_running_loop().run_in_executor(None, _check_free, host, port)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PreconditionError(f"cannot listen on {address}: {error}") from error
+    await server.start()
+    for name in ["", *names]:
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return Surface(port, server, health_service)
+
+
+def _v1_broker(broker: "Broker", session: calls.SessionCall | None) -> grpc.GenericRpcHandler:
+    async def produce_unary(
+        request: broker_pb2.ProduceRequest,
+    ) -> broker_pb2.ProduceReply:
+        return await produce.produce_reply(broker, request)
+
+    if session is None:
+        handlers = calls.unsupported(V1_BROKER, {"Session"}, why="this node has no sessions")
+    else:
+        handlers = {"Session": calls.session(session)}
+    handlers["Produce"] = calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary)
+    return calls.serviced(V1_BROKER, handlers)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise InvalidError(f"{address!r} is not an address; give host:port", field="address")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_free(host: str, port: int) -> None:
+    """gRPC doesn't say why it cannot listen; the system does."""
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, where = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen(1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PreconditionError(f"port {port} on {host} is in use") from error
+        raise PreconditionError(
+            f"cannot listen on port {port} of {host}: {error.strerror or error}"
+        ) from error

@@ -1,0 +1,420 @@
+"""
+`sandglass.v1.Broker/Session`: frames in, frames out.
+
+What a client sends is taken item by item and handed to the broker; what comes back is gathered
+and leaves in one frame a pass of the event loop, so that a frame costs what many items share.
+A reader and a writer run side by side; neither waits for a partition. Outcomes are answered
+before deliveries, and a frame is cut at `limits.FRAME_BYTES_MAX` between items.
+
+The session's state is the broker's (`sandglass.broker.subscription`): this file is its wire.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+
+from sandglass.broker.broker import Broker
+from sandglass.broker.subscription import Session, Subscription
+from sandglass.core import limits
+from sandglass.core.dispatch import Delivery
+from sandglass.core.record import Ending
+from sandglass.errors import (
+    ConflictError,
+    InternalError,
+    InvalidError,
+    NotFoundError,
+    SandglassError,
+)
+from sandglass.rpc.produce import produce_reply
+from sandglass.wire import convert, status
+from sandglass.wire.v1 import broker_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_MS: Final = 5000
+SILENCE_FACTOR: Final = 3
+
+_ENDINGS: Final = {
+    pb.OUTCOME_ACK: Ending.ACKED,
+    pb.OUTCOME_NACK: Ending.NACKED,
+    pb.OUTCOME_RELEASE: Ending.RELEASED,
+    pb.OUTCOME_DEAD: Ending.DEAD,
+}
+
+
+class SessionStream:
+    """One connection of a session. A `Receiver` for its subscriptions while it lasts."""
+
+    def __init__(self, broker: Broker, context: Any) -> None:
+        self.broker = broker
+        self.context = context
+        self.session: Session | None = None
+        self.attachment = 0
+        self._reply = pb.ServerFrame()
+        self._has_reply = False
+        self._deliveries: deque[pb.Delivery] = deque()
+        self._ended: list[pb.SubscriptionEnded] = []
+        self._kick = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heard = True
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Serves the stream until the client ends it, breaks it, or falls silent."""
+        reader = asyncio.create_task(self._read(), name="session-read")
+        writer = asyncio.create_task(self._write(), name="session-write")
+        watch = asyncio.create_task(self._watch(), name="session-watch")
+        parts = {reader, writer, watch}
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._is_over = True
+            for task in (*parts, *self._tasks):
+                task.cancel()
+            await asyncio.gather(*parts, *self._tasks, return_exceptions=True)
+            if self.session is not None:
+                self.broker.detach(self.session, self.attachment)
+        for task in parts:
+            error = None if task.cancelled() else task.exception()
+            if isinstance(error, SandglassError):
+                raise error
+            if error is not None and not isinstance(error, grpc.RpcError):
+                logger.warning("a session ended: %r", error)
+
+    # --- in -----------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self.context.read()
+            if frame is grpc.aio.EOF:
+                return
+            self._heard = True
+            if self.session is None:
+                self._hello(frame)
+            if self._take(frame):
+                return
+
+    def _hello(self, frame: pb.ClientFrame) -> None:
+        if not frame.HasField("hello"):
+            raise InvalidError("the first frame of a session has a hello", field="hello")
+        session, is_resumed = self.broker.open_session(
+            frame.hello.session_id, frame.hello.client_name
+        )
+        self.session, self.attachment = session, session.attachment
+        leases: list[pb.OpenLease] = []
+        if is_resumed:
+            for subscription in session.subscriptions.values():
+                subscription.receiver = self
+            leases = [
+                pb.OpenLease(
+                    subscription_id=subscription.id,
+                    partition_number=subscription.place_of(number),
+                    token=token,
+                )
+                for subscription, number, token in self.broker.open_leases(session)
+            ]
+        self._reply.welcome.CopyFrom(
+            pb.Welcome(
+                session_id=session.id,
+                is_resumed=is_resumed,
+                session_grace_ms=self.broker.session_grace_ms,
+                heartbeat_ms=HEARTBEAT_MS,
+                node_name=self.broker.node_name,
+                open_leases=leases,
+            )
+        )
+        self._wake()
+
+    def _take(self, frame: pb.ClientFrame) -> bool:
+        """Handles a frame; true if it was the last."""
+        for outcome in frame.outcomes:
+            self._take_outcome(outcome)
+        for extend in frame.extends:
+            self._take_extend(extend)
+        for credit in frame.credits:
+            self._take_credit(credit)
+        for subscribe in frame.subscribes:
+            self._spawn(self._take_subscribe(subscribe))
+        for unsubscribe in frame.unsubscribes:
+            self._take_unsubscribe(unsubscribe)
+        for request in frame.produces:
+            self._take_produce(request)
+        if frame.is_goodbye and self.session is not None:
+            self.broker.close_session(self.session, is_goodbye=True)
+        return frame.is_goodbye
+
+    def _take_outcome(self, item: pb.Outcome) -> None:
+        request_id = item.request_id
+
+        def done(error: SandglassError | None) -> None:
+            if request_id or error is not None:
+                self._reply.outcomes.append(
+                    pb.OutcomeReply(request_id=request_id, error=_error(error))
+                )
+                self._wake()
+
+        try:
+            subscription, partition = self._held(item.subscription_id, item.partition_number)
+            ending = _ENDINGS.get(item.kind)
+            if ending is None:
+                raise InvalidError(f"kind {item.kind} is no outcome", field="kind")
+            places = list(zip(item.places[::2], item.places[1::2], strict=False))
+            if len(item.places) % 2:
+                raise InvalidError("places are pairs of first and count", field="places")
+            self.broker.settle(
+                subscription,
+                partition,
+                item.token,
+                places,
+                ending,
+                done,
+                delay_ms=item.delay_ms,
+                reason=item.reason,
+            )
+        except SandglassError as error:
+            done(error)
+
+    def _take_extend(self, item: pb.Extend) -> None:
+        reply = pb.ExtendReply(request_id=item.request_id, token=item.token)
+        try:
+            subscription, partition = self._held(item.subscription_id, item.partition_number)
+            reply.lease_ends_ms = self.broker.extend(
+                subscription,
+                partition,
+                item.token,
+                lease_ms=item.lease_ms,
+                begun_count=item.begun_count,
+            )
+        except SandglassError as error:
+            reply.error.CopyFrom(status.to_wire(error))
+        if item.request_id or reply.HasField("error"):
+            self._reply.extends.append(reply)
+            self._wake()
+
+    def _take_credit(self, item: pb.Credit) -> None:
+        assert self.session is not None
+        subscription = self.session.subscriptions.get(item.subscription_id)
+        if subscription is None:
+            return  # it ended while the credit was on its way
+        try:
+            self.broker.grant(subscription, item.count, item.bytes)
+        except SandglassError as error:
+            self.broker.unsubscribe(self.session, subscription)
+            self.ended(subscription, error)
+
+    async def _take_subscribe(self, item: pb.Subscribe) -> None:
+        assert self.session is not None
+        reply = pb.Subscribed(subscription_id=item.subscription_id)
+        try:
+            topic = self.broker.topic(item.topic)
+            refs = [self.broker.partition(topic, name) for name in item.partitions]
+            await self.broker.subscribe(
+                self.session,
+                self,
+                subscription_id=item.subscription_id,
+                topic=topic,
+                refs=refs or topic.partitions,
+                channel=item.channel,
+                group=item.group,
+                consumer=item.consumer,
+                credit_count=item.credit_count,
+                credit_bytes=item.credit_bytes,
+                ack_timeout_ms=item.ack_timeout_ms,
+                is_from_now=item.start == pb.START_NOW,
+                is_drain=item.is_drain,
+            )
+            reply.partitions.extend(ref.id for ref in topic.partitions)
+        except SandglassError as error:
+            if not isinstance(error, ConflictError):
+                self.session.subscriptions.pop(item.subscription_id, None)
+            reply.error.CopyFrom(status.to_wire(error))
+        self._reply.subscribed.append(reply)
+        self._wake()
+
+    def _take_unsubscribe(self, item: pb.Unsubscribe) -> None:
+        assert self.session is not None
+        subscription = self.session.subscriptions.get(item.subscription_id)
+        if subscription is not None:
+            self.broker.unsubscribe(self.session, subscription)
+            self.ended(subscription, None)
+
+    def _take_produce(self, request: pb.ProduceRequest) -> None:
+        request_id = request.request_id
+        try:
+            topic = self.broker.topic(request.topic)
+            if not request.partition and len(topic.partitions) > 1:
+                self._spawn(self._produce_routed(request))
+                return
+            ref = (
+                self.broker.partition(topic, request.partition)
+                if request.partition
+                else topic.partitions[0]
+            )
+            batch = convert.cut_batch(
+                request.batch, request.count, request.due_ms, request.delay_ms
+            )
+            done = self._produced(request_id)
+            placed = self.broker.produce_nowait(
+                ref, request.channel, batch, lambda error: done(error, placed)
+            )
+        except SandglassError as error:
+            self._produced(request_id)(error, None)
+
+    def _produced(self, request_id: int) -> Callable[[SandglassError | None, Any], None]:
+        def done(error: SandglassError | None, placed: Any) -> None:
+            reply = self._reply.produces.add()
+            reply.request_id = request_id
+            if error is not None:
+                reply.error.CopyFrom(status.to_wire(error))
+            else:
+                reply.placed.append(convert.placed_to_wire(placed))
+            self._wake()
+
+        return done
+
+    async def _produce_routed(self, request: pb.ProduceRequest) -> None:
+        try:
+            reply = await produce_reply(self.broker, request)
+        except SandglassError as error:
+            wire = status.to_wire(error)
+            reply = pb.ProduceReply(request_id=request.request_id, error=wire)
+        self._reply.produces.append(reply)
+        self._wake()
+
+    def _held(self, subscription_id: int, place: int) -> tuple[Subscription, int]:
+        assert self.session is not None
+        subscription = self.session.subscriptions.get(subscription_id)
+        if subscription is None:
+            raise NotFoundError(
+                f"the session has no subscription {subscription_id}", field="subscription_id"
+            )
+        partitions = subscription.topic.partitions
+        if place >= len(partitions):
+            raise InvalidError(
+                f"partition_number is {place}; the topic has {len(partitions)} partitions",
+                field="partition_number",
+            )
+        return subscription, partitions[place].number
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- out ----------------------------------------------------------------------------------
+
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
+        """See `Receiver`."""
+        self._deliveries.append(to_wire(subscription, delivery))
+        self._kick.set()
+
+    def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
+        """See `Receiver`."""
+        if self.session is not None and error is not None:
+            self.session.subscriptions.pop(subscription.id, None)
+        self._ended.append(
+            pb.SubscriptionEnded(subscription_id=subscription.id, error=_error(error))
+        )
+        self._wake()
+
+    def drain(self) -> None:
+        """The node is going down: the client is told to come back elsewhere."""
+        self._reply.is_draining = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._has_reply = True
+        self._kick.set()
+
+    async def _write(self) -> None:
+        while True:
+            await self._kick.wait()
+            await asyncio.sleep(0)  # what else this pass of the loop brings goes along
+            self._kick.clear()
+            while (frame := self._next_frame()) is not None:
+                await self.context.write(frame)
+
+    def _next_frame(self) -> pb.ServerFrame | None:
+        if not self._has_reply and not self._deliveries:
+            return None
+        frame, self._reply, self._has_reply = self._reply, pb.ServerFrame(), False
+        size_bytes = frame.ByteSize() if self._deliveries else 0
+        while self._deliveries:
+            size_bytes += len(self._deliveries[0].batch) + 64
+            if size_bytes > limits.FRAME_BYTES_MAX and frame.deliveries:
+                break
+            frame.deliveries.append(self._deliveries.popleft())
+        if not self._deliveries:
+            # What was delivered goes before the word that nothing more does.
+            frame.ended.extend(self._ended)
+            self._ended.clear()
+        return frame
+
+    async def _watch(self) -> None:
+        """Breaks a session that is silent for too long."""
+        while self._heard:
+            self._heard = False
+            await asyncio.sleep(SILENCE_FACTOR * HEARTBEAT_MS / 1000)
+
+
+def to_wire(subscription: Subscription, delivery: Delivery) -> pb.Delivery:
+    """A delivery as a frame item."""
+    lease = delivery.lease
+    wire = pb.Delivery(
+        subscription_id=subscription.id,
+        partition_number=subscription.place_of(delivery.partition),
+        token=lease.token,
+        attempt=delivery.attempt,
+        count=lease.count,
+        lease_ms=lease.lease_ms,
+    )
+    slices = delivery.slices
+    if len(slices) == 1:
+        part = slices[0]
+        wire.batch = convert.slice_body(part.body, part.row_count, part.first, part.count)
+        wire.run_due_ms.append(part.due_ms)
+        wire.run_first_index.append(part.first_index)
+        wire.run_count.append(part.count)
+        wire.run_produced_ms.append(part.produced_ms)
+    else:
+        wire.batch = b"".join(
+            [
+                part.body
+                if part.count == part.row_count
+                else convert.slice_body(part.body, part.row_count, part.first, part.count)
+                for part in slices
+            ]
+        )
+        wire.run_due_ms.extend([part.due_ms for part in slices])
+        wire.run_first_index.extend([part.first_index for part in slices])
+        wire.run_count.extend([part.count for part in slices])
+        wire.run_produced_ms.extend([part.produced_ms for part in slices])
+    origin = slices[0].origin
+    if origin is not None:
+        wire.dead_letter.group = origin.group
+        wire.dead_letter.attempts = origin.attempts
+        wire.dead_letter.reason = origin.reason
+        wire.dead_letter.run_offset.extend(
+            (part.origin.offset + part.first).to_bytes(14, "big")
+            for part in slices
+            if part.origin is not None
+        )
+    return wire
+
+
+def _error(error: SandglassError | None) -> pb.Error | None:
+    return None if error is None else status.to_wire(error)
+
+
+async def _logged(work: Any) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        logger.exception("an item of a session failed")
+        raise InternalError("an item of the session failed; see the node's log") from error

@@ -1,0 +1,576 @@
+"""
+What a history must show: the invariants of the guarantees, checked from the outside.
+
+`History` is told what clients and readers see (a produce and its answer, deliveries, outcomes,
+reads), and which records the log took. It holds a naive model: a dict for each message and group.
+It raises `Violation` at the first thing that must not be.
+
+The numbers I1 to I16 are those of the guarantees. Which of them a check is for stands in the
+violation's text.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import NoReturn
+
+from sandglass.core import limits
+from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
+from sandglass.core.offset import INDEX_BITS
+from sandglass.core.partition import TOKEN_BITS
+from sandglass.core.record import (
+    NODE,
+    Append,
+    CreateGroup,
+    Cut,
+    DeleteTopic,
+    Ending,
+    Move,
+    OpenEpoch,
+    Record,
+    Settle,
+)
+
+WIDTH_MIN = 8
+"""Bytes of a simulated message: its number, then filling."""
+
+
+class Violation(Exception):  # noqa: N818 - it is a finding, not an error of the program
+    """An invariant doesn't hold in a history."""
+
+
+def message_bytes(number: int, width: int) -> bytes:
+    """The bytes of message `number`."""
+    return number.to_bytes(WIDTH_MIN, "big") + bytes((number % 251,)) * (width - WIDTH_MIN)
+
+
+def take_messages(body: bytes, row_count: int, first: int, count: int) -> bytes:
+    """The core's slicer for simulated messages: all of a row are equally wide."""
+    width = len(body) // row_count
+    return body[first * width : (first + count) * width]
+
+
+@dataclass(slots=True)
+class Sent:
+    """A message that a producer has sent; times are the leader's at admission."""
+
+    number: int
+    partition: int
+    channel: str
+    due_ms: int
+    """As asked for, Unix time; 0 for at once."""
+    left_ms: int
+    """Until it is due, by the leader's clock."""
+    monotonic_ms: int
+    body: bytes
+    offset: int = 0
+    """0 until it is applied."""
+    is_shown: bool = False
+    """The leader's clock has shown its due time since."""
+
+
+@dataclass(slots=True)
+class Hold:
+    """A message under a lease."""
+
+    number: int
+    token: int
+    place: int
+    consumer: int
+    ends_ms: int
+    width: int
+    begun: int = 0
+
+
+@dataclass(slots=True)
+class GroupHistory:
+    """What a group of one partition has seen and settled."""
+
+    partition: int
+    number: int
+    channel: str
+    name: str
+    start: int
+    max_deliveries: int
+    acked: set[int] = field(default_factory=set[int])
+    dead: dict[int, tuple[int, str]] = field(default_factory=dict[int, tuple[int, str]])
+    expired: set[int] = field(default_factory=set[int])
+    attempts: dict[int, int] = field(default_factory=dict[int, int])
+    releases: dict[int, int] = field(default_factory=dict[int, int])
+    moved: set[int] = field(default_factory=set[int])
+    not_before_ms: dict[int, int] = field(default_factory=dict[int, int])
+    """Monotonic time before which a delayed message must not come again."""
+    held: dict[int, Hold] = field(default_factory=dict[int, Hold])
+    ending: dict[int, Ending] = field(default_factory=dict[int, Ending])
+    """Messages with an outcome on its way under the present leader."""
+    highest: int = -1
+    """Handed out in the main order by the present leader."""
+    committed: int = 0
+
+    def is_settled(self, number: int) -> bool:
+        """Nothing more is to happen to this message."""
+        return number in self.acked or number in self.dead or number in self.expired
+
+
+@dataclass(slots=True)
+class Channel:
+    """The messages of a channel, and how far it was read."""
+
+    numbers: dict[int, int] = field(default_factory=dict[int, int])
+    """Offset to message."""
+    offsets: list[int] = field(default_factory=list[int])
+    passed: int = -1
+    """A reader has passed this offset."""
+
+
+@dataclass(slots=True)
+class PartitionHistory:
+    """What was seen of a partition."""
+
+    number: int
+    max_deliveries: int
+    channels: dict[str, Channel] = field(default_factory=dict[str, Channel])
+    groups: dict[int, GroupHistory] = field(default_factory=dict[int, GroupHistory])
+    cut: int = 0
+    last_token: int = 0
+    last_epoch: int = 0
+    closed_at_start: int = 0
+    is_deleted: bool = False
+    buried: dict[tuple[int, int], tuple[int, str]] = field(
+        default_factory=dict[tuple[int, int], tuple[int, str]]
+    )
+    """(group, message) of each dead letter, with attempts and reason."""
+
+    def channel(self, name: str) -> Channel:
+        """The channel, made if it is new."""
+        return self.channels.setdefault(name, Channel())
+
+    def numbers_in(self, channel: str, low: int, high: int) -> list[int]:
+        """Messages of a channel in `[low, high)` that retention has left."""
+        known = self.channel(channel)
+        low = max(low, self.cut)
+        first, end = bisect_left(known.offsets, low), bisect_left(known.offsets, high)
+        return [known.numbers[offset] for offset in known.offsets[first:end]]
+
+
+@dataclass(slots=True)
+class History:
+    """The observer. `on_ended` is told of each message that leaves a lease of a live leader."""
+
+    on_ended: Callable[[GroupHistory, Hold], None]
+    sent: dict[int, Sent] = field(default_factory=dict[int, Sent])
+    partitions: dict[int, PartitionHistory] = field(
+        default_factory=dict[int, PartitionHistory]
+    )
+    answered: set[int] = field(default_factory=set[int])
+    gone: set[int] = field(default_factory=set[int])
+    """Lost with a leader before they were durable: never to be seen."""
+    trace: list[str] = field(default_factory=list[str])
+    delivered_count: int = 0
+    epoch: int = 0
+    lateness_from_ms: int | None = None
+    """Since this wall time nothing disturbs; then the lateness is bounded."""
+    _waiting: dict[tuple[int, int], list[Sent]] = field(
+        default_factory=dict[tuple[int, int], list[Sent]]
+    )
+    _unshown: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+
+    # --- clocks and leaders -------------------------------------------------------------------
+
+    def see(self, wall_ms: int) -> None:
+        """The leader's wall clock shows this."""
+        while self._unshown and self._unshown[0][0] <= wall_ms:
+            self.sent[heappop(self._unshown)[1]].is_shown = True
+
+    def begin_epoch(self, closed: dict[int, int]) -> None:
+        """A leader starts with these closed offsets; what the one before held is gone."""
+        for partition in self.partitions.values():
+            partition.closed_at_start = closed.get(partition.number, 0)
+            for group in partition.groups.values():
+                group.held.clear()
+                group.ending.clear()
+                group.highest = -1
+
+    # --- producing ----------------------------------------------------------------------------
+
+    def produce(self, first_index: int, messages: list[Sent]) -> None:
+        """A batch is admitted, and on its way."""
+        self._waiting[messages[0].partition, first_index] = messages
+        for message in messages:
+            self.sent[message.number] = message
+            if message.left_ms > 0:
+                heappush(self._unshown, (message.due_ms, message.number))
+
+    def answer(self, messages: list[Sent]) -> None:
+        """A producer is told that its batch is durable."""
+        self.answered.update(message.number for message in messages)
+
+    # --- records ------------------------------------------------------------------------------
+
+    def admit(self, record: Record, moment: Moment) -> None:
+        """A record is on its way: what it names is no longer held."""
+        partition = self.partitions.get(record.partition)
+        if partition is None:
+            return
+        for operation in record.operations:
+            if not isinstance(operation, Settle | Move):
+                continue
+            group = partition.groups[operation.group]
+            for number in self._named(partition, group, operation):
+                _check(not group.is_settled(number), "I6", "ends again", group, number)
+                _check(number not in group.ending, "I7", "ends twice", group, number)
+                group.ending[number] = operation.ending
+                hold = group.held.pop(number, None)
+                if hold is not None:
+                    is_over = hold.ends_ms <= moment.lease_ms
+                    is_expiry = operation.ending is Ending.TIMED_OUT
+                    _check(is_over or not is_expiry, "I7", "expired early", group, number)
+                    self.on_ended(group, hold)
+
+    def land(self, record: Record) -> None:
+        """A record is durable, and applied or about to be."""
+        if record.head.epoch < self.epoch:
+            raise Violation(f"I12: epoch {record.head.epoch} after {self.epoch}")
+        self.epoch = record.head.epoch
+        for operation in record.operations:
+            if record.partition == NODE:
+                self._land_node(operation)
+            elif record.partition in self.partitions:
+                self._land(self.partitions[record.partition], operation, record)
+
+    def lose(self, record: Record) -> None:
+        """A record went with its leader."""
+        for operation in record.operations:
+            if isinstance(operation, Append) and operation.origin is None:
+                batch = self._waiting.pop((record.partition, operation.first_index), [])
+                self.gone.update(message.number for message in batch)
+
+    def _land_node(self, operation: object) -> None:
+        if isinstance(operation, OpenEpoch):
+            self.trace.append(f"epoch {operation.epoch}")
+        elif isinstance(operation, DeleteTopic):
+            for number in operation.partitions:
+                self.partitions[number].is_deleted = True
+
+    def _land(
+        self, partition: PartitionHistory, operation: object, record: Record
+    ) -> None:
+        if partition.is_deleted:
+            return
+        match operation:
+            case Append(origin=None):
+                self._land_append(partition, operation)
+            case Append():
+                self._land_dead_letter(partition, operation)
+            case Settle():
+                group = partition.groups[operation.group]
+                for number in self._named(partition, group, operation):
+                    self._settle(partition, group, number, operation.ending)
+            case Move():
+                group = partition.groups[operation.group]
+                for number in self._named(partition, group, operation):
+                    self._move(group, number, operation)
+            case CreateGroup():
+                partition.groups[operation.group] = GroupHistory(
+                    partition.number,
+                    operation.group,
+                    operation.channel,
+                    operation.name,
+                    operation.start,
+                    partition.max_deliveries,
+                    committed=max(operation.start, partition.cut),
+                )
+            case Cut():
+                self._cut(partition, operation.below)
+            case _:
+                pass
+
+    def _named(
+        self, partition: PartitionHistory, group: GroupHistory, operation: Settle | Move
+    ) -> list[int]:
+        return [
+            number
+            for low, high, _ in (*operation.main, *operation.retry)
+            for number in partition.numbers_in(group.channel, max(low, group.start), high)
+        ]
+
+    def _land_append(self, partition: PartitionHistory, append: Append) -> None:
+        messages = self._waiting.pop((partition.number, append.first_index))
+        index, place = append.first_index, 0
+        for due_ms, count in zip(append.dues, append.counts, strict=True):
+            for message in messages[place : place + count]:
+                offset = due_ms << INDEX_BITS | index
+                if message.due_ms and due_ms < message.due_ms:
+                    raise Violation(f"I3: message {message.number} is placed early")
+                message.offset = offset
+                self._appear(partition, append.channel, offset, message.number)
+                index += 1
+            place += count
+
+    def _land_dead_letter(self, partition: PartitionHistory, append: Append) -> None:
+        assert append.origin is not None
+        origin = append.origin
+        (group,) = (
+            each for each in partition.groups.values() if each.name == origin.group
+            and origin.offset in partition.channel(each.channel).numbers
+        )
+        for place, number in enumerate(_numbers(append.bodies[0], append.counts[0])):
+            original = self.sent[number]
+            if original.offset != origin.offset + place:
+                raise Violation(f"I8: dead letter of {number} names another offset")
+            if (group.number, number) in partition.buried:
+                raise Violation(f"I8: a second dead letter of {number} for {group.name}")
+            partition.buried[group.number, number] = (origin.attempts, origin.reason)
+            offset = append.dues[0] << INDEX_BITS | append.first_index + place
+            self._appear(partition, DEAD_LETTER_CHANNEL, offset, number)
+
+    def _appear(
+        self, partition: PartitionHistory, name: str, offset: int, number: int
+    ) -> None:
+        channel = partition.channel(name)
+        if offset <= channel.passed:
+            raise Violation(
+                f"I9: message {number} appears at {offset:x} in {name!r} of partition"
+                f" {partition.number}, which was read up to {channel.passed:x}"
+            )
+        if offset in channel.numbers:
+            raise Violation(f"I9: two messages at {offset:x}")
+        channel.numbers[offset] = number
+        insort(channel.offsets, offset)
+
+    def _settle(
+        self, partition: PartitionHistory, group: GroupHistory, number: int, ending: Ending
+    ) -> None:
+        _check(not group.is_settled(number), "I6", "settled twice", group, number)
+        group.ending.pop(number, None)
+        group.held.pop(number, None)
+        group.moved.discard(number)
+        if ending is Ending.ACKED:
+            group.acked.add(number)
+            return
+        _check(ending is Ending.DEAD, "I5", f"dropped as {ending.name}", group, number)
+        buried = partition.buried.get((group.number, number))
+        if buried is None:
+            raise Violation(f"I8: no dead letter of {number} for {group.name}")
+        attempts, reason = buried
+        before = group.attempts.get(number, 0)
+        counted = before if reason == "released" else before + 1
+        if attempts != counted:
+            raise Violation(f"I8: {attempts} attempts on {number}, but {counted} were made")
+        group.dead[number] = buried
+
+    def _move(self, group: GroupHistory, number: int, move: Move) -> None:
+        _check(not group.is_settled(number), "I6", "moved when settled", group, number)
+        group.ending.pop(number, None)
+        group.held.pop(number, None)
+        group.moved.add(number)
+        if move.ending is Ending.RELEASED:
+            releases = group.releases[number] = group.releases.get(number, 0) + 1
+            most = limits.RELEASE_FACTOR * group.max_deliveries
+            _check(releases < most, "I8", f"released {releases} times", group, number)
+        elif move.ending is not Ending.CLOCK:
+            attempts = group.attempts[number] = group.attempts.get(number, 0) + 1
+            most = group.max_deliveries
+            _check(attempts < most, "I8", f"failed {attempts} times", group, number)
+        _check(
+            move.attempts == group.attempts.get(number, 0),
+            "I8",
+            f"moved with {move.attempts} attempts",
+            group,
+            number,
+        )
+
+    def _cut(self, partition: PartitionHistory, below: int) -> None:
+        for group in partition.groups.values():
+            for number in partition.numbers_in(group.channel, group.start, below):
+                if not group.is_settled(number):
+                    group.expired.add(number)
+                    group.moved.discard(number)
+        partition.cut = max(partition.cut, below)
+
+    # --- deliveries ---------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery, moment: Moment, monotonic_ms: int) -> list[int]:
+        """A consumer is given messages; returns their numbers, by place."""
+        partition = self.partitions[delivery.partition]
+        group = partition.groups[delivery.group.number]
+        lease = delivery.lease
+        if lease.token <= partition.last_token:
+            raise Violation(f"I7: token {lease.token:x} after {partition.last_token:x}")
+        partition.last_token = lease.token
+        if lease.token >> TOKEN_BITS < partition.last_epoch:
+            raise Violation(f"I12: a token of epoch {lease.token >> TOKEN_BITS}")
+        partition.last_epoch = lease.token >> TOKEN_BITS
+        numbers: list[int] = []
+        for part in delivery.slices:
+            for offset, number in self._look(partition, group.channel, part):
+                self._deliver(group, number, offset, delivery, moment, monotonic_ms)
+                group.held[number] = Hold(
+                    number,
+                    lease.token,
+                    len(numbers),
+                    lease.consumer,
+                    lease.ends_ms,
+                    len(part.body) // part.row_count,
+                )
+                numbers.append(number)
+        if len(numbers) != lease.count:
+            raise Violation(f"I2: a lease of {lease.count} came with {len(numbers)} messages")
+        self.delivered_count += len(numbers)
+        self.trace.append(
+            f"deliver {partition.number}/{group.name} {lease.token:x}"
+            f" {delivery.attempt} {numbers}"
+        )
+        return numbers
+
+    def _deliver(
+        self,
+        group: GroupHistory,
+        number: int,
+        offset: int,
+        delivery: Delivery,
+        moment: Moment,
+        monotonic_ms: int,
+    ) -> None:
+        message = self.sent[number]
+        self._check_lateness(group, message, delivery, moment)
+        _check(not group.is_settled(number), "I6", "comes back", group, number)
+        _check(number not in group.held, "I7", "is leased twice", group, number)
+        _check(number not in group.ending, "I7", "comes while it ends", group, number)
+        _check(offset >= group.start, "I9", "stood before the start", group, number)
+        attempts = group.attempts.get(number, 0) + 1
+        _check(attempts == delivery.attempt, "I8", f"not attempt {attempts}", group, number)
+        _check(attempts <= group.max_deliveries, "I8", "one too many", group, number)
+        early = message.left_ms > 0 and not message.is_shown
+        waited_ms = monotonic_ms - message.monotonic_ms
+        _check(not early or waited_ms >= message.left_ms, "I3", "is early", group, number)
+        if delivery.lease.is_retry:
+            least_ms = group.not_before_ms.pop(number, 0)
+            _check(monotonic_ms >= least_ms, "I3", "its retry is early", group, number)
+        else:
+            _check(offset > group.highest, "I9", "out of order", group, number)
+            group.highest = offset
+
+    def _check_lateness(
+        self, group: GroupHistory, message: Sent, delivery: Delivery, moment: Moment
+    ) -> None:
+        if self.lateness_from_ms is None or delivery.lease.is_retry:
+            return
+        due_ms = message.offset >> INDEX_BITS
+        late = due_ms > self.lateness_from_ms and moment.wall_ms - due_ms > 100
+        _check(not late, "I4", "is late", group, message.number)
+
+    def _look(
+        self, partition: PartitionHistory, name: str, part: Slice
+    ) -> Iterable[tuple[int, int]]:
+        """(offset, number) of what a slice shows, checked against what was sent."""
+        raw = take_messages(part.body, part.row_count, part.first, part.count)
+        width = len(part.body) // part.row_count
+        channel = partition.channel(name)
+        first = part.due_ms << INDEX_BITS | part.first_index
+        for place, number in enumerate(_numbers(raw, part.count)):
+            message = self.sent.get(number)
+            offset = first + place
+            if message is None or number in self.gone:
+                raise Violation(f"I2: message {number} was never accepted")
+            if raw[place * width : (place + 1) * width] != message.body:
+                raise Violation(f"I2: message {number} came with other bytes")
+            if channel.numbers.get(offset) != number:
+                raise Violation(f"I9: message {number} is not the one at {offset:x}")
+            if offset < partition.cut:
+                raise Violation(f"I2: message {number} was cut by retention")
+            yield offset, number
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read(
+        self, number: int, name: str, low: int, top: int, slices: Iterable[Slice]
+    ) -> None:
+        """A reader was shown `[low, top]` of a channel: exactly what stands there, for ever."""
+        partition = self.partitions[number]
+        channel = partition.channel(name)
+        shown: list[int] = []
+        for part in slices:
+            shown.extend(each for _, each in self._look(partition, name, part))
+            if part.origin is not None:
+                self._check_origin(partition, part)
+        expected = partition.numbers_in(name, low, top + 1)
+        if shown != expected:
+            raise Violation(
+                f"I9: {name!r} of partition {number} shows {shown} up to {top:x},"
+                f" not {expected}"
+            )
+        channel.passed = max(channel.passed, top)
+
+    def _check_origin(self, partition: PartitionHistory, part: Slice) -> None:
+        raw = take_messages(part.body, part.row_count, part.first, part.count)
+        origin = part.origin
+        assert origin is not None
+        for number in _numbers(raw, part.count):
+            found = [
+                told
+                for (group, each), told in partition.buried.items()
+                if each == number and partition.groups[group].name == origin.group
+            ]
+            if (origin.attempts, origin.reason) not in found:
+                raise Violation(f"I8: the dead letter of {number} shows another origin")
+
+    # --- groups -------------------------------------------------------------------------------
+
+    def commit(self, group: GroupHistory, committed: int) -> None:
+        """A group's committed offset is shown."""
+        if committed < group.committed:
+            raise Violation(f"I10: committed goes back to {committed:x} in {group.name}")
+        group.committed = committed
+        partition = self.partitions[group.partition]
+        for number in partition.numbers_in(group.channel, group.start, committed):
+            _check(group.is_settled(number), "I10", "is below committed", group, number)
+
+    def count(self, group: GroupHistory, counted: tuple[int, int, int, int]) -> None:
+        """At a quiet point: (acked, dead, expired, waiting for a retry) as the group counts."""
+        expected = (len(group.acked), len(group.dead), len(group.expired), len(group.moved))
+        if counted != expected:
+            raise Violation(f"I15: {group.name} counts {counted}, but it is {expected}")
+
+    def lost(self) -> list[tuple[GroupHistory, int]]:
+        """What is not settled in each group, of all that came and was not cut."""
+        return [
+            (group, number)
+            for partition in self.partitions.values()
+            if not partition.is_deleted
+            for group in partition.groups.values()
+            for number in partition.numbers_in(group.channel, group.start, 1 << 112)
+            if not group.is_settled(number)
+        ]
+
+    def end(self) -> None:
+        """Everything was given time and consumers: nothing answered is missing anywhere."""
+        for number in sorted(self.answered):
+            message = self.sent[number]
+            partition = self.partitions[message.partition]
+            channel = partition.channel(message.channel)
+            if message.offset not in channel.numbers:
+                raise Violation(f"I1: message {number} was answered, and is lost")
+        for group, number in self.lost():
+            _check(False, "I5", "never comes to an end", group, number)
+
+
+def _numbers(raw: bytes, count: int) -> list[int]:
+    width = len(raw) // count
+    return [
+        int.from_bytes(raw[place * width : place * width + WIDTH_MIN], "big")
+        for place in range(count)
+    ]
+
+
+def _check(
+    holds: bool, invariant: str, what: str, group: GroupHistory, number: int
+) -> None | NoReturn:
+    if not holds:
+        raise Violation(
+            f"{invariant}: message {number} {what}, in group {group.name} of partition"
+            f" {group.partition}"
+        )
+    return None

@@ -1,0 +1,1 @@
+"""Messages on the wire, and their way to and from core values."""

@@ -1,0 +1,1 @@
+"""Stubs of package `sandglass`, the compatible contract."""

@@ -1,0 +1,1 @@
+"""Stubs of package `sandglass.v1`, our own contract."""

@@ -1,0 +1,1 @@
+"""The tests, by what they ask: see STYLE.md."""

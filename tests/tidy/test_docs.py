@@ -1,0 +1,66 @@
+"""The documents agree with the tree and with each other."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tidy.tree import ROOT, name_of, text_of, tracked
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
+
+WORDS = """
+    ack, attempt, batch, channel, closed offset, committed, consume, consumer, credit, dead
+    letter, due, epoch, extend, floor, generation, group, headers, index, key, leader,
+    lease, message, moved, nack, node, offset, outcome, partition, position, produce,
+    record, redrive, release, retention, row, run, session, settled, snapshot, steady time,
+    subscription, tile, token, topic, value, view, write-ahead log
+"""
+
+
+def pages() -> list[Path]:
+    """Every Markdown page of the repository."""
+    return [path for path in tracked() if path.suffix == ".md"]
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_links_to_files_of_the_tree_lead_somewhere(page: Path) -> None:
+    targets = [link.split("#")[0] for link in LINK.findall(text_of(page) or "")]
+
+    local = [target for target in targets if target and "://" not in target]
+
+    assert [] == [target for target in local if not (page.parent / target).exists()]
+
+
+def test_glossary_explains_each_word_once_in_order() -> None:
+    expected = [" ".join(word.split()) for word in WORDS.split(",")]
+
+    actual = GLOSSARY_WORD.findall((ROOT / "docs" / "glossary.md").read_text())
+
+    assert expected == actual
+
+
+def test_every_target_of_the_makefile_is_in_its_help() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE)
+    helped = re.findall(r"^([a-z][a-z-]*):[^#\n]*## \S", makefile, re.MULTILINE)
+
+    assert phony is not None
+    assert targets == helped
+    assert sorted(targets) == sorted(phony.group(1).split())
+
+
+def test_commands_that_the_documents_name_exist() -> None:
+    targets = set(
+        re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
+    named = {
+        (name_of(page), target)
+        for page in pages()
+        for target in re.findall(r"(?:`|^ {4})make ([a-z][a-z-]*)", text_of(page) or "", re.M)
+    }
+
+    assert [] == sorted((page, target) for page, target in named if target not in targets)

@@ -1,0 +1,42 @@
+"""The clocks and the chance of the machine."""
+
+import time
+
+import pytest
+
+from sandglass.adapters.system import SystemClock, SystemEntropy
+from sandglass.ports import Clock, Entropy
+
+
+def test_wall_clock_is_unix_time_in_milliseconds() -> None:
+    clock: Clock = SystemClock()
+
+    before = time.time_ns()
+    wall_ms = clock.wall_ms()
+    after = time.time_ns()
+
+    assert before // 1_000_000 <= wall_ms <= after // 1_000_000
+
+
+def test_monotonic_clock_is_in_milliseconds_and_never_steps_back() -> None:
+    clock: Clock = SystemClock()
+
+    before = time.monotonic_ns()
+    readings = [clock.monotonic_ms() for _ in range(1000)]
+    after = time.monotonic_ns()
+
+    assert readings == sorted(readings)
+    assert before // 1_000_000 <= readings[0] <= readings[-1] <= after // 1_000_000
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 1000])
+def test_entropy_gives_so_many_bytes(count: int) -> None:
+    entropy: Entropy = SystemEntropy()
+
+    assert len(entropy.token_bytes(count)) == count
+
+
+def test_entropy_does_not_repeat_itself() -> None:
+    entropy: Entropy = SystemEntropy()
+
+    assert len({entropy.token_bytes(16) for _ in range(1000)}) == 1000
