@@ -117,7 +117,7 @@ class NodeLoop:
     _ready: dict[int, None] = field(default_factory=dict[int, None])
     _wakes: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     _wake_of: dict[int, int] = field(default_factory=dict[int, int])
-    _number: count[int] = field(default_factory=count)
+    _number: "count[int]" = field(default_factory=count)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _applied: int = 0
     _keep_from: int | None = None

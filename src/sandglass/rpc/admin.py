@@ -1,17 +1,14 @@
 """The v1 Admin service: topics and groups, over the broker's catalog and status."""
 
-from typing import TYPE_CHECKING
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
 import grpc
 
+from sandglass.broker.broker import Broker, GroupStatus, PartitionStatus
 from sandglass.core import limits, offset
 from sandglass.core.topic import Topic, TopicKind, TopicSettings
-from sandglass.errors import InvalidError, PreconditionError, UnsupportedError
 from sandglass.rpc import calls
 from sandglass.wire.v1 import admin_pb2
-
-if TYPE_CHECKING:
-    from sandglass.broker.broker import Broker, GroupStatus, PartitionStatus
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
 
@@ -19,28 +16,18 @@ SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
 class Admin:
     """The calls of the service, each a request to a reply."""
 
-    def __init__(self, broker: "Broker") -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     async def create_topic(
         self, request: admin_pb2.CreateTopicRequest
     ) -> admin_pb2.CreateTopicReply:
         """0 partitions mean 1, and so do 0 replicas."""
-        partition_count = request.partition_count or 1
-        replication_factor = request.replication_factor or 1
-        kind = check_new_topic(
-            request.name,
-            kind=request.kind,
-            partition_count=partition_count,
-            partition_field="partition_count",
-            replication_factor=replication_factor,
-            replication_field="replication_factor",
-        )
         topic = await self._broker.create_topic(
             request.name,
-            kind=kind,
-            partition_count=partition_count,
-            replication_factor=replication_factor,
+            kind=kind_of(request.kind),
+            partition_count=request.partition_count or 1,
+            replication_factor=request.replication_factor or 1,
             settings=_settings(request.settings),
         )
         return admin_pb2.CreateTopicReply(topic=_topic(topic))
@@ -76,7 +63,7 @@ class Admin:
         return admin_pb2.ListGroupsReply(groups=[_group(each) for each in groups])
 
 
-def handler(broker: "Broker") -> grpc.GenericRpcHandler:
+def handler(broker: Broker) -> grpc.GenericRpcHandler:
     """The service, for a server."""
     admin = Admin(broker)
     return calls.serviced(
@@ -99,56 +86,26 @@ def handler(broker: "Broker") -> grpc.GenericRpcHandler:
     )
 
 
-def check_new_topic(
-    name: str,
-    *,
-    kind: int,
-    partition_count: int,
-    partition_field: str,
-    replication_factor: int,
-    replication_field: str,
-) -> TopicKind:
+def kind_of(number: int) -> TopicKind:
     """
-    What both protocols ask of a new topic.
+    The kind of a topic, of either protocol: they number them alike.
 
     Raises:
-        InvalidError: not a name, no such kind, a number out of range.
-        UnsupportedError: a KV topic.
-        PreconditionError: more replicas than there are members.
+        InvalidError: there is no such kind.
     """
-    limits.check_name(name, field="topic")
-    limits.check_range(
-        partition_count, field=partition_field, low=1, high=limits.PARTITION_COUNT_MAX
+    return TopicKind(
+        limits.check_range(number, field="kind", low=min(TopicKind), high=max(TopicKind))
     )
-    if replication_factor < 1:
-        raise InvalidError(
-            f"{replication_field} is {replication_factor}; it must be 1 or more",
-            field=replication_field,
-        )
-    limits.check_range(kind, field="kind", low=min(TopicKind), high=max(TopicKind))
-    if kind == TopicKind.KV:
-        raise UnsupportedError("KV topics are not implemented yet", field="kind")
-    if replication_factor > 1:
-        missing = replication_factor - 1
-        raise PreconditionError(
-            f"ErrUnableToSelectReplicas: {replication_field} is {replication_factor}, and"
-            f" {missing} {'member is' if missing == 1 else 'members are'} missing: this node"
-            " serves alone",
-            field=replication_field,
-        )
-    return TopicKind(kind)
 
 
 def _settings(wire: admin_pb2.TopicSettings) -> TopicSettings:
     """0 means the default."""
     default = TopicSettings()
-    settings = TopicSettings(
+    return TopicSettings(
         retention_ms=wire.retention_ms or default.retention_ms,
         ack_timeout_ms=wire.ack_timeout_ms or default.ack_timeout_ms,
         max_deliveries=wire.max_deliveries or default.max_deliveries,
     )
-    settings.check()
-    return settings
 
 
 def _topic(topic: Topic) -> admin_pb2.Topic:
@@ -166,7 +123,7 @@ def _topic(topic: Topic) -> admin_pb2.Topic:
     )
 
 
-def _partition(status: "PartitionStatus") -> admin_pb2.PartitionStatus:
+def _partition(status: PartitionStatus) -> admin_pb2.PartitionStatus:
     return admin_pb2.PartitionStatus(
         id=status.id,
         last_index=status.last_index,
@@ -175,7 +132,7 @@ def _partition(status: "PartitionStatus") -> admin_pb2.PartitionStatus:
     )
 
 
-def _group(status: "GroupStatus") -> admin_pb2.GroupStatus:
+def _group(status: GroupStatus) -> admin_pb2.GroupStatus:
     return admin_pb2.GroupStatus(
         topic=status.topic,
         partition=status.partition,

@@ -6,10 +6,12 @@ Requests are parsed here rather than by gRPC, which would answer garbage with UN
 line, INTERNAL for the caller, and the node goes on. Cancellation always passes.
 """
 
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,8 +22,8 @@ from sandglass.errors import InternalError, InvalidError, SandglassError, Unsupp
 from sandglass.wire import status
 
 Request = TypeVar("Request")
-Context = grpc.aio.ServicerContext[Any, Any]
-SessionCall = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+SessionCall: TypeAlias = "Callable[[AsyncIterator[bytes], Context], Awaitable[None]]"
 """Reads serialized `ClientFrame`s, and writes serialized `ServerFrame`s to the context."""
 
 _log = logging.getLogger("sandglass.rpc")

@@ -10,25 +10,25 @@ Rules:
 4. Texts keep the names of the prototype's errors; codes are proper ones.
 """
 
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import Final, cast
 
 import grpc
 
+from sandglass.broker.broker import Broker
 from sandglass.core import limits, offset
-from sandglass.core.message import CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL
+from sandglass.core.message import CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL, Slice
 from sandglass.core.topic import PartitionRef, Topic, TopicSettings
 from sandglass.errors import InvalidError, UnsupportedError
 from sandglass.rpc import calls
-from sandglass.rpc.admin import check_new_topic
+from sandglass.rpc.admin import kind_of
 from sandglass.rpc.produce import produce_compatible
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compatible import compatible_messages
-
-if TYPE_CHECKING:
-    from sandglass.broker.broker import Broker
 
 BROKER_SERVICE = pb.DESCRIPTOR.services_by_name["BrokerService"]
 INTERNAL_SERVICE = pb.DESCRIPTOR.services_by_name["InternalService"]
@@ -44,36 +44,39 @@ _log = logging.getLogger("sandglass.rpc")
 class BrokerService:
     """The calls of the service."""
 
-    def __init__(self, broker: "Broker") -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     async def create_topic(self, request: pb.TopicConfig) -> pb.TopicReply:
         """Both numbers must be given. A Badger topic is stored as any other."""
-        kind = check_new_topic(
-            request.name,
-            kind=request.kind,
-            partition_count=request.numPartitions,
-            partition_field="numPartitions",
-            replication_factor=request.replicationFactor,
-            replication_field="replicationFactor",
+        limits.check_range(
+            request.numPartitions,
+            field="numPartitions",
+            low=1,
+            high=limits.PARTITION_COUNT_MAX,
         )
+        if request.replicationFactor < 1:
+            raise InvalidError(
+                f"replicationFactor is {request.replicationFactor}; it must be 1 or more",
+                field="replicationFactor",
+            )
         if request.storageDriver not in pb.StorageDriver.values():
             raise InvalidError(
                 f"storageDriver {request.storageDriver} is not known; it is 0 (RocksDB) or"
                 " 1 (Badger)",
                 field="storageDriver",
             )
-        if request.storageDriver == pb.Badger:
-            _log.warning(
-                "topic %r asks for Badger; it is stored as RocksDB, like all", request.name
-            )
         await self._broker.create_topic(
             request.name,
-            kind=kind,
+            kind=kind_of(request.kind),
             partition_count=request.numPartitions,
             replication_factor=request.replicationFactor,
             settings=TopicSettings(),
         )
+        if request.storageDriver == pb.Badger:
+            _log.warning(
+                "topic %r asks for Badger; it is stored as RocksDB, like all", request.name
+            )
         return pb.TopicReply(success=True)
 
     async def get_topic(self, request: pb.GetTopicParams) -> pb.GetTopicReply:
@@ -86,7 +89,7 @@ class BrokerService:
         """Takes the request's bytes: its messages are stored as they came."""
         return pb.ProduceResponse(offsets=await produce_compatible(self._broker, request))
 
-    async def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
+    def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
         """What is ready when the call begins, leased to the consumer; then the end."""
         topic, partition = self._place(request.topic, request.partition)
         channel = _channel(request.channel)
@@ -95,11 +98,7 @@ class BrokerService:
         if request.consumerName:
             consumer = limits.check_name(request.consumerName, field="consumerName")
         drained = self._broker.drain(topic, partition, channel, group, consumer)
-        async with aclosing(drained) as batches:
-            async for slices in batches:
-                for piece in slices:
-                    for message in compatible_messages(piece, channel):
-                        yield message
+        return _messages(drained, channel)
 
     def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
         """From an offset on, up to what is readable now. No group, no lease."""
@@ -120,17 +119,12 @@ class BrokerService:
         """A failed attempt, counted."""
         return await self._mark(request, is_ack=False)
 
-    async def _fetch(
+    def _fetch(
         self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int
     ) -> AsyncGenerator[bytes, None]:
         topic, partition = self._place(topic_name, partition_id)
         channel = _channel(channel_name)
-        fetched = self._broker.fetch(topic, partition, channel, low, high)
-        async with aclosing(fetched) as batches:
-            async for slices in batches:
-                for piece in slices:
-                    for message in compatible_messages(piece, channel):
-                        yield message
+        return _messages(self._broker.fetch(topic, partition, channel, low, high), channel)
 
     async def _mark(self, request: pb.MarkRequest, *, is_ack: bool) -> pb.MarkResponse:
         topic, partition = self._place(request.topic, request.partition)
@@ -167,7 +161,7 @@ class BrokerService:
         return topic, self._broker.partition(topic, partition_id)
 
 
-def handlers(broker: "Broker") -> list[grpc.GenericRpcHandler]:
+def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
     """Both services, for a server."""
     service = BrokerService(broker)
     return [
@@ -208,6 +202,17 @@ def _internal_handlers() -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
             " sandglass.v1.Admin for the state of groups",
         ),
     }
+
+
+async def _messages(
+    found: AsyncIterator[list[Slice]], channel: str
+) -> AsyncGenerator[bytes, None]:
+    """Closes `found` as soon as it is closed itself: what a drain holds is then let go."""
+    async with aclosing(cast("AsyncGenerator[list[Slice], None]", found)) as batches:
+        async for slices in batches:
+            for piece in slices:
+                for message in compatible_messages(piece, channel):
+                    yield message
 
 
 def _channel(name: str) -> str:

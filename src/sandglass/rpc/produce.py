@@ -7,10 +7,10 @@ reaches several partitions is one atom in each: all or nothing there, not all to
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.core.message import CHANNEL_DEFAULT, Batch, Placed
 from sandglass.core.topic import PartitionRef, Topic
@@ -18,9 +18,6 @@ from sandglass.errors import SandglassError
 from sandglass.wire import convert
 from sandglass.wire.compatible import cut_compatible
 from sandglass.wire.v1 import broker_pb2
-
-if TYPE_CHECKING:
-    from sandglass.broker.broker import Broker
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +30,36 @@ class _Atom:
     batch: Batch
 
 
-async def produce(broker: "Broker", request: broker_pb2.ProduceRequest) -> list[Placed]:
-    """
-    Carries out a v1 request; answers when every atom is durable.
+Answered = Callable[[list[Placed], SandglassError | None], None]
+"""Told once: where the messages went, or why they did not."""
 
-    Up to the first append nothing is awaited: requests that are begun in order are appended in
-    order, as far as each reaches one partition.
+
+async def produce(broker: Broker, request: broker_pb2.ProduceRequest) -> list[Placed]:
+    """
+    Carries out a v1 request; returns when every atom is durable. Cancelling doesn't undo it.
 
     Raises:
         InvalidError, NotFoundError: nothing was appended.
         SandglassError: as the broker says. If some partitions have taken their part and others
             have not, `is_result_unknown` is set.
     """
-    topic = broker.topic(request.topic)
-    channel = _channel(request.channel)
-    checked = convert.check_batch(
-        request.batch, request.count, request.due_ms, request.delay_ms
-    )
-    atoms = _routed(broker, topic, request.partition, channel, checked)
-    return await _append(broker, topic, atoms)
+    return await _append(broker, _atoms(broker, request))
+
+
+def produce_nowait(
+    broker: Broker, request: broker_pb2.ProduceRequest, answered: Answered
+) -> None:
+    """
+    As `produce`, but `answered` is told. Requests are appended in the order of these calls.
+
+    Raises:
+        SandglassError: nothing was appended, and `answered` is never called.
+    """
+    _append_nowait(broker, _atoms(broker, request), answered)
 
 
 async def produce_reply(
-    broker: "Broker", request: broker_pb2.ProduceRequest
+    broker: Broker, request: broker_pb2.ProduceRequest
 ) -> broker_pb2.ProduceReply:
     """As `produce`, as a reply of the protocol."""
     placed = await produce(broker, request)
@@ -65,7 +69,7 @@ async def produce_reply(
     )
 
 
-async def produce_compatible(broker: "Broker", request: bytes) -> list[bytes]:
+async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
     """
     Carries out a serialized compatible request.
 
@@ -85,11 +89,20 @@ async def produce_compatible(broker: "Broker", request: bytes) -> list[bytes]:
             for atom in _routed(broker, topic, cut.partition, channel, part.checked)
         )
     offsets = [b""] * cut.count
-    for placed in await _append(broker, topic, atoms):
+    for placed in await _append(broker, atoms):
         places = placed.request_places or range(cut.count)
         for place, each in zip(places, convert.offsets_of(placed), strict=True):
             offsets[place] = each
     return offsets
+
+
+def _atoms(broker: Broker, request: broker_pb2.ProduceRequest) -> list[_Atom]:
+    topic = broker.topic(request.topic)
+    channel = _channel(request.channel)
+    checked = convert.check_batch(
+        request.batch, request.count, request.due_ms, request.delay_ms
+    )
+    return _routed(broker, topic, request.partition, channel, checked)
 
 
 def _channel(name: str) -> str:
@@ -99,7 +112,7 @@ def _channel(name: str) -> str:
 
 
 def _routed(
-    broker: "Broker", topic: Topic, partition: str, channel: str, checked: convert.Checked
+    broker: Broker, topic: Topic, partition: str, channel: str, checked: convert.Checked
 ) -> list[_Atom]:
     if partition:
         named = broker.partition(topic, partition)
@@ -122,38 +135,88 @@ def _within(outer: Sequence[int] | None, inner: list[int] | None) -> list[int] |
     return list(outer) if inner is None else [outer[place] for place in inner]
 
 
-async def _append(broker: "Broker", topic: Topic, atoms: list[_Atom]) -> list[Placed]:
-    if len(atoms) == 1:
-        return [await _append_one(broker, topic, atoms[0])]
+async def _append(broker: Broker, atoms: list[_Atom]) -> list[Placed]:
+    future: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
 
-    async def attempt(atom: _Atom) -> Placed | SandglassError:
+    def answered(placed: list[Placed], error: SandglassError | None) -> None:
+        if future.done():
+            return  # the caller went away meanwhile
+        if error is None:
+            future.set_result(placed)
+        else:
+            future.set_exception(error)
+
+    _append_nowait(broker, atoms, answered)
+    return await future
+
+
+def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> None:
+    gathering = _Gathering(len(atoms), answered)
+    for place, atom in enumerate(atoms):
         try:
-            return await _append_one(broker, topic, atom)
+            placed = broker.produce_nowait(
+                atom.partition, atom.channel, atom.batch, gathering.done
+            )
         except SandglassError as error:
-            return error
-
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(attempt(atom)) for atom in atoms]
-    results = [task.result() for task in running]
-    placed = [result for result in results if isinstance(result, Placed)]
-    errors = [result for result in results if isinstance(result, SandglassError)]
-    if errors:
-        raise _joined(errors, taken_count=len(placed))
-    return placed
+            if place == 0:
+                raise
+            # The others were admitted already: they are waited for, and told of.
+            gathering.refuse(error)
+            break
+        gathering.placed.append(replace(placed, request_places=atom.places))
+    gathering.close()
 
 
-async def _append_one(broker: "Broker", topic: Topic, atom: _Atom) -> Placed:
-    placed = await broker.produce(topic, atom.partition, atom.channel, atom.batch)
-    return replace(placed, request_places=atom.places)
+class _Gathering:
+    """
+    The answers to one request's atoms, until all have come.
 
+    Invariant: `answered` is called once, after `close` and as many `done` as there are `placed`.
+    """
 
-def _joined(errors: list[SandglassError], *, taken_count: int) -> SandglassError:
-    """One error for a request of several atoms: the first, with what became of the others."""
-    first = errors[0]
-    total = len(errors) + taken_count
-    return type(first)(
-        f"{first.message} ({taken_count} of the request's {total} atoms were appended)",
-        field=first.field,
-        retry_after_ms=first.retry_after_ms,
-        is_result_unknown=taken_count > 0 or any(each.is_result_unknown for each in errors),
-    )
+    def __init__(self, total_count: int, answered: Answered) -> None:
+        self.placed: list[Placed] = []
+        self._total_count = total_count
+        self._answered = answered
+        self._done_count = 0
+        self._errors: list[SandglassError] = []
+        self._taken_count = 0
+        self._is_closed = False
+
+    def done(self, error: SandglassError | None) -> None:
+        """One admitted atom is durable, or is not."""
+        self._done_count += 1
+        if error is None:
+            self._taken_count += 1
+        else:
+            self._errors.append(error)
+        self._check()
+
+    def refuse(self, error: SandglassError) -> None:
+        """One atom was not admitted; none after it will be."""
+        self._errors.append(error)
+
+    def close(self) -> None:
+        """No more atoms are admitted."""
+        self._is_closed = True
+        self._check()
+
+    def _check(self) -> None:
+        if not self._is_closed or self._done_count < len(self.placed):
+            return
+        if not self._errors:
+            self._answered(self.placed, None)
+        elif self._total_count == 1:
+            self._answered([], self._errors[0])
+        else:
+            self._answered([], self._joined())
+
+    def _joined(self) -> SandglassError:
+        """One error for several atoms: the first, with what became of the others."""
+        first, taken = self._errors[0], self._taken_count
+        return type(first)(
+            f"{first.message} ({taken} of the request's {self._total_count} atoms were appended)",
+            field=first.field,
+            retry_after_ms=first.retry_after_ms,
+            is_result_unknown=taken > 0 or any(each.is_result_unknown for each in self._errors),
+        )

@@ -1,17 +1,19 @@
 """
 The gRPC server: both packages, health and reflection on one port.
 
-    surface = await serve(broker, "127.0.0.1:7170", session=sessions.serve)
+    surface = await serve(broker, "127.0.0.1:7170")
     ...
     await surface.stop(grace_s=10)
 """
+
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
 import asyncio
 import errno
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -21,13 +23,12 @@ from grpc_health.v1._async import (  # pyright: ignore[reportMissingImports]  # 
 )
 from grpc_reflection.v1alpha import reflection
 
+from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat, produce
+from sandglass.rpc.session import SessionStream
 from sandglass.wire.v1 import broker_pb2
-
-if TYPE_CHECKING:
-    from sandglass.broker.broker import Broker
 
 V1_BROKER = broker_pb2.DESCRIPTOR.services_by_name["Broker"]
 
@@ -61,14 +62,9 @@ class Surface:
         await self._server.stop(grace_s)
 
 
-async def serve(
-    broker: "Broker", address: str, *, session: calls.SessionCall | None = None
-) -> Surface:
+async def serve(broker: Broker, address: str) -> Surface:
     """
     Listens on `address`, `host:port`; port 0 takes a free one.
-
-    Args:
-        session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
 
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
@@ -76,7 +72,7 @@ async def serve(
     """
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers(
-        (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker, session))
+        (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker))
     )
     names = [
         compat.BROKER_SERVICE.full_name,
@@ -101,18 +97,24 @@ async def serve(
     return Surface(port, server, health_service)
 
 
-def _v1_broker(broker: "Broker", session: calls.SessionCall | None) -> grpc.GenericRpcHandler:
-    async def produce_unary(
-        request: broker_pb2.ProduceRequest,
-    ) -> broker_pb2.ProduceReply:
+def _v1_broker(broker: Broker) -> grpc.GenericRpcHandler:
+    async def produce_unary(request: broker_pb2.ProduceRequest) -> broker_pb2.ProduceReply:
         return await produce.produce_reply(broker, request)
 
-    if session is None:
-        handlers = calls.unsupported(V1_BROKER, {"Session"}, why="this node has no sessions")
-    else:
-        handlers = {"Session": calls.session(session)}
-    handlers["Produce"] = calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary)
-    return calls.serviced(V1_BROKER, handlers)
+    async def session(context: calls.Context) -> None:
+        await SessionStream(broker, context).run()
+
+    return calls.serviced(
+        V1_BROKER,
+        {
+            "Session": calls.frames(
+                broker_pb2.ClientFrame.FromString,
+                broker_pb2.ServerFrame.SerializeToString,
+                session,
+            ),
+            "Produce": calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary),
+        },
+    )
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

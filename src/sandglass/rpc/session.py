@@ -9,10 +9,12 @@ before deliveries, and a frame is cut at `limits.FRAME_BYTES_MAX` between items.
 The session's state is the broker's (`sandglass.broker.subscription`): this file is its wire.
 """
 
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 import grpc
@@ -29,6 +31,7 @@ from sandglass.errors import (
     NotFoundError,
     SandglassError,
 )
+from sandglass.rpc import calls
 from sandglass.rpc.produce import produce_reply
 from sandglass.wire import convert, status
 from sandglass.wire.v1 import broker_pb2 as pb
@@ -46,10 +49,32 @@ _ENDINGS: Final = {
 }
 
 
+class Sessions:
+    """All open streams of a node."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._streams: set[SessionStream] = set()
+
+    async def serve(self, _: AsyncIterator[bytes], context: calls.Context) -> None:
+        """Serves one stream until it ends."""
+        stream = SessionStream(self.broker, context)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    def drain(self) -> None:
+        """The node is going down: every client is told."""
+        for stream in self._streams:
+            stream.drain()
+
+
 class SessionStream:
     """One connection of a session. A `Receiver` for its subscriptions while it lasts."""
 
-    def __init__(self, broker: Broker, context: Any) -> None:
+    def __init__(self, broker: Broker, context: calls.Context) -> None:
         self.broker = broker
         self.context = context
         self.session: Session | None = None
@@ -89,10 +114,11 @@ class SessionStream:
 
     async def _read(self) -> None:
         while True:
-            frame = await self.context.read()
-            if frame is grpc.aio.EOF:
+            raw = await self.context.read()
+            if raw is grpc.aio.EOF:
                 return
             self._heard = True
+            frame = calls.parse(pb.ClientFrame.FromString, raw, name="ClientFrame")
             if self.session is None:
                 self._hello(frame)
             if self._take(frame):
@@ -300,7 +326,7 @@ class SessionStream:
             )
         return subscription, partitions[place].number
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -336,7 +362,7 @@ class SessionStream:
             await asyncio.sleep(0)  # what else this pass of the loop brings goes along
             self._kick.clear()
             while (frame := self._next_frame()) is not None:
-                await self.context.write(frame)
+                await self.context.write(frame.SerializeToString())
 
     def _next_frame(self) -> pb.ServerFrame | None:
         if not self._has_reply and not self._deliveries:
@@ -410,7 +436,7 @@ def _error(error: SandglassError | None) -> pb.Error | None:
     return None if error is None else status.to_wire(error)
 
 
-async def _logged(work: Any) -> None:
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except asyncio.CancelledError:

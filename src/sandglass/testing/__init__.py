@@ -1,1 +1,5 @@
-"""Tools for testing code that uses Sandglass."""
+"""Public tools for testing with Sandglass: a broker in your own process."""
+
+from sandglass.testing.broker import Broker
+
+__all__ = ["Broker"]

@@ -1,0 +1,223 @@
+"""
+A node, put together: adapters, loop, broker, surfaces, by hand and from top to bottom.
+
+    node = Node(NodeConfig(data=Path("/var/lib/sandglass"), ...))
+    await node.start()
+    ...
+    await node.stop()
+
+What lies in the data directory: `superblock` (whose data these are), and `store-000/log` and
+`store-000/view`. Data that don't fit together are refused, never repaired by guessing: a log
+whose view is missing is only accepted while it still holds everything from its first record.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandglass.adapters.filelog import FileLog
+from sandglass.adapters.rocksdb import RocksStore
+from sandglass.adapters.superblock import Superblock, load_superblock, save_superblock
+from sandglass.adapters.system import SystemClock, SystemEntropy
+from sandglass.broker.broker import Broker
+from sandglass.broker.node_loop import NodeLoop
+from sandglass.core import limits
+from sandglass.errors import (
+    CorruptError,
+    DeniedError,
+    PreconditionError,
+    SandglassError,
+    UnavailableError,
+)
+from sandglass.ports import Clock, Entropy
+from sandglass.rpc.server import Surface, serve
+from sandglass.rpc.session import Sessions
+from sandglass.sandflake import Generator
+from sandglass.wire.convert import slice_body
+
+logger = logging.getLogger(__name__)
+
+SUPERBLOCK = "superblock"
+STORE = "store-000"
+NO_CLUSTER = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """
+    What a node needs to know: values only.
+
+    `grpc_port` 0 takes a free port. `data` is made where it is missing, with its parents.
+    """
+
+    data: Path
+    name: str = "sandglass"
+    bind_addr: str = "127.0.0.1"
+    grpc_port: int = 7170
+    session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
+    stop_grace_ms: int = 5000
+
+
+class Node:
+    """One process's node. `start` once, `stop` once."""
+
+    def __init__(
+        self, config: NodeConfig, *, clock: Clock | None = None, entropy: Entropy | None = None
+    ) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.entropy = entropy or SystemEntropy()
+        self.failed = asyncio.Event()
+        """Set when the node has to stop; `failure` says why."""
+        self.failure: BaseException | None = None
+        self._log: FileLog | None = None
+        self._store: RocksStore | None = None
+        self._loop: NodeLoop | None = None
+        self._broker: Broker | None = None
+        self._sessions: Sessions | None = None
+        self._surface: Surface | None = None
+        self._superblock: Superblock | None = None
+
+    @property
+    def broker(self) -> Broker:
+        """The front door, once started."""
+        assert self._broker is not None, "the node has not started"
+        return self._broker
+
+    @property
+    def grpc_port(self) -> int:
+        """The port that gRPC listens on, once started."""
+        assert self._surface is not None, "the node has not started"
+        return self._surface.port
+
+    async def start(self) -> None:
+        """
+        Opens the data, recovers, and serves.
+
+        Raises:
+            PreconditionError: the data or the port are in use, or of another version or node.
+            CorruptError: the data are damaged; the message says where.
+            DeniedError: the directory cannot be written.
+        """
+        if not __debug__:
+            raise PreconditionError("Sandglass relies on its asserts: start it without -O")
+        try:
+            self._open()
+            assert self._log is not None and self._store is not None
+            self._loop = NodeLoop(self._log, self._store, self.clock, slice_body)
+            self._loop.on_failure = self._fail
+            ids = Generator(wall_ms=self.clock.wall_ms, entropy=self.entropy.token_bytes)
+            self._broker = Broker(
+                self._loop,
+                ids,
+                session_grace_ms=self.config.session_grace_ms,
+                node_name=self.config.name,
+            )
+            await self._loop.start()
+            self._sessions = Sessions(self._broker)
+            host = self.config.bind_addr
+            shown = f"[{host}]" if ":" in host else host
+            self._surface = await serve(
+                self._broker, f"{shown}:{self.config.grpc_port}", session=self._sessions.serve
+            )
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """
+        Drains and stops: consumers are told, what is on its way is finished, the closed offsets
+        are written exactly. Safe to call after a failed start.
+        """
+        grace_s = self.config.stop_grace_ms / 1000
+        if self._sessions is not None:
+            self._sessions.drain()
+        if self._surface is not None:
+            await self._surface.stop(grace_s)
+            self._surface = None
+        if self._broker is not None:
+            await self._broker.stop()
+        if self._loop is not None:
+            await self._loop.stop()
+        self._close()
+
+    def _open(self) -> None:
+        data = self.config.data
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            superblock = load_superblock(data / SUPERBLOCK)
+            if superblock is None:
+                self._check_empty(data)
+                superblock = Superblock(self.entropy.token_bytes(16), NO_CLUSTER, 0)
+                (data / STORE / "log").mkdir(parents=True, exist_ok=True)
+                self._open_parts(data, superblock, is_new=True)
+                save_superblock(data / SUPERBLOCK, superblock)
+            else:
+                self._open_parts(data, superblock, is_new=False)
+        except OSError as error:
+            raise DeniedError(
+                f"data directory {data} cannot be used: {error.strerror or error}"
+            ) from error
+        self._superblock = superblock
+
+    def _check_empty(self, data: Path) -> None:
+        """Without a superblock there must be nothing, or what a first start left unfinished."""
+        others = [entry.name for entry in data.iterdir() if entry.name != STORE]
+        if others:
+            raise PreconditionError(
+                f"{data} is not a data directory of Sandglass: it holds {sorted(others)[0]!r}"
+                " and no superblock; give an empty directory"
+            )
+
+    def _open_parts(self, data: Path, superblock: Superblock, *, is_new: bool) -> None:
+        log_directory = data / STORE / "log"
+        if not log_directory.is_dir():
+            raise CorruptError(
+                f"{log_directory} is missing; restore the data directory from a backup"
+            )
+        self._log = FileLog(log_directory, node_id=superblock.node_id)
+        view_directory = data / STORE / "view"
+        is_view_new = is_new or not view_directory.exists()
+        if is_view_new and self._log.first_position > 1:
+            raise CorruptError(
+                f"{view_directory} is missing, and the log begins at position"
+                f" {self._log.first_position}; restore the data directory from a backup"
+            )
+        self._store = RocksStore(view_directory, is_new=is_view_new)
+        applied, last = self._store.applied_position, self._log.last_position
+        if last < max(applied, superblock.last_position):
+            raise CorruptError(
+                f"the log in {log_directory} ends at position {last}, but"
+                f" {max(applied, superblock.last_position)} was written before: it is not the"
+                " log of this data directory; restore it from a backup"
+            )
+
+    def _close(self) -> None:
+        log, store, superblock = self._log, self._store, self._superblock
+        self._log = self._store = self._superblock = None
+        if store is not None:
+            try:
+                store.close()
+            except SandglassError as error:
+                logger.error("the view was not closed well: %s", error)
+        if log is not None:
+            durable = log.durable_position
+            log.close()
+            if superblock is not None and self.failure is None:
+                save_superblock(
+                    self.config.data / SUPERBLOCK,
+                    Superblock(superblock.node_id, superblock.cluster_id, durable),
+                )
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        self.failed.set()
+
+    def check(self) -> None:
+        """
+        Raises:
+            UnavailableError: the node has failed.
+        """
+        if self.failure is not None:
+            raise UnavailableError(f"the node has failed: {self.failure}")
