@@ -2,8 +2,8 @@
 Every public error, by what the caller should do about it.
 
 One class a kind, and a kind is an advice: fix the request, look again, wait, retry, call the
-operator. A new class is made only where a caller would act differently. `code` is the stable name
-that travels on the wire (`google.rpc.ErrorInfo.reason`) and stands in the reference.
+operator. A new class is made only where a caller would act differently. `code` is the stable
+name that travels on the wire (`google.rpc.ErrorInfo.reason`) and stands in the reference.
 """
 
 from typing import ClassVar
@@ -14,10 +14,10 @@ class SandglassError(Exception):
     What all errors of Sandglass have in common.
 
     Args:
-        message: one sentence for people; it names topic, partition and numbers, never a payload.
-        field: the field of the request that is wrong, if one is.
-        retry_after_ms: when a repeat makes sense, for the kinds that say so.
-        is_result_unknown: the request may have been carried out; only the log knows.
+        message: one sentence for people; it names topic, partition and numbers, never a
+        payload. field: the field of the request that is wrong, if one is. retry_after_ms: when
+        a repeat makes sense, for the kinds that say so. is_result_unknown: the request may have
+        been carried out; only the log knows.
     """
 
     code: ClassVar[str] = "INTERNAL"

@@ -104,7 +104,8 @@ class Node:
             raise PreconditionError("Sandglass relies on its asserts: start it without -O")
         try:
             self._open()
-            assert self._log is not None and self._store is not None
+            assert self._log is not None
+            assert self._store is not None
             self._loop = NodeLoop(self._log, self._store, self.clock, slice_body)
             self._loop.on_failure = self._fail
             ids = Generator(wall_ms=self.clock.wall_ms, entropy=self.entropy.token_bytes)

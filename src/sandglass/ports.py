@@ -1,8 +1,8 @@
 """
 The broker's ports: what it needs of the outside, and no more.
 
-Each has a memory adapter that passes the same conformance suite as the real one. All methods are
-called from the node's one loop thread, unless their text says otherwise.
+Each has a memory adapter that passes the same conformance suite as the real one. All methods
+are called from the node's one loop thread, unless their text says otherwise.
 """
 
 from collections.abc import Iterator, Sequence

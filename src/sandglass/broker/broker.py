@@ -104,7 +104,6 @@ class Broker:
         loop.on_deliveries = self._deliver
         loop.on_dispatched = self._dispatched
         loop.housekeeping = self._keep_house
-        self._retention_at = 0
 
     # --- topics -------------------------------------------------------------------------------
 
@@ -121,7 +120,9 @@ class Broker:
         """
         topic = self.loop.machine.topics.get(name)
         if topic is None:
-            raise NotFoundError(f"ErrTopicNotFound: topic '{name[:200]}' not found", field="topic")
+            raise NotFoundError(
+                f"ErrTopicNotFound: topic '{name[:200]}' not found", field="topic"
+            )
         return topic
 
     def partition(self, topic: Topic, partition_id: str) -> PartitionRef:
@@ -188,10 +189,11 @@ class Broker:
         if len(machine.topics) + len(self._creating) >= limits.TOPIC_COUNT_MAX:
             raise BusyError(f"there are {limits.TOPIC_COUNT_MAX} topics, the most there may be")
         moment = self.loop.moment()
-        first = machine.next_partition
-        machine.next_partition += partition_count
+        first = machine.assigned_partition
+        machine.assigned_partition += partition_count
         refs = tuple(
-            PartitionRef(str(self.ids.next()), first + place) for place in range(partition_count)
+            PartitionRef(str(self.ids.next()), first + place)
+            for place in range(partition_count)
         )
         topic = Topic(name, kind, refs, replication_factor, moment.wall_ms, settings)
         self._creating.add(name)
@@ -389,6 +391,8 @@ class Broker:
                 await self._plan_drain(subscription)
         except BaseException:
             self._forget(subscription)
+            if session is not None:
+                session.subscriptions.pop(subscription.id, None)
             raise
         if subscription.is_closed:
             raise UnavailableError("the session has ended")
@@ -470,9 +474,8 @@ class Broker:
         consumer.credit_count += credit_count
         consumer.credit_bytes += credit_bytes
         for number, group in subscription.groups.items():
-            if group.is_ready or group.is_blocked or group.retry_parts:
-                self.loop.ready(number)
-            elif group.next_wall_ms is not None or group.next_steady_ms is not None:
+            has_later = group.next_wall_ms is not None or group.next_steady_ms is not None
+            if group.is_ready or group.is_blocked or group.retry_parts or has_later:
                 self.loop.ready(number)
 
     def settle(
@@ -613,7 +616,7 @@ class Broker:
             self._forget(subscription)
 
     def unsubscribe(self, session: Session, subscription: Subscription) -> None:
-        """The consumer ends; what it holds stays leased until it has an outcome, or times out."""
+        """The consumer ends; what it holds stays leased until its outcome or its time is over."""
         session.subscriptions.pop(subscription.id, None)
         self._forget(subscription)
 
@@ -774,9 +777,5 @@ def _checked_channel(channel: str, *, is_read: bool) -> str:
 
 
 def _check_credit(credit_count: int, credit_bytes: int) -> None:
-    limits.check_range(
-        credit_count, field="credit_count", low=0, high=limits.CREDIT_COUNT_MAX
-    )
-    limits.check_range(
-        credit_bytes, field="credit_bytes", low=0, high=limits.CREDIT_BYTES_MAX
-    )
+    limits.check_range(credit_count, field="credit_count", low=0, high=limits.CREDIT_COUNT_MAX)
+    limits.check_range(credit_bytes, field="credit_bytes", low=0, high=limits.CREDIT_BYTES_MAX)

@@ -41,6 +41,7 @@ from sandglass.errors import (
     BusyError,
     InternalError,
     NoSpaceError,
+    NotFoundError,
     SandglassError,
     UnavailableError,
 )
@@ -80,10 +81,11 @@ class LoopStats:
 @dataclass(slots=True)
 class NodeLoop:
     """
-    One log, one store, and the machine between them. All methods run in the event loop's thread.
+    One log, one store, and the machine between them. All methods run in the event loop's
+    thread.
 
-    `on_deliveries` is given what a dispatch hands out; `on_dispatched` each partition that had a
-    turn; `on_failure` the error after which the node has to stop.
+    `on_deliveries` is given what a dispatch hands out; `on_dispatched` each partition that had
+    a turn; `on_failure` the error after which the node has to stop.
     """
 
     log: Log
@@ -206,6 +208,8 @@ class NodeLoop:
             raise self.failure
         if number in self.stopped:
             raise InternalError(self.stopped[number])
+        if number not in self.machine.refs:
+            raise NotFoundError(f"partition {number} was deleted with its topic")
         return self.machine.partition(number, self.view)
 
     def check_room(self, size_bytes: int) -> None:
@@ -238,7 +242,7 @@ class NodeLoop:
         self._kick.set()
 
     async def commit(self, record: Record) -> None:
-        """Queues an admitted record, and waits until it is applied; cancelling doesn't undo it."""
+        """Queues an admitted record, waits until it is applied; cancelling doesn't undo it."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.submit(record, lambda error: _resolve(future, error))
         await asyncio.shield(future)
@@ -269,7 +273,7 @@ class NodeLoop:
             await self._finish()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # the top of the loop: the node stops
             self._fail(error)
 
     def _is_idle(self) -> bool:

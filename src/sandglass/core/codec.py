@@ -2,11 +2,11 @@
 Records as bytes, and back.
 
 A record is: version (1 byte), CRC-32 of all that follows but the batches' bytes (4), partition
-(4), epoch (4), closed offset (14), now, reached and steady ms (8 each), count of operations (2);
-then each operation: kind (1), and its fields in the order of its class. Integers are big-endian;
-offsets take 14 bytes, texts a length of 2 and UTF-8, lists a count of 4. An append's columns
-stand together, its batches at the end. The log has a checksum of its own over everything; the
-one here shows a record that was cut or joined wrongly.
+(4), epoch (4), closed offset (14), now, reached and steady ms (8 each), count of operations
+(2); then each operation: kind (1), and its fields in the order of its class. Integers are
+big-endian; offsets take 14 bytes, texts a length of 2 and UTF-8, lists a count of 4. An
+append's columns stand together, its batches at the end. The log has a checksum of its own over
+everything; the one here shows a record that was cut or joined wrongly.
 
 Format version 1. To change it: raise `VERSION`, keep the reader of the old one beside the new,
 and a log of the old version under `tests/data/`.
@@ -109,7 +109,7 @@ class _Reader:
     def count(self) -> int:
         return self.take(_COUNT)[0]
 
-    def bytes(self, size: int) -> bytes:
+    def take_bytes(self, size: int) -> bytes:
         self.at += size
         return self.raw[self.at - size : self.at]
 
@@ -117,10 +117,10 @@ class _Reader:
         return self.blob().decode()
 
     def blob(self) -> bytes:
-        return self.bytes(self.count())
+        return self.take_bytes(self.count())
 
     def offset(self) -> int:
-        return int.from_bytes(self.bytes(OFFSET_BYTES), "big")
+        return int.from_bytes(self.take_bytes(OFFSET_BYTES), "big")
 
     def column(self, code: str, count: int) -> list[int]:
         layout = f">{count}{code}"
@@ -181,7 +181,9 @@ def _read_append(reader: _Reader) -> records.Append:
     counts = reader.column("H", count)
     sizes = reader.column("I", count)
     is_scheduled = (
-        [bool(scheduled)] * count if flags & 4 else [bool(flag) for flag in reader.bytes(count)]
+        [bool(scheduled)] * count
+        if flags & 4
+        else [bool(flag) for flag in reader.take_bytes(count)]
     )
     waits = reader.column("Q", count) if flags & 1 else []
     origin = keys.read_origin(reader.blob(), 0)[0] if flags & 2 else None

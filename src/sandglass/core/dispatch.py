@@ -6,8 +6,8 @@ bound. What one turn hands out is bounded, and shared evenly among the consumers
 credit. A lease's tile ends just above its last message: never at the next row, before which a
 message produced for now may still be placed.
 
-A scheduled message whose time the clock doesn't show (it was stepped back), or whose wait is not
-over, is moved to a retry row instead of being handed out.
+A scheduled message whose time the clock doesn't show (it was stepped back), or whose wait is
+not over, is moved to a retry row instead of being handed out.
 """
 
 from collections import deque

@@ -4,8 +4,8 @@ A consumer group in one partition and channel: what it has done with, and what i
 Durable, and changed by `apply` alone:
 
 - *done*: a floor and ranges above it (`sandglass.core.done`). Done means settled or moved.
-- *retry rows*: messages that come again, keyed by when (steady time), then by low offset: a part
-  `[low, high)` of offset space, with the attempts and releases counted so far. An index by
+- *retry rows*: messages that come again, keyed by when (steady time), then by low offset: a
+  part `[low, high)` of offset space, with the attempts and releases counted so far. An index by
   offset stands beside them. Every ending that settles nothing makes one.
 
 Volatile, and made anew by a starting leader:
@@ -13,8 +13,8 @@ Volatile, and made anew by a starting leader:
 - *cursor*: everything below it is done or leased. It starts at the floor, and the scan from it
   skips what is done, so nothing is lost when leases vanish.
 - *retry cursor*: retry rows below it are leased, or on their way to settled or moved. A scan
-  passes neither the clock nor a move that is admitted but not yet applied, and a move's due time
-  is clamped above the cursor: no row ever appears behind it.
+  passes neither the clock nor a move that is admitted but not yet applied, and a move's due
+  time is clamped above the cursor: no row ever appears behind it.
 - leases, by token and by place; consumers, with their credit.
 
 Invariants: `floor <= cursor`; a leased tile is below the cursor or inside a retry row.
@@ -240,7 +240,7 @@ class Group:
             changes.rows[self._done_key(new[0])] = new[1].to_bytes(OFFSET_BYTES, "big")
 
     def _leave_retry(self, low: int, high: int, scratch: Overlay) -> None:
-        """Takes `[low, high)` out of its retry row; what is left of the row stays due as it was."""
+        """Takes `[low, high)` out of its retry row; the rest of the row stays due as it was."""
         part = self.retry_row(low, scratch)
         assert part is not None, f"no retry row holds {low:x} of group {self.name}"
         assert part.low <= low < high <= part.high, "a retry row is left only from inside"

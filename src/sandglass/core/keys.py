@@ -7,7 +7,7 @@ no name is a prefix of another's keys.
 
 | kind | rest of the key | value |
 | --- | --- | --- |
-| `m` message row | channel, 0, lane (1), due ms (6), first index (8), count (2) | columns, batch |
+| `m` messages | channel, 0, lane (1), due ms (6), first index (8), count (2) | columns, batch |
 | `c` channel | channel, 0 | empty |
 | `g` group's name | channel, 0, group, 0 | group number (4) |
 | `h` group | group number (4) | channel, name, floor, counters |

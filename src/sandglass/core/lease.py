@@ -1,13 +1,14 @@
 """
 A lease: messages handed out together, under one token, to one consumer.
 
-A lease covers one *tile* of offset space, `[low, high)`: from the end of what was scanned before
-to just above its last message, and never further. It names its messages by place, 0 to
-`count - 1`, and each stretch of places by a part of the tile. Leases are volatile: never logged,
-gone with the leader, and nothing is lost when they are, since what isn't done is scanned again.
+A lease covers one *tile* of offset space, `[low, high)`: from the end of what was scanned
+before to just above its last message, and never further. It names its messages by place, 0 to
+`count - 1`, and each stretch of places by a part of the tile. Leases are volatile: never
+logged, gone with the leader, and nothing is lost when they are, since what isn't done is
+scanned again.
 
-Invariants: `pieces` are contiguous (each begins where the one before ends); `open` has a bit for
-each message that is neither settled nor moved, nor on its way to that.
+Invariants: `pieces` are contiguous (each begins where the one before ends); `open` has a bit
+for each message that is neither settled nor moved, nor on its way to that.
 """
 
 from bisect import bisect_right

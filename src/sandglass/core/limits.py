@@ -98,7 +98,7 @@ IN_FLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 BUSY_RETRY_MS: Final = 20
 
 DELIVERY_BYTES_MAX: Final = 512 * 1024
-"""What goes under one lease, so that a frame has room for its columns; or one larger message."""
+"""What goes under one lease, so that columns fit into its frame; or one larger message."""
 
 TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
 """What one dispatch of one group may hand out before others have their turn."""
@@ -144,7 +144,8 @@ def check_name(name: str, *, field: str) -> str:
     A name as users may give one.
 
     Raises:
-        InvalidError: other characters than `A-Z a-z 0-9 . _ -`, empty, too long, `.`, `..`, or a
+        InvalidError: other characters than `A-Z a-z 0-9 . _ -`, empty, too long, `.`, `..`, or
+        a
             leading `_`, which is Sandglass's own.
     """
     if not NAME_PATTERN.match(name) or name in {".", ".."}:

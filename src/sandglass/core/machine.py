@@ -43,6 +43,9 @@ class Machine:
     reached_ms: int = 0
     steady_ms: int = 0
     next_partition: int = 1
+    """Above every number that a partition was ever given, as far as records say."""
+    assigned_partition: int = 1
+    """As above, with what is on its way."""
     topics: dict[str, Topic] = field(default_factory=dict[str, Topic])
     partitions: dict[int, Partition] = field(default_factory=dict[int, Partition])
     refs: dict[int, tuple[Topic, PartitionRef]] = field(
@@ -65,6 +68,7 @@ class Machine:
                 node["next_partition"],
                 node["closing_ms"],
             )
+            machine.assigned_partition = machine.next_partition
         for _, value in view.range(keys.TOPICS_PREFIX, keys.after_prefix(keys.TOPICS_PREFIX)):
             machine._put_topic(decode_topic(value))
         return machine
@@ -75,7 +79,7 @@ class Machine:
         for number in self.refs:
             partition = self.partition(number, view)
             reached_ms = max(reached_ms, partition.reached_ms)
-            steady_ms = max(steady_ms, partition.steady_ms)
+            steady_ms = max(steady_ms, partition.written.steady_ms)
         return reached_ms, steady_ms
 
     def partition(self, number: int, view: View) -> Partition:
@@ -93,8 +97,8 @@ class Machine:
         """
         Begins to lead, under a new epoch; returns the record that says so.
 
-        The host calls this when its clock has passed `promised_ms`, or stands so far behind that
-        it was stepped back.
+        The host calls this when its clock has passed `promised_ms`, or stands so far behind
+        that it was stepped back.
         """
         self.is_leading = True
         self.closing_ms = max(self.closing_ms, self.promised_ms)
@@ -168,6 +172,7 @@ class Machine:
         for ref in topic.partitions:
             self.refs[ref.number] = (topic, ref)
             self.next_partition = max(self.next_partition, ref.number + 1)
+            self.assigned_partition = max(self.assigned_partition, self.next_partition)
             if ref.number in self.partitions:
                 self.partitions[ref.number].settings = topic.settings
 

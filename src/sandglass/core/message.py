@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Messages with one due time and consecutive indexes, `[first_index, first_index + count)`."""
+    """Messages due at one time, with indexes `[first_index, first_index + count)`."""
 
     due_ms: int
     first_index: int
@@ -81,7 +81,7 @@ class Slice(NamedTuple):
     body: bytes
     row_count: int
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple.count: unused
     due_ms: int
     first_index: int
     produced_ms: int

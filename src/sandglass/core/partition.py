@@ -9,16 +9,16 @@ the only thing that changes durable state, on a leader, on a replica and in reco
 Three rules make time the index (each has a simulation that finds its absence):
 
 1. *Closed offset*: the highest offset that any reader may have been given or told is absent.
-   Every later append gets an offset above it: an immediate message takes `now`, and its index is
-   higher than any before.
+   Every later append gets an offset above it: an immediate message takes `now`, and its index
+   is higher than any before.
 2. *Read bound*: reads stay at or below `(now, last index applied)`, and below the lowest offset
    that is admitted but not yet applied. Applied, not assigned: an index in flight may be
    assigned anew after a crash.
 3. *Promise*: nothing is handed out beyond a durable promise, to which a starting leader raises
    the closed offset. So the closed offset survives a crash without being written at each read.
 
-Clocks: `reached` is the highest wall clock that the leader has accepted, `now` the greater of it
-and the closed offset's time. Neither goes back. Offsets go by now, waits by steady time.
+Clocks: `reached` is the highest wall clock that the leader has accepted, `now` the greater of
+it and the closed offset's time. Neither goes back. Offsets go by now, waits by steady time.
 
 Invariants: `closed` and indexes never go back; every offset of an append is above `closed` when
 it is applied; operations in flight are applied in the order of their admission.
@@ -42,7 +42,7 @@ from sandglass.core.message import (
     Run,
     Slice,
 )
-from sandglass.core.offset import INDEX_BITS, INDEX_MAX, OFFSET_BYTES
+from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
 from sandglass.core.record import (
     Append,
     CreateGroup,
@@ -80,6 +80,27 @@ class _InFlight:
 
 
 @dataclass(slots=True)
+class _Written:
+    """
+    What records have carried of the leader's state: this goes into the view, so that replay
+    gives the same bytes. The leader's own state is ahead of it.
+    """
+
+    closed: int = 0
+    now_ms: int = 0
+    reached_ms: int = 0
+    steady_ms: int = 0
+    epoch: int = 0
+
+    def take(self, head: Head) -> None:
+        self.closed = max(self.closed, head.closed)
+        self.now_ms = max(self.now_ms, head.now_ms)
+        self.reached_ms = max(self.reached_ms, head.reached_ms)
+        self.steady_ms = max(self.steady_ms, head.steady_ms)
+        self.epoch = max(self.epoch, head.epoch)
+
+
+@dataclass(slots=True)
 class Partition:
     """One partition, on a leader or a replica. See the head of this file."""
 
@@ -93,8 +114,8 @@ class Partition:
     closed: int = 0
     now_ms: int = 0
     reached_ms: int = 0
-    steady_ms: int = 0
     epoch: int = 0
+    written: _Written = field(default_factory=_Written)
     cut: int = 0
     promised: int = 0
     """By a promise of this partition's own; the node's reaches for all of them."""
@@ -126,8 +147,9 @@ class Partition:
             last, closed, now, reached, steady, epoch, cut, group, promised = _META.unpack(raw)
             partition.last_index = partition.assigned_index = last
             partition.closed = int.from_bytes(closed, "big")
-            partition.now_ms, partition.reached_ms, partition.steady_ms = now, reached, steady
+            partition.now_ms, partition.reached_ms = now, reached
             partition.epoch = epoch
+            partition.written = _Written(partition.closed, now, reached, steady, epoch)
             partition.cut = int.from_bytes(cut, "big")
             partition.next_group = partition.assigned_group = group
             partition.promised = int.from_bytes(promised, "big")
@@ -234,8 +256,8 @@ class Partition:
 
     def admit_break(self, group: Group, token: int, moment: Moment, view: View) -> list[Record]:
         """
-        The session that held a lease is gone: messages that had been begun count an attempt, the
-        others are given back.
+        The session that held a lease is gone: messages that had been begun count an attempt,
+        the others are given back.
         """
         lease = group.leases.get(token)
         if lease is None:
@@ -276,7 +298,8 @@ class Partition:
         self, group: Group, offsets: Sequence[int], ending: Ending, moment: Moment, view: View
     ) -> tuple[list[Record], int]:
         """
-        An outcome by offsets, from a protocol without tokens: taken for whoever holds a message.
+        An outcome by offsets, from a protocol without tokens: taken for whoever holds a
+        message.
 
         Settled is final. Offsets that hold no message, or were never handed out, are ignored;
         what was closed when this leader began counts as handed out.
@@ -522,6 +545,7 @@ class Partition:
     def apply_close(self, closed: int, changes: Changes) -> None:
         """The closed offset as a leader that stops has left it."""
         self.closed = max(self.closed, closed)
+        self.written.closed = max(self.written.closed, closed)
         self._write(changes)
 
     def head(self, moment: Moment) -> Head:
@@ -551,15 +575,15 @@ class Partition:
         """
         Carries out a record. Nothing else changes durable state.
 
-        `view` shows everything up to the record before; the changes are for the host to lay over
-        it, and to write together with the position.
+        `view` shows everything up to the record before; the changes are for the host to lay
+        over it, and to write together with the position.
         """
         assert record.partition == self.number, "a record of another partition"
         head = record.head
+        self.written.take(head)
         self.closed = max(self.closed, head.closed)
         self.now_ms = max(self.now_ms, head.now_ms)
         self.reached_ms = max(self.reached_ms, head.reached_ms)
-        self.steady_ms = max(self.steady_ms, head.steady_ms)
         self.epoch = max(self.epoch, head.epoch)
         scratch = Overlay(view)
         for operation in record.operations:
@@ -640,22 +664,22 @@ class Partition:
         group.write(changes)
 
     def _apply_cut(self, below: int, scratch: Overlay) -> None:
-        self.cut = max(self.cut, below)
         prefix = keys.partition_prefix(b"c", self.number)
         for key, _ in scratch.range(prefix, keys.after_prefix(prefix)):
             rows = keys.rows_prefix(self.number, keys.channel_of(key))
             scratch.changes.cut(rows, keys.at(rows, below))
         for number in range(1, self.next_group):
             self._group(number, scratch).apply_cut(below, scratch.changes)
+        self.cut = max(self.cut, below)
 
     def _write(self, changes: Changes) -> None:
         changes.rows[keys.partition_key(self.number)] = _META.pack(
             self.last_index,
-            self.closed.to_bytes(OFFSET_BYTES, "big"),
-            self.now_ms,
-            self.reached_ms,
-            self.steady_ms,
-            self.epoch,
+            self.written.closed.to_bytes(OFFSET_BYTES, "big"),
+            self.written.now_ms,
+            self.written.reached_ms,
+            self.written.steady_ms,
+            self.written.epoch,
             self.cut.to_bytes(OFFSET_BYTES, "big"),
             self.next_group,
             self.promised.to_bytes(OFFSET_BYTES, "big"),

@@ -117,7 +117,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class PromiseExact:
-    """While the clock stands still: nothing above `offset` is handed out before the next one."""
+    """While the clock stands still, nothing above `offset` is handed out before the next."""
 
     offset: int
 

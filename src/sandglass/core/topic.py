@@ -48,7 +48,7 @@ class TopicSettings:
 
 @dataclass(frozen=True, slots=True)
 class PartitionRef:
-    """A partition: its public id (sandflake text), and its number on this node, used in keys."""
+    """A partition: its public id (sandflake text), and its number in the keys of this node."""
 
     id: str
     number: int

@@ -26,6 +26,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 SessionCall: TypeAlias = "Callable[[AsyncIterator[bytes], Context], Awaitable[None]]"
 """Reads serialized `ClientFrame`s, and writes serialized `ServerFrame`s to the context."""
 
+Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
+
 _log = logging.getLogger("sandglass.rpc")
 
 
@@ -112,9 +114,7 @@ def unsupported(
     return handlers
 
 
-def serviced(
-    service: ServiceDescriptor, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]
-) -> grpc.GenericRpcHandler:
+def serviced(service: ServiceDescriptor, handlers: Handlers) -> grpc.GenericRpcHandler:
     """All handlers of a service, under its full name."""
     missing = service.methods_by_name.keys() ^ handlers.keys()
     assert not missing, f"{service.full_name}: {sorted(missing)}"

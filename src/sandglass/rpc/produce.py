@@ -171,7 +171,7 @@ class _Gathering:
     """
     The answers to one request's atoms, until all have come.
 
-    Invariant: `answered` is called once, after `close` and as many `done` as there are `placed`.
+    Invariant: `answered` is called once, after `close` and a `done` for each of `placed`.
     """
 
     def __init__(self, total_count: int, answered: Answered) -> None:
@@ -215,7 +215,8 @@ class _Gathering:
         """One error for several atoms: the first, with what became of the others."""
         first, taken = self._errors[0], self._taken_count
         return type(first)(
-            f"{first.message} ({taken} of the request's {self._total_count} atoms were appended)",
+            f"{first.message} ({taken} of the request's {self._total_count} atoms were"
+            " appended)",
             field=first.field,
             retry_after_ms=first.retry_after_ms,
             is_result_unknown=taken > 0 or any(each.is_result_unknown for each in self._errors),

@@ -1,7 +1,7 @@
 """
 The gRPC server: both packages, health and reflection on one port.
 
-    surface = await serve(broker, "127.0.0.1:7170")
+    surface = await serve(broker, "127.0.0.1:7170", session=sessions.serve)
     ...
     await surface.stop(grace_s=10)
 """
@@ -27,7 +27,6 @@ from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat, produce
-from sandglass.rpc.session import SessionStream
 from sandglass.wire.v1 import broker_pb2
 
 V1_BROKER = broker_pb2.DESCRIPTOR.services_by_name["Broker"]
@@ -62,9 +61,14 @@ class Surface:
         await self._server.stop(grace_s)
 
 
-async def serve(broker: Broker, address: str) -> Surface:
+async def serve(
+    broker: Broker, address: str, *, session: calls.SessionCall | None = None
+) -> Surface:
     """
     Listens on `address`, `host:port`; port 0 takes a free one.
+
+    Args:
+        session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
 
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
@@ -72,7 +76,7 @@ async def serve(broker: Broker, address: str) -> Surface:
     """
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers(
-        (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker))
+        (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker, session))
     )
     names = [
         compat.BROKER_SERVICE.full_name,
@@ -97,24 +101,16 @@ async def serve(broker: Broker, address: str) -> Surface:
     return Surface(port, server, health_service)
 
 
-def _v1_broker(broker: Broker) -> grpc.GenericRpcHandler:
+def _v1_broker(broker: Broker, session: calls.SessionCall | None) -> grpc.GenericRpcHandler:
     async def produce_unary(request: broker_pb2.ProduceRequest) -> broker_pb2.ProduceReply:
         return await produce.produce_reply(broker, request)
 
-    async def session(context: calls.Context) -> None:
-        await SessionStream(broker, context).run()
-
-    return calls.serviced(
-        V1_BROKER,
-        {
-            "Session": calls.frames(
-                broker_pb2.ClientFrame.FromString,
-                broker_pb2.ServerFrame.SerializeToString,
-                session,
-            ),
-            "Produce": calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary),
-        },
-    )
+    if session is None:
+        handlers = calls.unsupported(V1_BROKER, {"Session"}, why="this node has no sessions")
+    else:
+        handlers = {"Session": calls.session(session)}
+    handlers["Produce"] = calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary)
+    return calls.serviced(V1_BROKER, handlers)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -25,7 +25,6 @@ from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.record import Ending
 from sandglass.errors import (
-    ConflictError,
     InternalError,
     InvalidError,
     NotFoundError,
@@ -115,7 +114,7 @@ class SessionStream:
     async def _read(self) -> None:
         while True:
             raw = await self.context.read()
-            if raw is grpc.aio.EOF:
+            if raw is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue]  # not in the stubs
                 return
             self._heard = True
             frame = calls.parse(pb.ClientFrame.FromString, raw, name="ClientFrame")
@@ -255,8 +254,6 @@ class SessionStream:
             )
             reply.partitions.extend(ref.id for ref in topic.partitions)
         except SandglassError as error:
-            if not isinstance(error, ConflictError):
-                self.session.subscriptions.pop(item.subscription_id, None)
             reply.error.CopyFrom(status.to_wire(error))
         self._reply.subscribed.append(reply)
         self._wake()
@@ -272,14 +269,13 @@ class SessionStream:
         request_id = request.request_id
         try:
             topic = self.broker.topic(request.topic)
-            if not request.partition and len(topic.partitions) > 1:
+            if request.partition:
+                ref = self.broker.partition(topic, request.partition)
+            elif len(topic.partitions) == 1:
+                (ref,) = topic.partitions
+            else:
                 self._spawn(self._produce_routed(request))
                 return
-            ref = (
-                self.broker.partition(topic, request.partition)
-                if request.partition
-                else topic.partitions[0]
-            )
             batch = convert.cut_batch(
                 request.batch, request.count, request.due_ms, request.delay_ms
             )

@@ -1,0 +1,288 @@
+"""
+A node for the simulation: what a host does with the core, in one thread and without waiting.
+
+It keeps the rules of a host, in the smallest form:
+
+1. Nothing is applied before it is durable. While one sync runs, the next records queue.
+2. Nothing is handed out before the record that opens the leader's epoch is durable, nor beyond a
+   durable promise. A promise is made when there is work, or something stands blocked.
+3. While the wall clock stands behind what was reached, the closed offsets are written exactly,
+   once, and from that moment on the promise counts for nothing; each partition then promises
+   what exists.
+4. A partition is looked at when a record of it, a promise, credit or its wake-up says so, and at
+   no other time: a wake-up that the core forgets shows as a message that never comes.
+
+A crash keeps any first part of what was not synced, and any first part of what was not flushed.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandglass.adapters.memory_log import MemoryLog
+from sandglass.adapters.memory_store import MemoryStore
+from sandglass.core import codec, limits
+from sandglass.core.clock import Timekeeper
+from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.machine import Machine, promise_until
+from sandglass.core.offset import INDEX_BITS
+from sandglass.core.partition import Partition
+from sandglass.core.record import NODE, Promise, Record
+from sandglass.core.view import Overlay
+from sandglass.testing.checkers import History, take_messages
+
+Landed = Callable[[], None]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A record on its way, and who is to be told when it is applied."""
+
+    record: Record
+    done: Landed | None
+    position: int = 0
+
+
+class SimulatedNode:
+    """One log, one store, and the machine between them; `history` sees every record."""
+
+    def __init__(self, chance: random.Random, history: History) -> None:
+        self.chance = chance
+        self.history = history
+        self.log = MemoryLog()
+        self.store = MemoryStore(flush_write_count=8)
+        self.is_serving = False
+        self.load()
+
+    # --- start and end ------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """What a process does first: the view, then the rest of the log."""
+        self.view = Overlay(self.store)
+        self.machine = Machine.load(take_messages, self.view)
+        self.applied = self.store.applied_position
+        for position, raw in self.log.read(self.applied + 1):
+            self.view.lay(self.machine.apply(codec.decode(raw), self.view))
+            self.applied = position
+        self.queue: list[Waiting] = []
+        self.syncing: list[Waiting] = []
+        self.is_syncing = False
+        self.ready: dict[int, None] = {}
+        self.wakes: dict[int, int] = {}
+        self.is_blocked = False
+        self.is_voiding = False
+        self.promise_queued_ms = 0
+        self._write()
+
+    def wait_ms(self, wall_ms: int) -> int:
+        """How long to wait for the promise of the leader before."""
+        left_ms = self.machine.promised_ms - wall_ms
+        return left_ms if 0 < left_ms <= limits.PROMISE_MS else 0
+
+    def lead(self, wall_ms: int, monotonic_ms: int) -> None:
+        """Begins to lead; serves once that is durable."""
+        reached_ms, steady_ms = self.machine.clocks(self.view)
+        self.time = Timekeeper.start(
+            wall_ms=wall_ms, monotonic_ms=monotonic_ms, steady_ms=steady_ms
+        )
+        moment = self.moment(wall_ms, monotonic_ms)
+        self.reached_ms = max(reached_ms, wall_ms)
+        record = self.machine.lead(moment)
+        self.history.begin_epoch(
+            {
+                number: self.machine.partition(number, self.view).closed
+                for number in self.machine.refs
+            }
+        )
+        self.submit(record, moment, self._serve)
+
+    def _serve(self) -> None:
+        self.is_serving = True
+
+    def crash(self) -> None:
+        """The process ends, here and now."""
+        self.is_serving = False
+        batches = len(self.syncing)
+        self.log.crash(self.chance.randint(0, batches))
+        self.store.crash(self.chance.randint(0, self.store.unflushed_write_count))
+        for waiting in self.syncing:
+            if waiting.position <= self.log.last_position:
+                self.history.land(waiting.record)
+            else:
+                self.history.lose(waiting.record)
+        for waiting in self.queue:
+            self.history.lose(waiting.record)
+        self.log.reopen()
+        self.store.reopen()
+
+    def stop(self, moment: Moment) -> None:
+        """A clean stop: what is queued is finished, and the offsets are closed exactly."""
+        while self.queue or self.is_syncing:
+            if self.is_syncing:
+                self.sync_end()
+            self.append()
+        self.submit(self.machine.record([self.machine.close_exact()], moment), moment)
+        self.append()
+        self.sync_end()
+        self._write()
+        self.is_serving = False
+        self.log.close()
+        self.store.close()
+        self.log.reopen()
+        self.store.reopen()
+
+    # --- the turn -----------------------------------------------------------------------------
+
+    def moment(self, wall_ms: int, monotonic_ms: int) -> Moment:
+        """The leader's clocks."""
+        moment = self.time.read(wall_ms, monotonic_ms)
+        self.history.see(moment.wall_ms)
+        return moment
+
+    def submit(self, record: Record, moment: Moment, done: Landed | None = None) -> None:
+        """Queues an admitted record."""
+        self.history.admit(record, moment)
+        self.queue.append(Waiting(record, done))
+
+    def turn(self, moment: Moment) -> tuple[bool, list[Delivery]]:
+        """Appends what is queued and dispatches; did a sync start?"""
+        self.reached_ms = max(self.reached_ms, moment.wall_ms)
+        self._make_promise(moment)
+        is_started = self.append()
+        return is_started, self._dispatch(moment) if self.is_serving else []
+
+    def append(self) -> bool:
+        """Hands what is queued to the log; True if a sync starts with it."""
+        if self.is_syncing or not self.queue:
+            return False
+        self.syncing, self.queue = self.queue, []
+        for waiting in self.syncing:
+            raw = codec.encode(waiting.record)
+            assert codec.decode(raw) == waiting.record, "a record is read otherwise"
+            waiting.position = self.log.append([raw])
+        self.log.sync_start()
+        self.is_syncing = True
+        return True
+
+    def sync_end(self) -> None:
+        """The sync is over: what it covered is applied, written, and answered."""
+        self.log.sync_end()
+        self.is_syncing = False
+        landed, self.syncing = self.syncing, []
+        for waiting in landed:
+            assert waiting.position == self.applied + 1, "a record is left out"
+            self.applied = waiting.position
+            self.history.land(waiting.record)
+            self._apply(waiting.record)
+        if self.chance.random() < 0.8:  # else the store is stalled
+            self._write()
+        for waiting in landed:
+            if waiting.done is not None:
+                waiting.done()
+
+    def _apply(self, record: Record) -> None:
+        self.view.lay(self.machine.apply(record, self.view))
+        if record.partition == NODE:
+            self.is_voiding = self.is_voiding and bool(self.machine.promised_ms)
+            self.ready.update(dict.fromkeys(self.machine.refs))
+        else:
+            self.ready[record.partition] = None
+
+    def _write(self) -> None:
+        if self.view.changes:
+            self.store.write(self.view.take(), self.applied)
+            self.store.flushed_position()
+
+    # --- dispatch -----------------------------------------------------------------------------
+
+    def is_behind(self, moment: Moment) -> bool:
+        """The clock was stepped back."""
+        return moment.wall_ms < self.reached_ms
+
+    def promised(self, moment: Moment) -> int:
+        """The offset below which a durable promise covers what is handed out."""
+        if self.is_voiding or self.is_behind(moment):
+            return 0
+        return self.machine.promised_ms << INDEX_BITS
+
+    def partition(self, number: int) -> Partition | None:
+        """A partition, if its topic exists."""
+        if number not in self.machine.refs:
+            return None
+        return self.machine.partition(number, self.view)
+
+    def _dispatch(self, moment: Moment) -> list[Delivery]:
+        for number, at_ms in list(self.wakes.items()):
+            if at_ms <= moment.steady_ms:
+                del self.wakes[number]
+                self.ready[number] = None
+        numbers, self.ready = self.ready, {}
+        deliveries: list[Delivery] = []
+        self.is_blocked = False
+        for number in numbers:
+            partition = self.partition(number)
+            if partition is None:
+                continue
+            for record in partition.admit_expired(moment, self.view):
+                self.submit(record, moment)
+            if self.is_behind(moment) and partition.reading:
+                record = partition.admit_promise(moment)
+                if record is not None:
+                    self.submit(record, moment)
+            handed_out, records = partition.dispatch(moment, self.promised(moment), self.view)
+            for record in records:
+                self.submit(record, moment)
+            deliveries += handed_out
+            self._plan(partition, moment)
+        return deliveries
+
+    def _plan(self, partition: Partition, moment: Moment) -> None:
+        wall_ms, steady_ms, lease_ms = partition.wake_at()
+        waits_ms = [
+            at_ms - now_ms
+            for at_ms, now_ms in (
+                (wall_ms, moment.wall_ms),
+                (steady_ms, moment.steady_ms),
+                (lease_ms, moment.lease_ms),
+            )
+            if at_ms is not None
+        ]
+        self.wakes.pop(partition.number, None)
+        if waits_ms:
+            self.wakes[partition.number] = moment.steady_ms + max(0, min(waits_ms))
+        self.is_blocked |= any(group.is_blocked for group in partition.reading)
+
+    def wake_in_ms(self, moment: Moment) -> int | None:
+        """When to take the next turn, by itself."""
+        if self.ready or (self.queue and not self.is_syncing):
+            return 0
+        if self.is_blocked and not self.is_syncing and self._lacks_promise(moment):
+            return 0
+        return max(0, min(self.wakes.values()) - moment.steady_ms) if self.wakes else None
+
+    # --- promises -----------------------------------------------------------------------------
+
+    def _make_promise(self, moment: Moment) -> None:
+        if not self.is_serving:
+            return
+        if self.is_behind(moment):
+            if (self.machine.promised_ms or self.promise_queued_ms) and not self.is_voiding:
+                self.is_voiding = True
+                self.promise_queued_ms = 0
+                exact = self.machine.record([self.machine.close_exact()], moment)
+                self.submit(exact, moment)
+            return
+        is_wanted = self.ready or self.queue or self.is_blocked or self._is_due(moment)
+        if is_wanted and self._lacks_promise(moment) and not self.is_voiding:
+            self.promise_queued_ms = promise_until(moment.wall_ms)
+            promise = self.machine.record([Promise(self.promise_queued_ms)], moment)
+            self.submit(promise, moment)
+
+    def _is_due(self, moment: Moment) -> bool:
+        return any(at_ms <= moment.steady_ms for at_ms in self.wakes.values())
+
+    def _lacks_promise(self, moment: Moment) -> bool:
+        if self.is_behind(moment):
+            return False
+        covered_ms = max(self.machine.promised_ms, self.promise_queued_ms)
+        return covered_ms <= moment.wall_ms + limits.PROMISE_MS // 2

@@ -1,0 +1,159 @@
+"""A broker for the surfaces' tests: topics and messages in lists, everything durable at once."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from sandglass.broker.broker import GroupStatus, PartitionStatus
+from sandglass.core import offset
+from sandglass.core.message import Batch, Placed, Run, Slice
+from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.errors import (
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+    UnsupportedError,
+)
+
+NOW_MS = 1_700_000_000_000
+Done = Callable[[SandglassError | None], None]
+
+
+@dataclass
+class FakeBroker:
+    known: dict[str, Topic] = field(default_factory=dict)
+    batches: list[tuple[str, str, Batch]] = field(default_factory=list)
+    """(partition id, channel, batch) in order of production."""
+    rows: dict[tuple[str, str], list[Slice]] = field(default_factory=dict)
+    outcomes: list[tuple[str, str, str, list[int], bool]] = field(default_factory=list)
+    drained: list[tuple[str, str, str, str]] = field(default_factory=list)
+    closed_count: int = 0
+    spread_count: int = 0
+    refusals: dict[str, SandglassError] = field(default_factory=dict)
+    """By partition id: raised by the admission of an atom."""
+    failures: dict[str, SandglassError] = field(default_factory=dict)
+    """By partition id: told when an admitted atom is answered."""
+    waiting: list[Done] | None = None
+    """If a list, answers wait in it instead of being given at once."""
+    error: Exception | None = None
+    """Raised by the next reads and outcomes."""
+
+    def topics(self) -> list[Topic]:
+        return list(self.known.values())
+
+    def topic(self, name: str) -> Topic:
+        if name not in self.known:
+            raise NotFoundError(f"ErrTopicNotFound: topic '{name}' not found", field="topic")
+        return self.known[name]
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        kind: TopicKind,
+        partition_count: int,
+        replication_factor: int,
+        settings: TopicSettings,
+    ) -> Topic:
+        settings.check()
+        if name in self.known:
+            raise ConflictError(f"ErrTopicAlreadyExist: topic '{name}' already exists")
+        if kind is TopicKind.KV:
+            raise UnsupportedError("no KV topics")
+        if replication_factor > 1:
+            raise PreconditionError(f"{replication_factor - 1} missing")
+        return self.add(name, partition_count, settings)
+
+    def add(
+        self, name: str, partition_count: int = 1, settings: TopicSettings | None = None
+    ) -> Topic:
+        partitions = tuple(PartitionRef(f"{name}-{n}", n) for n in range(partition_count))
+        topic = Topic(
+            name, TopicKind.TIMER, partitions, 1, NOW_MS, settings or TopicSettings()
+        )
+        self.known[name] = topic
+        return topic
+
+    async def delete_topic(self, name: str) -> None:
+        self.topic(name)
+        del self.known[name]
+
+    def partition(self, topic: Topic, partition_id: str) -> PartitionRef:
+        for partition in topic.partitions:
+            if partition.id == partition_id:
+                return partition
+        raise NotFoundError(f"ErrPartitionNotFound: '{partition_id}'", field="partition")
+
+    def spread(self, topic: Topic) -> PartitionRef:
+        self.spread_count += 1
+        return topic.partitions[(self.spread_count - 1) % len(topic.partitions)]
+
+    def partition_status(self, topic: Topic) -> list[PartitionStatus]:
+        return [
+            PartitionStatus(each.id, 7, offset.make(NOW_MS, 7), ["master"])
+            for each in topic.partitions
+        ]
+
+    def group_status(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+        name, partition = group or "g", topic.partitions[0].id
+        committed, consumed = offset.make(NOW_MS, 1), offset.make(NOW_MS, 2)
+        return [
+            GroupStatus(
+                topic.name, partition, "master", name, committed, consumed, *range(1, 8)
+            )
+        ]
+
+    def produce_nowait(
+        self, partition: PartitionRef, channel: str, batch: Batch, done: Done
+    ) -> Placed:
+        if partition.id in self.refusals:
+            raise self.refusals[partition.id]
+        rows = self.rows.setdefault((partition.id, channel), [])
+        first = sum(slice.row_count for slice in rows) + 1
+        runs: list[Run] = []
+        for count, due, body in zip(batch.counts, batch.dues, batch.bodies, strict=True):
+            due_ms = NOW_MS + due if batch.is_delay else max(NOW_MS, due)
+            index = first + sum(run.count for run in runs)
+            runs.append(Run(due_ms, index, count))
+            rows.append(Slice(body, count, 0, count, due_ms, index, NOW_MS))
+        self.batches.append((partition.id, channel, batch))
+        failure = self.failures.get(partition.id)
+        if self.waiting is None:
+            done(failure)
+        else:
+            self.waiting.append(lambda _: done(failure))
+        return Placed(partition.id, first, runs)
+
+    async def fetch(
+        self, topic: Topic, partition: PartitionRef, channel: str, low: int, high: int
+    ) -> AsyncIterator[list[Slice]]:
+        if self.error is not None:
+            raise self.error
+        for row in self.rows.get((partition.id, channel), []):
+            if low <= offset.make(row.due_ms, row.first_index) <= high:
+                yield [row]
+
+    async def drain(
+        self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
+    ) -> AsyncIterator[list[Slice]]:
+        self.drained.append((partition.id, channel, group, consumer))
+        try:
+            if self.error is not None:
+                raise self.error
+            yield list(self.rows.get((partition.id, channel), []))
+        finally:
+            self.closed_count += 1
+
+    async def settle_offsets(
+        self,
+        topic: Topic,
+        partition: PartitionRef,
+        channel: str,
+        group: str,
+        offsets: Sequence[int],
+        *,
+        is_ack: bool,
+    ) -> None:
+        if self.error is not None:
+            raise self.error
+        self.outcomes.append((partition.id, channel, group, list(offsets), is_ack))
