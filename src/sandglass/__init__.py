@@ -1,1 +1,76 @@
-"""Sandglass: a message queue ordered by time."""
+"""
+Sandglass: a message queue ordered by time.
+
+The names below are loaded when they are first used: `import sandglass.core` doesn't load gRPC.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sandglass.client._async.client import AsyncClient as AsyncClient
+    from sandglass.client.message import Message as Message
+    from sandglass.client.message import ProduceSummary as ProduceSummary
+    from sandglass.client.message import Receipt as Receipt
+    from sandglass.client.received import Batch as Batch
+    from sandglass.client.received import DeadLetter as DeadLetter
+    from sandglass.client.received import Received as Received
+    from sandglass.client.topics import GroupStatus as GroupStatus
+    from sandglass.client.topics import PartitionStatus as PartitionStatus
+    from sandglass.client.topics import Topic as Topic
+    from sandglass.client.topics import TopicStatus as TopicStatus
+    from sandglass.core.offset import Offset as Offset
+    from sandglass.errors import BusyError as BusyError
+    from sandglass.errors import ConflictError as ConflictError
+    from sandglass.errors import CorruptError as CorruptError
+    from sandglass.errors import DeniedError as DeniedError
+    from sandglass.errors import InternalError as InternalError
+    from sandglass.errors import InvalidError as InvalidError
+    from sandglass.errors import LeaseLostError as LeaseLostError
+    from sandglass.errors import NoSpaceError as NoSpaceError
+    from sandglass.errors import NotFoundError as NotFoundError
+    from sandglass.errors import NotLeaderError as NotLeaderError
+    from sandglass.errors import OutOfRangeError as OutOfRangeError
+    from sandglass.errors import PreconditionError as PreconditionError
+    from sandglass.errors import SandglassError as SandglassError
+    from sandglass.errors import UnavailableError as UnavailableError
+    from sandglass.errors import UnsupportedError as UnsupportedError
+
+_HOMES = {
+    "sandglass.client._async.client": ("AsyncClient",),
+    "sandglass.client.message": ("Message", "ProduceSummary", "Receipt"),
+    "sandglass.client.received": ("Batch", "DeadLetter", "Received"),
+    "sandglass.client.topics": ("GroupStatus", "PartitionStatus", "Topic", "TopicStatus"),
+    "sandglass.core.offset": ("Offset",),
+    "sandglass.errors": (
+        "BusyError",
+        "ConflictError",
+        "CorruptError",
+        "DeniedError",
+        "InternalError",
+        "InvalidError",
+        "LeaseLostError",
+        "NoSpaceError",
+        "NotFoundError",
+        "NotLeaderError",
+        "OutOfRangeError",
+        "PreconditionError",
+        "SandglassError",
+        "UnavailableError",
+        "UnsupportedError",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,44 +1,27 @@
 """
-Settings of the commands: values only, from flags, environment, a file, and defaults.
+Settings of the commands: values only.
 
-Rules
-1. One table. A field of `Settings` or `CtlSettings` holds name, default, range and help text; the
-   flags, the reference documents and their tests are made from `table()`.
-2. The strongest source wins: flag, environment, file, default. Each value is checked where it
-   comes from, and an error names that source.
-3. An unknown key of a file is refused with the nearest known one. An unknown variable only earns
-   a note when it looks like a slip: others may put `SANDGLASS_...` into an environment too.
-4. Components get the values they need, never a whole `Settings`.
+One table: a field of `Settings` or `CtlSettings` holds name, default, range and help text; the
+flags, the reference documents and their tests are made from `table()`. `cli.config` fills the
+classes from their sources. Components get the values they need, never a whole `Settings`.
 """
 
-import difflib
-import importlib
-import ipaddress
-import json
 import os
 import re
 import socket
 import sys
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeVar
 
 from sandglass.core import limits
-from sandglass.errors import InvalidError, NotFoundError
+from sandglass.errors import InvalidError
 
 ENV_PREFIX: Final = "SANDGLASS_"
 
-CONFIG_BYTES_MAX: Final = 1024 * 1024
-"""Of a file or a fetched page: a config is a page of text."""
-
-CONFIG_FETCH_S: Final = 10.0
-"""A start that waits longer for its config had better fail, and say so."""
-
-SUFFIXES: Final = ("yaml", "yml", "toml", "json")
 PORT_MAX: Final = 65_535
 
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:d|h|ms|m|s|us|µs))+\Z")
@@ -56,7 +39,6 @@ _TRUE: Final = frozenset({"1", "t", "true"})
 _FALSE: Final = frozenset({"0", "f", "false"})
 
 Value = TypeVar("Value")
-Values = TypeVar("Values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +46,8 @@ class Setting:
     """
     A row of the table.
 
-    `kind` is the type of the value: str, int, bool, tuple (of str), Path or timedelta. `low` and
-    `high` are both allowed. `envs` are the variables that set it, strongest first.
+    `kind` is the type of the value: str, int, bool, tuple (of str), Path or timedelta. `low`
+    and `high` are allowed themselves. `envs` are the variables that set it, strongest first.
     """
 
     name: str
@@ -86,18 +68,6 @@ class Setting:
         if self.kind is bool:
             return "true | false"
         return "" if self.low is None else f"{_shown(self.low)} to {_shown(self.high)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[Values]):
-    """
-    Settings, and what a start should say about them: the config that was read (empty if none),
-    and notes, a line each.
-    """
-
-    settings: Values
-    config: str
-    notes: tuple[str, ...]
 
 
 def host_name() -> str:
@@ -126,13 +96,12 @@ def setting(
     high: Any = None,
     choices: tuple[str, ...] = (),
     bare: bool = False,
-    env: str = "",
 ) -> Value:
     """
     A field of a settings class, with its row of the table.
 
-    A callable default is asked at each load, and needs a `default_text` for the documents. `bare`
-    settings are also read from the variable without a prefix; `env` replaces the prefix.
+    A callable default is asked at each load, and needs a `default_text` for the documents.
+    `bare` settings are also read from the variable without a prefix.
     """
     row = {
         "help": help,
@@ -142,7 +111,6 @@ def setting(
         "high": high,
         "choices": choices,
         "bare": bare,
-        "env": env,
     }
     value: Any = (
         field(default_factory=default, metadata=row)
@@ -159,14 +127,14 @@ class Settings:
     name: str = setting(
         host_name, "Name of the node, unique in a cluster.", default_text="the host name"
     )
-    data: Path = setting(
+    data: Path = setting(  # noqa: RUF009 - a field, by another name
         data_folder,
         "Data directory; made if absent.",
         default_text="a folder of the user's: ~/.local/share/sandglass",
     )
     bind_addr: str = setting(
         "127.0.0.1",
-        "Address that every listener binds to. Beyond loopback, --insecure is needed.",
+        "Address that every listener binds to; beyond loopback, --insecure is needed.",
         bare=True,
     )
     advertise_addr: str = setting(
@@ -215,6 +183,18 @@ class Settings:
         high=1000,
         bare=True,
     )
+    session_grace: timedelta = setting(  # noqa: RUF009 - as above
+        timedelta(milliseconds=limits.SESSION_GRACE_MS_DEFAULT),
+        "How long a consumer may be away after a break, and still go on with what it holds.",
+        low=timedelta(0),
+        high=timedelta(milliseconds=limits.SESSION_GRACE_MS_MAX),
+    )
+    stop_grace: timedelta = setting(  # noqa: RUF009 - as above
+        timedelta(seconds=5),
+        "How long a stop waits for what is on its way.",
+        low=timedelta(0),
+        high=timedelta(seconds=8),
+    )
     insecure: bool = setting(
         False, "Serve beyond loopback although nothing is encrypted and nobody is asked who."
     )
@@ -237,7 +217,7 @@ class CtlSettings:
         short="s",
         bare=True,
     )
-    timeout: timedelta = setting(
+    timeout: timedelta = setting(  # noqa: RUF009 - as above
         timedelta(seconds=10),
         "How long a call may wait for its answer.",
         low=timedelta(milliseconds=1),
@@ -246,48 +226,10 @@ class CtlSettings:
     )
 
 
+@cache
 def table(kind: type[Any]) -> tuple[Setting, ...]:
     """The rows of a settings class, in order."""
     return tuple(_row(each) for each in fields(kind))
-
-
-def load(
-    kind: type[Values],
-    *,
-    flags: Mapping[str, object],
-    environ: Mapping[str, str],
-    config: str = "",
-    home: Path | None = None,
-    file_stem: str = "",
-) -> Loaded[Values]:
-    """
-    Settings from all their sources.
-
-    Args:
-        flags: by setting name; None for those not given.
-        config: path or http(s) URL; empty for `.<file_stem>.yaml` (or .yml, .toml, .json) in
-            `home`, if there is one.
-
-    Raises:
-        InvalidError: an unknown key, a value of a wrong type or outside its range, or a config
-            that can't be understood; `field` names the key.
-        NotFoundError: the config isn't there, or can't be read.
-    """
-    rows = table(kind)
-    config = config or _home_config(home, file_stem)
-    values: dict[str, object] = {}
-    if config:
-        values |= _from_file(rows, read_config(config), config)
-    notes = _slips(rows, environ)
-    for row in rows:
-        for env in row.envs:
-            if environ.get(env):
-                values[row.name] = parse(row, environ[env], source=f"the variable {env}")
-                break
-        given = flags.get(row.name)
-        if given is not None:
-            values[row.name] = parse(row, given, source=f"--{row.name}")
-    return Loaded(kind(**values), config, notes)
 
 
 def parse(row: Setting, value: object, *, source: str) -> Any:
@@ -337,61 +279,6 @@ def parse_bool(text: str) -> bool | None:
     return False if lower in _FALSE else None
 
 
-def is_loopback(address: str) -> bool:
-    """
-    Whether only this machine can reach a listener bound to `address`; a name counts by what it
-    resolves to now, and one that resolves to nothing doesn't count.
-    """
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return bool(found) and all(ipaddress.ip_address(each[4][0]).is_loopback for each in found)
-
-
-def read_config(config: str) -> dict[str, object]:
-    """
-    The keys of a config, from a path or an http(s) URL; YAML, TOML or JSON by its suffix, and
-    YAML without one.
-
-    Raises:
-        InvalidError: too large, or not of that form.
-        NotFoundError: it isn't there, or can't be read.
-    """
-    if re.match(r"https?://", config, re.IGNORECASE):
-        content, suffix = _fetched(config)
-    else:
-        path = Path(config).expanduser()
-        try:
-            with path.open("rb") as file:
-                content = file.read(CONFIG_BYTES_MAX + 1)
-        except OSError as error:
-            raise NotFoundError(
-                f"config {config} can't be read: {error.strerror or error}", field="config"
-            ) from error
-        suffix = path.suffix
-    if len(content) > CONFIG_BYTES_MAX:
-        raise InvalidError(
-            f"config {config} is larger than {CONFIG_BYTES_MAX} bytes", field="config"
-        )
-    try:
-        found = _decoded(content, suffix.lstrip(".").lower())
-    except (ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidError(
-            f"config {config} can't be understood: {reason}", field="config"
-        ) from error
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise InvalidError(f"config {config} holds no keys", field="config")
-    return {str(key): value for key, value in found.items()}
-
-
 # --- the table ---
 
 
@@ -399,7 +286,7 @@ def _row(each: Any) -> Setting:
     meta = each.metadata
     default = each.default if each.default is not MISSING else each.default_factory()
     upper = each.name.upper()
-    envs = [(meta["env"] or ENV_PREFIX) + upper]
+    envs = [ENV_PREFIX + upper]
     if meta["bare"]:
         envs.append(upper)
     return Setting(
@@ -434,96 +321,6 @@ def show_duration(value: timedelta) -> str:
         if count:
             shown += f"{count}{unit}"
     return shown or "0s"
-
-
-# --- sources ---
-
-
-def _home_config(home: Path | None, file_stem: str) -> str:
-    if home is None:
-        return ""
-    for suffix in SUFFIXES:
-        path = home / f".{file_stem}.{suffix}"
-        if path.is_file():
-            return str(path)
-    return ""
-
-
-def _fetched(url: str) -> tuple[bytes, str]:
-    """Content of a page, and the suffix of its form."""
-    # Only a start with a URL pays for these.
-    import http.client
-    import urllib.request
-
-    # Read in pieces, so that the limit on time holds for a server that trickles, too.
-    try:
-        with urllib.request.urlopen(url, timeout=CONFIG_FETCH_S) as answer:
-            content: bytes = answer.read(CONFIG_BYTES_MAX + 1)
-            form = str(answer.headers.get_content_subtype())
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise NotFoundError(f"config {url} can't be read: {reason}", field="config") from error
-    suffix = Path(urlsplit(url).path).suffix.lstrip(".").lower()
-    return content, suffix if suffix in SUFFIXES else form
-
-
-def _decoded(content: bytes, suffix: str) -> object:
-    text = content.decode()
-    if suffix == "json":
-        return json.loads(text)
-    if suffix == "toml":
-        return tomllib.loads(text)
-    try:
-        # By name, because the bare wheel (client and sandctl) doesn't bring it.
-        yaml = importlib.import_module("yaml")
-    except ModuleNotFoundError:
-        raise ValueError("YAML needs the package pyyaml; TOML and JSON don't") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-def _from_file(
-    rows: tuple[Setting, ...], found: Mapping[str, object], config: str
-) -> dict[str, object]:
-    known = {row.name: row for row in rows}
-    values: dict[str, object] = {}
-    for key, value in found.items():
-        name = key.lower().replace("-", "_")
-        if name not in known:
-            raise InvalidError(
-                f"{key} in {config} is not a setting; {_nearest(name, list(known))}", field=key
-            )
-        if value is not None:
-            values[name] = parse(known[name], value, source=config)
-    return values
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"the nearest is {close[0]}" if close else "there are none"
-
-
-def _slips(rows: tuple[Setting, ...], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on variables with our prefix that are one slip away from a setting's."""
-    ours = {*CONFIG_ENVS, *(env for kind in (Settings, CtlSettings) for env in _envs(kind))}
-    wanted = [env for row in rows for env in row.envs if env.startswith(ENV_PREFIX)]
-    notes: list[str] = []
-    for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and name not in ours:
-            close = difflib.get_close_matches(name, wanted, n=1, cutoff=0.9)
-            if close:
-                notes.append(f"the variable {name} sets nothing; did you mean {close[0]}?")
-    return tuple(notes)
-
-
-def _envs(kind: type[Any]) -> list[str]:
-    return [env for row in table(kind) for env in row.envs]
-
-
-CONFIG_ENVS: Final = (ENV_PREFIX + "CONFIG", "SANDCTL_CONFIG")
-"""The variables that name a config: the server's, and sandctl's."""
 
 
 # --- values ---

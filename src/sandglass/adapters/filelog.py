@@ -480,7 +480,6 @@ class FileLog:
         while numbers and self._is_blank(numbers[-1]):
             # Its space was taken, and no more: the header comes before all else.
             self._files.remove(self._path(numbers.pop()))
-            self._files.sync_directory(self._directory)
         for number in numbers:
             fd, header, crc = self._open_file(number)
             try:

@@ -6,8 +6,8 @@ The view in RocksDB: what the node reads, rebuilt from the log after a crash.
 2. No write and no flush waits, `close` apart: `rocksdict` holds the interpreter's lock. Where
    RocksDB would delay a write it is refused (`BusyError`), and a flush is only started where
    it can begin at once.
-3. Rows are read through `_range` and `last` alone. An iterator of RocksDB just ends at a damaged
-   block; only its `status` tells the difference.
+3. Rows are read through `_range` and `last` alone. An iterator of RocksDB just ends at a
+   damaged block; only its `status` tells the difference.
 4. An iterator keeps the database, and its lock, alive: those still open are closed before it.
 5. `rocksdict` raises nothing narrower than `Exception`, with RocksDB's status as its text;
    `_translated` makes an error of ours of it.

@@ -7,11 +7,11 @@ before, with an error that names field and limit; what is admitted goes to the n
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from sandglass.broker.node_loop import Done, NodeLoop
+from sandglass.broker.node_loop import Done, NodeLoop, resolve
 from sandglass.broker.subscription import Receiver, Session, Subscription
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery, Moment
@@ -282,15 +282,9 @@ class Broker:
             BusyError: too much is waiting to be written; see `retry_after_ms`.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(error: SandglassError | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(error)
-
-        placed = self.produce_nowait(partition, channel, batch, done)
+        placed = self.produce_nowait(
+            partition, channel, batch, lambda error: resolve(future, error)
+        )
         await asyncio.shield(future)
         return placed
 
@@ -413,7 +407,7 @@ class Broker:
 
     async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
         loop = self.loop
-        waits: list[asyncio.Future[None]] = []
+        waits: list[Awaitable[None]] = []
         for ref in subscription.refs:
             record = loop.partition(ref.number).admit_group(
                 subscription.channel,
@@ -423,7 +417,7 @@ class Broker:
                 view=loop.view,
             )
             if record is not None:
-                waits.append(asyncio.ensure_future(loop.commit(record)))
+                waits.append(loop.commit(record))
         if waits:
             await asyncio.gather(*waits)
         for ref in subscription.refs:
@@ -578,7 +572,7 @@ class Broker:
         )
         self.ignored_count += ignored
         if records:
-            await asyncio.gather(*(loop.commit(record) for record in records))
+            await asyncio.gather(*[loop.commit(record) for record in records])
 
     async def drain(
         self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
@@ -616,7 +610,7 @@ class Broker:
             self._forget(subscription)
 
     def unsubscribe(self, session: Session, subscription: Subscription) -> None:
-        """The consumer ends; what it holds stays leased until its outcome or its time is over."""
+        """The consumer ends; what it holds stays leased until its outcome or its time."""
         session.subscriptions.pop(subscription.id, None)
         self._forget(subscription)
 

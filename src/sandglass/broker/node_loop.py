@@ -23,7 +23,7 @@ What it leaves to others: who consumes (`sandglass.broker.subscription`), names 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -241,11 +241,14 @@ class NodeLoop:
         self._queue.append(_Waiting(record, _counted(self, done, size_bytes)))
         self._kick.set()
 
-    async def commit(self, record: Record) -> None:
-        """Queues an admitted record, waits until it is applied; cancelling doesn't undo it."""
+    def commit(self, record: Record) -> Awaitable[None]:
+        """
+        Queues an admitted record, at once; what it returns waits until the record is applied.
+        Cancelling the wait doesn't undo the record.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.submit(record, lambda error: _resolve(future, error))
-        await asyncio.shield(future)
+        self.submit(record, lambda error: resolve(future, error))
+        return asyncio.shield(future)
 
     async def freshen(self) -> None:
         """Waits until a promise covers this moment, so that a read sees what was answered."""
@@ -533,7 +536,8 @@ def _counted(loop: NodeLoop, done: Done | None, size_bytes: int) -> Done | None:
     return landed
 
 
-def _resolve(future: asyncio.Future[None], error: SandglassError | None) -> None:
+def resolve(future: asyncio.Future[None], error: SandglassError | None) -> None:
+    """Tells whoever waits how it ended; nobody, if the wait was cancelled."""
     if future.done():
         return
     if error is None:

@@ -1,1 +1,1 @@
-"""The client: a session and its asyncio face."""
+"""The client: values, a session that does no I/O, and its asyncio face."""

@@ -42,7 +42,10 @@ class Lease:
     """
     Messages that were handed out together, and what has become of each.
 
-    `on_noted` is called once when the first outcome is noted since `take` was called.
+    `on_noted` is called when the first outcome is noted since `take` was called. `ends_ms` is
+    monotonic, `lease_ms` what the broker gave at first. `reported_count` is how far the broker
+    knows the consumer to be. Once a lease `is_lost`, no outcome is taken; once it `is_run_out`,
+    no message of it is begun on.
     """
 
     __slots__ = (
@@ -57,6 +60,7 @@ class Lease:
         "ends_ms",
         "is_lost",
         "is_noted",
+        "is_run_out",
         "lease_ms",
         "on_noted",
         "open_count",
@@ -104,6 +108,7 @@ class Lease:
         self.credited_count = 0
         self.credited_bytes = 0
         self.is_lost = False
+        self.is_run_out = False
         self.is_noted = False
         self.acks: list[int] = []
         self.others: list[Noted] = []

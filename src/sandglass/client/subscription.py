@@ -6,11 +6,10 @@ holds open. Room is what is left of the whole credit; it is granted in steps of 
 that a message settled isn't a frame each, or at once if the consumer waits with nothing on the
 way. `available` may fall below 0: the broker hands out a message larger than the bytes left.
 
-After a break nobody knows which grants arrived. The client then takes `available` as 0 and
-grants anew: perhaps too much for once, never too little. What it had granted before is the
-`surplus` that may come beside it; messages beyond the new grant are taken from there, so that
-the excess is used up and doesn't come back. Bytes have no surplus: a stall would be worse than
-an excess, and messages are bounded by count.
+After a break nobody knows which grants and deliveries arrived. A subscription that holds
+nothing is then replaced by a new one, whose credit is known. One that holds something takes
+`available` as 0, grants anew, perhaps too much for once, never too little, and is replaced as
+soon as it holds nothing: it `is_unsure` until then.
 """
 
 from collections import deque
@@ -23,21 +22,16 @@ from sandglass.wire.v1 import broker_pb2
 
 @dataclass(slots=True)
 class Credit:
-    """One kind of credit, in messages or in bytes. Invariant: `surplus >= 0`."""
+    """One kind of credit, in messages or in bytes."""
 
     limit: int
     available: int = 0
     open: int = 0
-    surplus: int = 0
 
     def used(self, amount: int) -> None:
         """A delivery took this much."""
         self.open += amount
         self.available -= amount
-        if self.available < 0 and self.surplus:
-            absorbed = min(self.surplus, -self.available)
-            self.surplus -= absorbed
-            self.available += absorbed
 
     @property
     def room(self) -> int:
@@ -45,7 +39,7 @@ class Credit:
         return max(0, self.limit - self.open - self.available)
 
     def is_worth_granting(self, *, is_waiting: bool) -> bool:
-        """Whether there is room for a quarter of all, or any at all if nothing else will come."""
+        """Whether there is room for a quarter, or any at all if nothing else will come."""
         if is_waiting and self.available <= 0:
             return self.room > 0
         return self.room >= max(1, self.limit // 4)
@@ -72,8 +66,10 @@ class Subscription:
         self.count_credit = Credit(request.credit_count)
         self.bytes_credit = Credit(request.credit_bytes)
         self.retry_ms: int | None = None
+        self.is_asked = False
         self.is_active = False
         self.is_waiting = False
+        self.is_unsure = False
         self.is_left = False
         self.is_ended = False
         self.error: SandglassError | None = None
@@ -85,23 +81,26 @@ class Subscription:
 
     def asked(self) -> None:
         """It is being asked for with its whole credit, less what is still open."""
+        self.is_asked = True
         self.is_active = False
         self.retry_ms = None
         self.request.credit_count = max(1, self.count_credit.limit - self.count_credit.open)
         self.request.credit_bytes = max(1, self.bytes_credit.limit - self.bytes_credit.open)
         self.count_credit.available = self.request.credit_count
-        self.count_credit.surplus = 0
+        self.is_unsure = False
         self.bytes_credit.available = self.request.credit_bytes
 
     def delivered(self, lease: Lease) -> None:
         """A delivery has come."""
         self.leases[lease.partition_number, lease.token] = lease
+        self.ready.append(lease)
         self.count_credit.used(lease.count)
         self.bytes_credit.used(len(lease.batch))
 
     def settled(self, lease: Lease, *, is_over: bool = False) -> None:
         """Counts what was settled of a lease since the last time; all of it if `is_over`."""
         count = lease.count if is_over else lease.count - lease.open_count
+        count = max(count, lease.credited_count)
         size_bytes = len(lease.batch) * count // lease.count if lease.count else 0
         self.count_credit.open -= count - lease.credited_count
         self.bytes_credit.open -= size_bytes - lease.credited_bytes
@@ -127,9 +126,15 @@ class Subscription:
         size_bytes.available += size_bytes.room
         return grant
 
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether another subscription may take the place of this one unnoticed."""
+        is_idle = not self.count_credit.open and not self.leases
+        return self.is_active and not self.is_left and not self.is_ended and is_idle
+
     def forget_grants(self) -> None:
         """After a break: grant anew, since nobody knows which grants arrived."""
-        self.count_credit.surplus += max(0, self.count_credit.available)
+        self.is_unsure = True
         self.count_credit.available = 0
         self.bytes_credit.available = 0
 

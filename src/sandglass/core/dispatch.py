@@ -194,9 +194,10 @@ def _gather(group: Group, turn: Turn, *, count_max: int, bytes_max: int) -> list
                 group.scanned_to = turn.end
                 return found
             stop = min(stop, turn.end)
-            if flags and (wait_ms := _wait_ms(row, flags, wait_until_ms, turn)):
+            left_ms = flags and wait_ms(row, flags, wait_until_ms, turn.moment, turn.reached_ms)
+            if left_ms:
                 if not found:
-                    _move_waiting(group, turn, low, stop, stop - at, wait_ms)
+                    _move_waiting(group, turn, low, stop, stop - at, left_ms)
                     low = at = stop
                     continue
                 group.is_ready = True
@@ -247,19 +248,21 @@ def _rows(group: Group, view: View) -> Iterator[tuple[Slice, int, int]]:
         yield read_row(key, value)
 
 
-def _wait_ms(row: Slice, flags: int, wait_until_ms: int, turn: Turn) -> int:
+def wait_ms(
+    row: Slice, flags: int, wait_until_ms: int, moment: Moment, reached_ms: int
+) -> int:
     """How long this row has to wait still; 0 if it may be handed out."""
     if flags & keys.HAS_WAIT:
-        return max(0, wait_until_ms - turn.moment.steady_ms)
+        return max(0, wait_until_ms - moment.steady_ms)
     if flags & keys.IS_SCHEDULED:
-        return row.due_ms - turn.moment.wall_ms if row.due_ms > turn.reached_ms else 0
+        return row.due_ms - moment.wall_ms if row.due_ms > reached_ms else 0
     return 0
 
 
 def _move_waiting(
-    group: Group, turn: Turn, low: int, high: int, count: int, wait_ms: int
+    group: Group, turn: Turn, low: int, high: int, count: int, left_ms: int
 ) -> None:
-    until_ms = group.retry_clamp(turn.moment.steady_ms + wait_ms)
+    until_ms = group.retry_clamp(turn.moment.steady_ms + left_ms)
     turn.operations.append(
         Move(group.number, Ending.CLOCK, until_ms, 0, 0, [(low, high, count)], [])
     )
@@ -285,7 +288,7 @@ def _share_out(group: Group, found: list[Slice], turn: Turn) -> None:
                 left -= sum(part.count for part in taken)
                 _begin_lease(group, consumer, taken, turn)
     if queue:
-        group.is_ready = any(consumer.has_credit for consumer in group.consumers)
+        group.is_ready = True  # what credit didn't allow is the first thing when there is more
 
 
 def _take(queue: deque[Slice], consumer: Consumer, count_max: int) -> list[Slice]:
@@ -295,6 +298,8 @@ def _take(queue: deque[Slice], consumer: Consumer, count_max: int) -> list[Slice
     room_bytes = min(consumer.credit_bytes, limits.DELIVERY_BYTES_MAX)
     while queue and room > 0 and (room_bytes > 0 or not taken):
         part = queue[0]
+        if taken and part.low != _end_of(taken[-1]):
+            break  # something done lies between: a lease's tile holds its own messages only
         each_bytes = max(1, len(part.body) // part.row_count)
         count = min(part.count, room)
         if count * each_bytes > room_bytes:

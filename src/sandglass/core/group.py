@@ -30,7 +30,7 @@ from sandglass.core.done import DoneRanges
 from sandglass.core.lease import Consumer, Lease
 from sandglass.core.message import Slice
 from sandglass.core.offset import INDEX_BITS, INDEX_MAX, OFFSET_BYTES
-from sandglass.core.record import CreateGroup, Ending, Move, Settle
+from sandglass.core.record import CreateGroup, Ending, Move, Range, Settle
 from sandglass.core.view import Changes, Overlay, View
 
 _STATE = Struct(">14s14sQQQQQI")
@@ -157,16 +157,16 @@ class Group:
         names = b"%b\0%b" % (self.channel.encode(), self.name.encode())
         changes.rows[keys.group_prefix(b"h", self.partition, self.number)] = state + names
 
-    def apply_settle(self, operation: Settle, scratch: Overlay) -> None:
-        """Messages are done with."""
-        for low, high, _ in operation.main:
+    def apply_settle(self, operation: Settle, cut: int, scratch: Overlay) -> None:
+        """Messages are done with. Those below `cut` have expired meanwhile."""
+        count = 0
+        for low, high, main_count in self._left(operation.main, cut, scratch):
             self._mark_done(low, high, scratch.changes)
-        for low, high, count in operation.retry:
+            count += main_count
+        for low, high, retry_count in self._left(operation.retry, cut, scratch):
             self._leave_retry(low, high, scratch)
-            self.retry_count -= count
-        count = sum(part[2] for part in operation.main) + sum(
-            part[2] for part in operation.retry
-        )
+            self.retry_count -= retry_count
+            count += retry_count
         match operation.ending:
             case Ending.ACKED:
                 self.acked_count += count
@@ -176,14 +176,16 @@ class Group:
                 self.expired_count += count
         self.write(scratch.changes)
 
-    def apply_move(self, operation: Move, scratch: Overlay) -> None:
-        """Messages go to a retry row each range."""
-        for low, high, count in operation.main:
+    def apply_move(self, operation: Move, cut: int, scratch: Overlay) -> None:
+        """Messages go to a retry row each range. Those below `cut` have expired meanwhile."""
+        main = self._left(operation.main, cut, scratch)
+        retry = self._left(operation.retry, cut, scratch)
+        for low, high, count in main:
             self._mark_done(low, high, scratch.changes)
             self.retry_count += count
-        for low, high, _ in operation.retry:
+        for low, high, _ in retry:
             self._leave_retry(low, high, scratch)
-        for low, high, _ in (*operation.main, *operation.retry):
+        for low, high, _ in (*main, *retry):
             part = RetryPart(
                 operation.until_ms, low, high, operation.attempts, operation.releases
             )
@@ -191,14 +193,29 @@ class Group:
         self.moved_count += 1
         self.write(scratch.changes)
 
-    def apply_cut(self, below: int, changes: Changes) -> None:
-        """Retention has removed everything below."""
+    def apply_cut(self, below: int, scratch: Overlay) -> None:
+        """Retention is about to remove everything below: what isn't settled expires."""
+        index = keys.group_prefix(b"x", self.partition, self.number)
+        for key, _ in list(scratch.range(index, keys.at(index, below))):
+            low = keys.offset_at_end(key)
+            part = self.retry_row(low, scratch)
+            assert part is not None, f"no retry row holds {low:x} of group {self.name}"
+            high = min(part.high, below)
+            count = self._count(low, high, scratch)
+            self._leave_retry(low, high, scratch)
+            self.retry_count -= count
+            self.expired_count += count
+        low, next_done = self.done.skip(self.done.floor)
+        while low < below:
+            high = below if next_done is None else min(next_done, below)
+            self.expired_count += self._count(low, high, scratch)
+            low, next_done = self.done.skip(high)
         if below > self.done.floor:
             for low in self.done.raise_floor(below):
-                changes.rows[self._done_key(low)] = None
-            self.write(changes)
+                scratch.changes.rows[self._done_key(low)] = None
             if self.cursor < self.done.floor:
                 self.cursor, self.head, self.is_aligned = self.done.floor, None, False
+        self.write(scratch.changes)
 
     def committed(self, view: View) -> int:
         """Below it everything is settled: the floor, or the lowest offset that waits."""
@@ -231,6 +248,21 @@ class Group:
                     self.next_steady_ms = until_ms
                 return
             yield _read_retry(until_ms, low, value)
+
+    def _left(self, ranges: list[Range], cut: int, view: View) -> list[Range]:
+        """What retention has left of these ranges."""
+        if all(low >= cut for low, _, _ in ranges):
+            return ranges
+        return [
+            (low, high, count) if low >= cut else (cut, high, self._count(cut, high, view))
+            for low, high, count in ranges
+            if high > cut
+        ]
+
+    def _count(self, low: int, high: int, view: View) -> int:
+        """Messages in `[low, high)`."""
+        prefix = keys.rows_prefix(self.partition, self.channel)
+        return sum(part.count for part in read_slices(view, prefix, low, high))
 
     def _mark_done(self, low: int, high: int, changes: Changes) -> None:
         gone, new = self.done.add(low, high)
@@ -284,13 +316,20 @@ class Group:
         del self.order[bisect_left(self.order, (lease.low, lease.token))]
 
     def lease_at(self, offset: int) -> tuple[Lease, int] | None:
-        """The lease that holds the message at `offset`, and its place there."""
-        number = bisect_right(self.order, (offset, 1 << 64)) - 1
-        if number < 0:
-            return None
-        lease = self.leases[self.order[number][1]]
-        place = lease.place_of(offset) if offset < lease.high else None
-        return None if place is None else (lease, place)
+        """
+        The lease under which the message at `offset` is open, and its place there.
+
+        What left a lease and was leased again lies inside the older lease's tile, so the newest
+        is looked at first. Leases of the main order don't overlap: behind one nothing is found.
+        """
+        for number in reversed(range(bisect_right(self.order, (offset, 1 << 64)))):
+            lease = self.leases[self.order[number][1]]
+            place = lease.place_of(offset) if offset < lease.high else None
+            if place is not None and lease.open >> place & 1:
+                return lease, place
+            if not lease.is_retry:
+                break
+        return None
 
     def has_credit(self) -> bool:
         """Somebody can take messages."""

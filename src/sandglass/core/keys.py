@@ -22,6 +22,7 @@ Format version 1. To change it: raise `VIEW_VERSION`, write the step from the ol
 `docs/internals/storage-format.md`, keep a store of the old version under `tests/data/`.
 """
 
+from itertools import accumulate
 from struct import Struct
 from typing import Final
 
@@ -60,6 +61,15 @@ def rows_prefix(partition: int, channel: str) -> bytes:
 def row_key(prefix: bytes, due_ms: int, first_index: int, count: int) -> bytes:
     """The key of a message row; `prefix` from `rows_prefix`."""
     return prefix + _PLACE.pack(due_ms, first_index, count)[2:]
+
+
+def row_keys(
+    prefix: bytes, dues: list[int], first_index: int, counts: list[int]
+) -> list[bytes]:
+    """The keys of rows with consecutive indexes from `first_index` on."""
+    indexes = accumulate(counts, initial=first_index)
+    packed = map(_PLACE.pack, dues, indexes, counts)
+    return [prefix + place[2:] for place in packed]
 
 
 def row_place(key: bytes) -> tuple[int, int]:

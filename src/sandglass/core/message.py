@@ -37,18 +37,10 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Messages due at one time, with indexes `[first_index, first_index + count)`."""
-
-    due_ms: int
-    first_index: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Placed:
     """
-    Where the messages of one batch went. Runs are in request order.
+    Where the messages of one batch went: runs of messages due at one time, `counts[n]` of them
+    at `dues[n]`, in request order, with consecutive indexes from `first_index` on.
 
     `request_places` are their places in the request when it reached several partitions; None
     when all of it went to this one.
@@ -56,7 +48,8 @@ class Placed:
 
     partition_id: str
     first_index: int
-    runs: list[Run]
+    dues: list[int]
+    counts: list[int]
     request_places: list[int] | None = None
 
 

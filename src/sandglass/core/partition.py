@@ -28,18 +28,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from operator import add
 from struct import Struct
 
 from sandglass.core import keys, limits
-from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
-from sandglass.core.group import Group, read_slices
+from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group, wait_ms
+from sandglass.core.group import Group, read_row, read_slices
 from sandglass.core.lease import Consumer, Lease, Places, merged
 from sandglass.core.message import (
     DEAD_LETTER_CHANNEL,
     Batch,
     DeadLetterOrigin,
     Placed,
-    Run,
     Slice,
 )
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
@@ -119,6 +119,8 @@ class Partition:
     cut: int = 0
     promised: int = 0
     """By a promise of this partition's own; the node's reaches for all of them."""
+    closed_at_start: int = 0
+    """When this leader began: up to here, messages count as handed out before."""
     next_group: int = 1
 
     assigned_index: int = 0
@@ -165,6 +167,7 @@ class Partition:
         self.epoch = epoch
         self.next_token = (epoch << TOKEN_BITS) + 1
         self.closed = max(self.closed, promised, self.promised)
+        self.closed_at_start = self.closed
         self.see(wall_ms)
         self.now_ms = max(self.now_ms, self.closed >> INDEX_BITS)
 
@@ -203,7 +206,7 @@ class Partition:
         assert lowest > self.closed, "an append at or below the closed offset"
         self.assigned_index += batch.count
         record = self._record([append], moment, lowest=lowest)
-        return record, Placed(self.id, first_index, _runs(first_index, dues, batch.counts))
+        return record, Placed(self.id, first_index, dues, batch.counts)
 
     def admit_group(
         self, channel: str, name: str, *, is_from_now: bool, moment: Moment, view: View
@@ -313,7 +316,7 @@ class Partition:
             found = group.lease_at(offset)
             if found is None:
                 elsewhere.append(offset)
-            elif found[0].open >> found[1] & 1:
+            else:
                 by_lease.setdefault(found[0].token, []).append((found[1], 1))
         records = [
             self._end(
@@ -335,8 +338,11 @@ class Partition:
         return records, len(offsets) - taken
 
     def admit_cut(self, below: int, moment: Moment) -> Record | None:
-        """Retention: what is below goes; None if it is gone already, or below what was read."""
-        below = min(below, self.closed)
+        """
+        Retention: what is below goes, by whole milliseconds, so that no row is cut in two. None
+        if it is gone already; what nobody may have read yet stays.
+        """
+        below = min(below, self.closed) >> INDEX_BITS << INDEX_BITS
         if below <= self.cut or self.last_index == 0:
             return None
         return self._record([Cut(below)], moment)
@@ -505,19 +511,26 @@ class Partition:
         self, group: Group, offset: int, ending: Ending, moment: Moment, view: View
     ) -> Record | None:
         """An outcome for a message that waits for its retry, or was held before this leader."""
+        prefix = keys.rows_prefix(self.number, group.channel)
+        found = view.last(prefix, keys.at(prefix, offset + 1))
+        if found is None or offset >= sum(keys.row_place(found[0])):
+            return None  # no message stands there
+        if self._is_ending(group, offset):
+            return None
         if group.done.holds(offset):
             part = group.retry_row(offset, view)
-            if part is None or self._is_ending(group, offset):
+            if part is None:
                 return None
-            group.forget_retry(offset)
             counts = (part.attempts, part.releases)
+            if part.until_ms > moment.steady_ms and counts == (0, 0):
+                return None  # it waits for the clock, and never was handed out
+            group.forget_retry(offset)
             main, retry = list[Range](), [(offset, offset + 1, 1)]
         else:
-            if offset < group.cursor or offset > self.closed or self._is_ending(group, offset):
+            if not group.cursor <= offset <= self.closed_at_start:
                 return None
-            prefix = keys.rows_prefix(self.number, group.channel)
-            found = view.last(prefix, keys.at(prefix, offset + 1))
-            if found is None or offset >= sum(keys.row_place(found[0])):
+            row, flags, wait_until_ms = read_row(*found)
+            if wait_ms(row, flags, wait_until_ms, moment, self.reached_ms):
                 return None
             low = self._end_before(prefix, offset, keys.row_place(found[0])[0], view)
             counts = (0, 0)
@@ -589,8 +602,10 @@ class Partition:
         for operation in record.operations:
             self._apply(operation, scratch)
         self._write(scratch.changes)
-        if self.in_flight and self.in_flight[0].record is record:
-            self._landed(self.in_flight.popleft())
+        if self.in_flight:
+            landing = self.in_flight.popleft()
+            assert landing.record is record, "records are applied in the order of admission"
+            self._landed(landing)
         return scratch.changes
 
     def _apply(self, operation: Operation, scratch: Overlay) -> None:
@@ -598,9 +613,11 @@ class Partition:
             case Append():
                 self._apply_append(operation, scratch.changes)
             case Settle():
-                self._group(operation.group, scratch).apply_settle(operation, scratch)
+                group = self._group(operation.group, scratch)
+                group.apply_settle(operation, self.cut, scratch)
             case Move():
-                self._group(operation.group, scratch).apply_move(operation, scratch)
+                group = self._group(operation.group, scratch)
+                group.apply_move(operation, self.cut, scratch)
             case CreateGroup():
                 self._apply_create_group(operation, scratch.changes)
             case Cut():
@@ -617,23 +634,17 @@ class Partition:
             keys.row_columns(append.produced_ms, is_scheduled=flag, origin=append.origin)
             for flag in (False, True)
         ]
-        index = append.first_index
-        assert min(append.dues) << INDEX_BITS | index > self.closed, (
-            "an append below what is closed"
-        )
-        waits = append.waits or None
-        for number, due_ms in enumerate(append.dues):
-            count = append.counts[number]
-            is_scheduled = append.scheduled[number]
-            start = columns[is_scheduled]
-            if waits and waits[number]:
-                start = keys.row_columns(
-                    append.produced_ms, is_scheduled=is_scheduled, wait_until_ms=waits[number]
+        lowest = min(append.dues) << INDEX_BITS | append.first_index
+        assert lowest > self.closed, "an append below what is closed"
+        places = keys.row_keys(prefix, append.dues, append.first_index, append.counts)
+        starts = [columns[flag] for flag in append.scheduled]
+        for number, wait_until_ms in enumerate(append.waits):
+            if wait_until_ms:
+                starts[number] = keys.row_columns(
+                    append.produced_ms, is_scheduled=True, wait_until_ms=wait_until_ms
                 )
-            key = keys.row_key(prefix, due_ms, index, count)
-            rows[key] = start + append.bodies[number]
-            index += count
-        self.last_index = index - 1
+        rows.update(zip(places, map(add, starts, append.bodies), strict=True))
+        self.last_index += sum(append.counts)
         self.assigned_index = max(self.assigned_index, self.last_index)
         if self.channels is None or append.channel not in self.channels:
             rows[keys.channel_key(self.number, append.channel)] = b""
@@ -664,12 +675,11 @@ class Partition:
         group.write(changes)
 
     def _apply_cut(self, below: int, scratch: Overlay) -> None:
-        prefix = keys.partition_prefix(b"c", self.number)
-        for key, _ in scratch.range(prefix, keys.after_prefix(prefix)):
-            rows = keys.rows_prefix(self.number, keys.channel_of(key))
-            scratch.changes.cut(rows, keys.at(rows, below))
         for number in range(1, self.next_group):
-            self._group(number, scratch).apply_cut(below, scratch.changes)
+            self._group(number, scratch).apply_cut(below, scratch)
+        for channel in self.channel_names(scratch):
+            rows = keys.rows_prefix(self.number, channel)
+            scratch.cut(rows, keys.at(rows, below))
         self.cut = max(self.cut, below)
 
     def _write(self, changes: Changes) -> None:
@@ -836,18 +846,6 @@ class Partition:
         top = min(high, self.readable(promised))
         self.closed = max(self.closed, top)
         return read_slices(view, keys.rows_prefix(self.number, channel), low, top + 1)
-
-
-def _runs(first_index: int, dues: list[int], counts: list[int]) -> list[Run]:
-    runs: list[Run] = []
-    for due_ms, count in zip(dues, counts, strict=True):
-        if runs and runs[-1].due_ms == due_ms:
-            last = runs.pop()
-            runs.append(Run(due_ms, last.first_index, last.count + count))
-        else:
-            runs.append(Run(due_ms, first_index, count))
-        first_index += count
-    return runs
 
 
 def _earlier(one: int | None, other: int | None) -> int | None:

@@ -8,7 +8,7 @@ applied before one write.
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, Protocol
 
 Row = tuple[bytes, bytes]
@@ -74,35 +74,40 @@ class Overlay:
     """
     A `View` with `changes` laid over `below`.
 
-    Invariant: `_sorted` and `_late` together hold each key of `changes.rows` once.
+    Rows may also be put into `changes.rows` directly, and are seen at once; cuts go by `lay` or
+    `cut`.
+
+    Invariant: `_sorted` holds the first keys of `changes.rows`, in byte order; those put since
+    stand behind them, for a dict keeps the order in which its keys came.
     """
 
-    __slots__ = ("_lay_count", "_late", "_sorted", "below", "changes")
+    __slots__ = ("_lay_count", "_sorted", "below", "changes")
 
     def __init__(self, below: View) -> None:
         self.below = below
         self.changes = Changes()
         self._sorted: list[bytes] = []
-        self._late: list[bytes] = []
         self._lay_count = 0
 
     def lay(self, changes: Changes) -> None:
         """Puts changes on top."""
-        rows = self.changes.rows
         if changes.cuts:
             self.changes.merge(changes)
             self._sorted = []
-            self._late = list(self.changes.rows)
         else:
-            self._late += [key for key in changes.rows if key not in rows]
-            rows.update(changes.rows)
+            self.changes.rows.update(changes.rows)
+        self._lay_count += 1
+
+    def cut(self, first: bytes, end: bytes) -> None:
+        """Deletes a range, what was laid there included."""
+        self.changes.cut(first, end)
+        self._sorted = []
         self._lay_count += 1
 
     def take(self) -> Changes:
         """The changes so far, to be written; the overlay is clear afterwards."""
         taken, self.changes = self.changes, Changes()
         self._sorted = []
-        self._late = []
         self._lay_count += 1
         return taken
 
@@ -184,9 +189,8 @@ class Overlay:
         The keys of the changes in order. Only the late ones are unsorted, and merging two runs
         is cheap: reads between two records of a large batch don't sort it anew each time.
         """
-        if self._late:
-            self._late.sort()
-            self._sorted += self._late
+        late_count = len(self.changes.rows) - len(self._sorted)
+        if late_count:
+            self._sorted += sorted(islice(reversed(self.changes.rows), late_count))
             self._sorted.sort()
-            self._late = []
         return self._sorted

@@ -107,10 +107,18 @@ def unsupported(
         raise UnsupportedError(why)
         yield b""
 
+    async def refuse_session(_: AsyncIterator[bytes], context: Context) -> None:
+        raise UnsupportedError(why)
+
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
     for name in names:
-        is_stream = service.methods_by_name[name].server_streaming
-        handlers[name] = stream(bytes, refuse_stream) if is_stream else unary(bytes, refuse)
+        method = service.methods_by_name[name]
+        if method.client_streaming:
+            handlers[name] = session(refuse_session)
+        elif method.server_streaming:
+            handlers[name] = stream(bytes, refuse_stream)
+        else:
+            handlers[name] = unary(bytes, refuse)
     return handlers
 
 

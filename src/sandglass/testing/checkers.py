@@ -147,10 +147,12 @@ class PartitionHistory:
         """The channel, made if it is new."""
         return self.channels.setdefault(name, Channel())
 
-    def numbers_in(self, channel: str, low: int, high: int) -> list[int]:
-        """Messages of a channel in `[low, high)` that retention has left."""
+    def numbers_in(
+        self, channel: str, low: int, high: int, *, is_all: bool = False
+    ) -> list[int]:
+        """Messages of a channel in `[low, high)` that retention has left, or really all."""
         known = self.channel(channel)
-        low = max(low, self.cut)
+        low = low if is_all else max(low, self.cut)
         first, end = bisect_left(known.offsets, low), bisect_left(known.offsets, high)
         return [known.numbers[offset] for offset in known.offsets[first:end]]
 
@@ -189,6 +191,8 @@ class History:
         for partition in self.partitions.values():
             partition.closed_at_start = closed.get(partition.number, 0)
             for group in partition.groups.values():
+                for number in group.ending:  # what was on its way is lost, its delay too
+                    group.not_before_ms.pop(number, None)
                 group.held.clear()
                 group.ending.clear()
                 group.highest = -1
@@ -219,14 +223,15 @@ class History:
                 continue
             group = partition.groups[operation.group]
             for number in self._named(partition, group, operation):
-                _check(not group.is_settled(number), "I6", "ends again", group, number)
+                is_over = number in group.acked or number in group.dead
+                _check(not is_over, "I6", "ends again", group, number)
                 _check(number not in group.ending, "I7", "ends twice", group, number)
                 group.ending[number] = operation.ending
                 hold = group.held.pop(number, None)
                 if hold is not None:
-                    is_over = hold.ends_ms <= moment.lease_ms
+                    is_early = hold.ends_ms > moment.lease_ms
                     is_expiry = operation.ending is Ending.TIMED_OUT
-                    _check(is_over or not is_expiry, "I7", "expired early", group, number)
+                    _check(not (is_early and is_expiry), "I7", "times out early", group, number)
                     self.on_ended(group, hold)
 
     def land(self, record: Record) -> None:
@@ -293,7 +298,9 @@ class History:
         return [
             number
             for low, high, _ in (*operation.main, *operation.retry)
-            for number in partition.numbers_in(group.channel, max(low, group.start), high)
+            for number in partition.numbers_in(
+                group.channel, max(low, group.start), high, is_all=True
+            )
         ]
 
     def _land_append(self, partition: PartitionHistory, append: Append) -> None:
@@ -343,9 +350,11 @@ class History:
     def _settle(
         self, partition: PartitionHistory, group: GroupHistory, number: int, ending: Ending
     ) -> None:
-        _check(not group.is_settled(number), "I6", "settled twice", group, number)
         group.ending.pop(number, None)
         group.held.pop(number, None)
+        if number in group.expired:
+            return
+        _check(not group.is_settled(number), "I6", "settled twice", group, number)
         group.moved.discard(number)
         if ending is Ending.ACKED:
             group.acked.add(number)
@@ -362,9 +371,11 @@ class History:
         group.dead[number] = buried
 
     def _move(self, group: GroupHistory, number: int, move: Move) -> None:
-        _check(not group.is_settled(number), "I6", "moved when settled", group, number)
         group.ending.pop(number, None)
         group.held.pop(number, None)
+        if number in group.expired:
+            return
+        _check(not group.is_settled(number), "I6", "moved when settled", group, number)
         group.moved.add(number)
         if move.ending is Ending.RELEASED:
             releases = group.releases[number] = group.releases.get(number, 0) + 1
@@ -443,15 +454,19 @@ class History:
         attempts = group.attempts.get(number, 0) + 1
         _check(attempts == delivery.attempt, "I8", f"not attempt {attempts}", group, number)
         _check(attempts <= group.max_deliveries, "I8", "one too many", group, number)
-        early = message.left_ms > 0 and not message.is_shown
-        waited_ms = monotonic_ms - message.monotonic_ms
-        _check(not early or waited_ms >= message.left_ms, "I3", "is early", group, number)
+        _check(not self.is_early(message, monotonic_ms), "I3", "is early", group, number)
         if delivery.lease.is_retry:
             least_ms = group.not_before_ms.pop(number, 0)
             _check(monotonic_ms >= least_ms, "I3", "its retry is early", group, number)
         else:
             _check(offset > group.highest, "I9", "out of order", group, number)
             group.highest = offset
+
+    def is_early(self, message: Sent, monotonic_ms: int) -> bool:
+        """Its time has neither been shown since it was sent, nor passed."""
+        if message.is_shown or message.left_ms <= 0:
+            return False
+        return monotonic_ms - message.monotonic_ms < message.left_ms
 
     def _check_lateness(
         self, group: GroupHistory, message: Sent, delivery: Delivery, moment: Moment
@@ -551,7 +566,7 @@ class History:
             message = self.sent[number]
             partition = self.partitions[message.partition]
             channel = partition.channel(message.channel)
-            if message.offset not in channel.numbers:
+            if message.offset not in channel.numbers and not partition.is_deleted:
                 raise Violation(f"I1: message {number} was answered, and is lost")
         for group, number in self.lost():
             _check(False, "I5", "never comes to an end", group, number)

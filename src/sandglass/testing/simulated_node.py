@@ -69,7 +69,6 @@ class SimulatedNode:
         self.is_syncing = False
         self.ready: dict[int, None] = {}
         self.wakes: dict[int, int] = {}
-        self.is_blocked = False
         self.is_voiding = False
         self.promise_queued_ms = 0
         self._write()
@@ -183,7 +182,6 @@ class SimulatedNode:
     def _apply(self, record: Record) -> None:
         self.view.lay(self.machine.apply(record, self.view))
         if record.partition == NODE:
-            self.is_voiding = self.is_voiding and bool(self.machine.promised_ms)
             self.ready.update(dict.fromkeys(self.machine.refs))
         else:
             self.ready[record.partition] = None
@@ -218,7 +216,6 @@ class SimulatedNode:
                 self.ready[number] = None
         numbers, self.ready = self.ready, {}
         deliveries: list[Delivery] = []
-        self.is_blocked = False
         for number in numbers:
             partition = self.partition(number)
             if partition is None:
@@ -250,13 +247,19 @@ class SimulatedNode:
         self.wakes.pop(partition.number, None)
         if waits_ms:
             self.wakes[partition.number] = moment.steady_ms + max(0, min(waits_ms))
-        self.is_blocked |= any(group.is_blocked for group in partition.reading)
+
+    def _is_blocked(self) -> bool:
+        return any(
+            group.is_blocked
+            for partition in self.machine.partitions.values()
+            for group in partition.reading
+        )
 
     def wake_in_ms(self, moment: Moment) -> int | None:
         """When to take the next turn, by itself."""
         if self.ready or (self.queue and not self.is_syncing):
             return 0
-        if self.is_blocked and not self.is_syncing and self._lacks_promise(moment):
+        if self._is_blocked() and not self.is_syncing and self._lacks_promise(moment):
             return 0
         return max(0, min(self.wakes.values()) - moment.steady_ms) if self.wakes else None
 
@@ -270,13 +273,16 @@ class SimulatedNode:
                 self.is_voiding = True
                 self.promise_queued_ms = 0
                 exact = self.machine.record([self.machine.close_exact()], moment)
-                self.submit(exact, moment)
+                self.submit(exact, moment, self._voided)
             return
-        is_wanted = self.ready or self.queue or self.is_blocked or self._is_due(moment)
+        is_wanted = self.ready or self.queue or self._is_blocked() or self._is_due(moment)
         if is_wanted and self._lacks_promise(moment) and not self.is_voiding:
             self.promise_queued_ms = promise_until(moment.wall_ms)
             promise = self.machine.record([Promise(self.promise_queued_ms)], moment)
             self.submit(promise, moment)
+
+    def _voided(self) -> None:
+        self.is_voiding = False
 
     def _is_due(self, moment: Moment) -> bool:
         return any(at_ms <= moment.steady_ms for at_ms in self.wakes.values())

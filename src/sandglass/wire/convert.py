@@ -72,8 +72,19 @@ def cut_batch(
     Checks a serialized `MessageBatch` with its columns, and cuts it into rows.
 
     Raises:
-        InvalidError: anything that CONTRACT limits or the protocol forbid; see `check_batch`.
+        InvalidError: anything that the limits or the protocol forbid; see `check_batch`.
     """
+    if (
+        0 < count <= limits.ROW_MESSAGE_COUNT_MAX
+        and len(batch) <= limits.ROW_BYTES_MAX
+        and len(due_ms) + len(delay_ms) <= 1
+        and _is_canonical(batch, count)
+        and _holds_only_values(batch, count)
+    ):
+        # Nothing that `check_batch` looks for can be there, and it is one row as it stands.
+        dues, is_delay = _check_times(count, due_ms, delay_ms)
+        size_bytes = len(batch) + COLUMN_ENTRY_BYTES * len(dues)
+        return Batch([count], dues or [NOW], [batch], count, size_bytes, is_delay)
     return cut(check_batch(batch, count, due_ms, delay_ms))
 
 
@@ -111,8 +122,10 @@ def check_batch(
     # there is no other field, no padded length, and no order but this one.
     if sum(sizes) != len(batch):
         raise InvalidError("batch holds fields beside its messages", field="batch")
-    columns = check_messages(batch, raws, clustering_key_name="clustering_key")
-    has_keys = bool(columns.keys or columns.ids)
+    has_keys = False
+    if max(sizes) > limits.VALUE_BYTES_MAX or not _holds_only_values(batch, count):
+        columns = check_messages(batch, raws, clustering_key_name="clustering_key")
+        has_keys = bool(columns.keys or columns.ids)
     return Checked(batch, raws, sizes, dues, is_delay, has_keys)
 
 
@@ -225,18 +238,20 @@ def placed_to_wire(placed: Placed) -> broker_pb2.Placed:
     return broker_pb2.Placed(
         partition=placed.partition_id,
         first_index=placed.first_index,
-        run_due_ms=[run.due_ms for run in placed.runs],
-        run_count=[run.count for run in placed.runs],
+        run_due_ms=placed.dues,
+        run_count=placed.counts,
         request_places=placed.request_places or [],
     )
 
 
 def offsets_of(placed: Placed) -> Iterator[bytes]:
     """The 14-byte offsets of the messages of an atom, in the order of the request."""
-    for run in placed.runs:
-        first = offset.make(run.due_ms, run.first_index)
-        for number in range(first, first + run.count):
+    index = placed.first_index
+    for due_ms, count in zip(placed.dues, placed.counts, strict=True):
+        first = offset.make(due_ms, index)
+        for number in range(first, first + count):
             yield offset.to_bytes(number)
+        index += count
 
 
 # --- checks -----------------------------------------------------------------------------------
@@ -300,6 +315,27 @@ def check_messages(
             if len(raw) > HARMLESS_BYTES_MAX:
                 _check_message(f"messages[{place}]", len(raw), message, clustering_key_name)
     return columns
+
+
+def _is_canonical(batch: bytes, count: int) -> bool:
+    """`count` messages, each with the shortest length before it, and nothing beside them."""
+    try:
+        parsed = raw_pb2.RawBatch.FromString(batch)
+    except DecodeError:
+        return False
+    parsed.DiscardUnknownFields()
+    return len(parsed.messages) == count and parsed.SerializeToString() == batch
+
+
+def _holds_only_values(batch: bytes, count: int) -> bool:
+    """Well-formed messages, none of which holds a field but its value that we know."""
+    try:
+        parsed = raw_pb2.Valueless.FromString(batch)
+    except DecodeError:
+        return False
+    parsed.DiscardUnknownFields()
+    # What is left of a message is its tag and a length of 0.
+    return parsed.ByteSize() == 2 * count
 
 
 def _check_times(

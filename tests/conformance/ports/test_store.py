@@ -65,16 +65,30 @@ class RocksHarness:
     def crash(self) -> None:
         after = self._directory.with_name(self._directory.name + "-after")
         deadline = time.monotonic() + 10
-        # A copy takes its time: nothing may come or go meanwhile.
-        while any(
-            self.store._number(f"num-running-{work}") for work in ("flushes", "compactions")
-        ):
+        # A copy takes its time: it counts when the files stayed the same meanwhile.
+        while not self._is_copied(after):
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        shutil.copytree(self._directory, after)
         self.store.close()
         self._directory = after
         self.store = self._open(is_new=False)
+
+    def _is_copied(self, after: Path) -> bool:
+        shutil.rmtree(after, ignore_errors=True)
+        before = self._files()
+        try:
+            shutil.copytree(self._directory, after)
+        except shutil.Error:
+            return False
+        return before is not None and before == self._files()
+
+    def _files(self) -> list[str] | None:
+        """Their names, or None while RocksDB is at work on them."""
+        if any(
+            self.store._number(f"num-running-{work}") for work in ("flushes", "compactions")
+        ):
+            return None
+        return sorted(path.name for path in self._directory.iterdir())
 
     def end(self) -> None:
         self.store.close()

@@ -277,7 +277,7 @@ def test_short_writes_are_carried_on(tmp_path: Path) -> None:
 
 def test_more_buffers_than_one_call_takes_are_written(tmp_path: Path) -> None:
     log = opened(tmp_path)
-    records = [b"" if number < 2000 else b"%06d" % number for number in range(70_000)]
+    records = [b"" if number < 3000 else b"%06d" % number for number in range(70_000)]
     put(log, *records)
     log.close()
 

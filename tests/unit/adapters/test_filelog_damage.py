@@ -16,8 +16,10 @@ from sandglass.adapters.files import Files
 from sandglass.adapters.segment import (
     FRAME_HEAD_BYTES,
     HEADER_BYTES,
+    Frame,
     FrameReader,
     decode_header,
+    encode_frame,
 )
 from sandglass.errors import CorruptError, NoSpaceError, UnavailableError
 from tests.unit.adapters.faulty_files import FaultyFiles, PowerCutError, PowerFiles
@@ -239,19 +241,45 @@ def test_a_mark_beyond_two_damaged_places_still_proves(tmp_path: Path) -> None:
     assert_place(damaged.found_with(bytes(changed)), FIRST, starts[1])
 
 
-@pytest.mark.parametrize("shift", [-1, 1, 7])
+@pytest.mark.parametrize("shift", [-1, 0, 1, 6, 11, 12, 13])
 def test_a_mark_is_found_wherever_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: int
 ) -> None:
     """Also across the border of two chunks."""
-    _, _, starts = crashed(tmp_path / "log", 1, 1, 1)
-    chunk_bytes = starts[2] - starts[0] + shift
+    _, _, starts = crashed(tmp_path / "log", 1, 1)
+    chunk_bytes = starts[1] - starts[0] - 1 + shift
     monkeypatch.setattr("sandglass.adapters.segment._CHUNK_BYTES", chunk_bytes)
     damaged = Damaged(tmp_path / "log")
     changed = bytearray(damaged.content())
     changed[starts[0] : starts[0] + 12] = bytes(12)
 
     assert_place(damaged.found_with(bytes(changed)), FIRST, starts[0])
+
+
+def test_a_batch_that_does_not_continue_the_one_before_shows(tmp_path: Path) -> None:
+    """A write that went to another place: whole, in its place by position, of another chain."""
+    log = opened(tmp_path / "log")
+    for number in range(60):
+        log.append(batch(number))
+        log.sync()
+    log.close()
+    damaged = Damaged(tmp_path / "log")
+    names = sorted(path.name for path in (tmp_path / "log").glob("*.log"))
+
+    for name in (names[0], names[-1]):
+        content = damaged.content(name)
+        frames = frames_in(content)
+        before, place = frames[0], frames[1]
+        forged, _ = encode_frame(
+            [record for _, record in place.records()],
+            file_id=content[place.offset + 4 : place.offset + 12],
+            previous=before.crc ^ 1,
+            first_position=place.first_position,
+            mark=place.mark,
+        )
+        changed = content[: place.offset] + b"".join(forged) + content[place.end :]
+        assert len(changed) == len(content)
+        assert_place(damaged.found_with(changed, name), name, place.offset)
 
 
 def test_after_a_clean_stop_any_bit_may_flip(tmp_path: Path) -> None:
@@ -335,13 +363,17 @@ class BytesFiles(Files):
 
 def any_mark_above(content: bytes, position: int) -> bool:
     """Does a batch that is whole say that more than `position` had been durable?"""
+    return any(frame.mark > position for frame in frames_in(content))
+
+
+def frames_in(content: bytes) -> list[Frame]:
+    """The frames of a file that are whole."""
     found = decode_header(content[:HEADER_BYTES], Path("x"))
-    if found is None:
-        return True
+    assert found is not None
     reader = FrameReader(
         BytesFiles(content), -1, file_id=found[0].file_id, end_bytes=len(content)
     )
-    return any(frame.mark > position for frame in reader.scattered(HEADER_BYTES))
+    return list(reader.scattered(HEADER_BYTES))
 
 
 def test_damage_in_an_earlier_segment_shows_when_it_is_read(tmp_path: Path) -> None:
@@ -384,8 +416,9 @@ def test_a_damaged_header_is_corruption_once_there_is_anything_behind_it(
     content = damaged.content()
 
     for at in range(HEADER_BYTES):
-        outcome = damaged.found_with(content[:at] + b"\xee" + content[at + 1 :])
-        assert_place(outcome, FIRST, 0)
+        changed = bytearray(content)
+        changed[at] ^= 0xEE
+        assert_place(damaged.found_with(bytes(changed)), FIRST, 0)
         torn = content[:at] + bytes(SEGMENT_BYTES - at)
         assert damaged.found_with(torn) == []
 
@@ -439,6 +472,18 @@ def test_a_copy_that_fails_loses_nothing(tmp_path: Path, operation: str) -> None
         opened(tmp_path / "log", files)
 
     assert found_in(tmp_path / "log") == records
+
+
+def test_half_a_copy_is_removed(tmp_path: Path) -> None:
+    records, _, _ = crashed(tmp_path / "log", 2, 3)
+    (tmp_path / "log" / "copy").write_bytes(b"half")
+    (tmp_path / "log" / "spare").write_bytes(b"half")
+
+    assert found_in(tmp_path / "log") == records
+
+    assert not (tmp_path / "log" / "copy").exists()
+    assert not (tmp_path / "log" / "spare").exists()
+    opened(tmp_path / "log").close()
 
 
 def test_a_copy_takes_the_reserve_when_the_disk_is_full(tmp_path: Path) -> None:

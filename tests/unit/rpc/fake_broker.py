@@ -1,11 +1,11 @@
-"""A broker for the surfaces' tests: topics and messages in lists, everything durable at once."""
+"""A broker for the tests of surfaces: everything in lists, and durable at once."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sandglass.broker.broker import GroupStatus, PartitionStatus
 from sandglass.core import offset
-from sandglass.core.message import Batch, Placed, Run, Slice
+from sandglass.core.message import Batch, Placed, Slice
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import (
     ConflictError,
@@ -68,9 +68,7 @@ class FakeBroker:
         self, name: str, partition_count: int = 1, settings: TopicSettings | None = None
     ) -> Topic:
         partitions = tuple(PartitionRef(f"{name}-{n}", n) for n in range(partition_count))
-        topic = Topic(
-            name, TopicKind.TIMER, partitions, 1, NOW_MS, settings or TopicSettings()
-        )
+        topic = Topic(name, TopicKind.TIMER, partitions, 1, NOW_MS, settings or TopicSettings())
         self.known[name] = topic
         return topic
 
@@ -109,20 +107,21 @@ class FakeBroker:
         if partition.id in self.refusals:
             raise self.refusals[partition.id]
         rows = self.rows.setdefault((partition.id, channel), [])
-        first = sum(slice.row_count for slice in rows) + 1
-        runs: list[Run] = []
+        first = sum(row.row_count for row in rows) + 1
+        dues: list[int] = []
+        index = first
         for count, due, body in zip(batch.counts, batch.dues, batch.bodies, strict=True):
             due_ms = NOW_MS + due if batch.is_delay else max(NOW_MS, due)
-            index = first + sum(run.count for run in runs)
-            runs.append(Run(due_ms, index, count))
+            dues.append(due_ms)
             rows.append(Slice(body, count, 0, count, due_ms, index, NOW_MS))
+            index += count
         self.batches.append((partition.id, channel, batch))
         failure = self.failures.get(partition.id)
         if self.waiting is None:
             done(failure)
         else:
             self.waiting.append(lambda _: done(failure))
-        return Placed(partition.id, first, runs)
+        return Placed(partition.id, first, dues, batch.counts)
 
     async def fetch(
         self, topic: Topic, partition: PartitionRef, channel: str, low: int, high: int

@@ -30,14 +30,6 @@ def request(*messages: Message, **fields: Any) -> ProduceRequest:
     return ProduceRequest(topic="t", batch=batch, count=len(messages), **fields)
 
 
-@pytest.fixture
-def broker() -> Any:
-    fake = FakeBroker()
-    fake.add("t", 3)
-    fake.add("one", 1)
-    return fake
-
-
 def reached(broker: FakeBroker) -> list[tuple[str, str, int]]:
     return [(partition, channel, batch.count) for partition, channel, batch in broker.batches]
 
@@ -94,6 +86,7 @@ async def test_messages_without_a_key_beside_keyed_ones_go_together(broker):
 
 
 async def test_with_one_partition_nothing_is_split(broker):
+    broker.add("one", 1)
     asked = request(Message(key=KEY_OF_0), Message(key=KEY_OF_1))
     asked.topic = "one"
 
@@ -248,7 +241,9 @@ async def test_offsets_come_in_the_order_of_the_request(broker):
 
     offsets = await produce_compatible(broker, compatible(late, pb.Message(), pb.Message()))
 
-    assert [(NOW_MS + 5000, 1), (NOW_MS, 2), (NOW_MS, 3)] == [place_of(each) for each in offsets]
+    assert [(NOW_MS + 5000, 1), (NOW_MS, 2), (NOW_MS, 3)] == [
+        place_of(each) for each in offsets
+    ]
     assert all(14 == len(each) for each in offsets)
 
 

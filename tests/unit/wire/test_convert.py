@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandglass.core import limits
-from sandglass.core.message import Placed, Run
+from sandglass.core.message import Placed
 from sandglass.errors import InvalidError
 from sandglass.wire import convert
 from sandglass.wire.v1.broker_pb2 import Header, Message, MessageBatch
@@ -504,18 +504,18 @@ def test_the_size_of_a_message_in_a_batch_is_known_without_making_it(size):
 
 
 def test_a_placed_batch_tells_runs_and_places():
-    placed = Placed("P", 7, [Run(1000, 7, 2), Run(500, 9, 1)], [4, 0, 2])
+    placed = Placed("P", 7, [1000, 500], [2, 1], [4, 0, 2])
 
     wire = convert.placed_to_wire(placed)
 
     assert ("P", 7) == (wire.partition, wire.first_index)
     assert ([1000, 500], [2, 1]) == (list(wire.run_due_ms), list(wire.run_count))
     assert [4, 0, 2] == list(wire.request_places)
-    assert not convert.placed_to_wire(Placed("P", 1, [Run(1, 1, 1)])).request_places
+    assert not convert.placed_to_wire(Placed("P", 1, [1], [1])).request_places
 
 
 def test_offsets_are_due_time_then_index():
-    placed = Placed("P", 7, [Run(1526518923456, 7, 2)])
+    placed = Placed("P", 7, [1526518923456], [2])
 
     assert [
         "01636b9e40c00000000000000007",

@@ -2,8 +2,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -40,3 +40,30 @@ class RawColumns(_message.Message):
     headers: _containers.RepeatedScalarFieldContainer[bytes]
     ids: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, channels: _Optional[_Iterable[bytes]] = ..., offsets: _Optional[_Iterable[bytes]] = ..., produced_at: _Optional[_Iterable[bytes]] = ..., consume_in: _Optional[_Iterable[bytes]] = ..., keys: _Optional[_Iterable[bytes]] = ..., headers: _Optional[_Iterable[bytes]] = ..., ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Valueless(_message.Message):
+    __slots__ = ("messages",)
+    class Message(_message.Message):
+        __slots__ = ("channel", "index", "offset", "produced_at", "consume_in", "key", "clustering_key", "headers", "id")
+        CHANNEL_FIELD_NUMBER: _ClassVar[int]
+        INDEX_FIELD_NUMBER: _ClassVar[int]
+        OFFSET_FIELD_NUMBER: _ClassVar[int]
+        PRODUCED_AT_FIELD_NUMBER: _ClassVar[int]
+        CONSUME_IN_FIELD_NUMBER: _ClassVar[int]
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        CLUSTERING_KEY_FIELD_NUMBER: _ClassVar[int]
+        HEADERS_FIELD_NUMBER: _ClassVar[int]
+        ID_FIELD_NUMBER: _ClassVar[int]
+        channel: bytes
+        index: int
+        offset: bytes
+        produced_at: bytes
+        consume_in: bytes
+        key: bytes
+        clustering_key: bytes
+        headers: _containers.RepeatedScalarFieldContainer[bytes]
+        id: bytes
+        def __init__(self, channel: _Optional[bytes] = ..., index: _Optional[int] = ..., offset: _Optional[bytes] = ..., produced_at: _Optional[bytes] = ..., consume_in: _Optional[bytes] = ..., key: _Optional[bytes] = ..., clustering_key: _Optional[bytes] = ..., headers: _Optional[_Iterable[bytes]] = ..., id: _Optional[bytes] = ...) -> None: ...
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[Valueless.Message]
+    def __init__(self, messages: _Optional[_Iterable[_Union[Valueless.Message, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,525 @@
+"""The asyncio client: one door to topics, producing and consuming."""
+
+import os
+import socket
+import time
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal
+
+import grpc
+
+from sandglass.client._async.connection import Connection, Endpoint
+from sandglass.client._async.consumer import Consumer, Consuming, batches, messages
+from sandglass.client._async.producer import Producer
+from sandglass.client._async.unary import Unary
+from sandglass.client.events import Changed, Event, Expired, Extended, Produced, Settled
+from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
+from sandglass.client.received import Batch, Received
+from sandglass.client.topics import (
+    GroupStatus,
+    Topic,
+    TopicStatus,
+    group_of,
+    status_of,
+    topic_of,
+)
+from sandglass.core import limits
+from sandglass.errors import (
+    InvalidError,
+    PreconditionError,
+    SandglassError,
+    UnavailableError,
+)
+from sandglass.sandflake import Generator
+from sandglass.wire.v1 import admin_pb2, broker_pb2
+
+ADDRESS_DEFAULT: Final = "127.0.0.1:7170"
+PORT_DEFAULT: Final = 7170
+TIMEOUT_DEFAULT: Final = timedelta(seconds=10)
+CREDIT_COUNT_DEFAULT: Final = 1000
+CREDIT_BYTES_DEFAULT: Final = 16 * 1024 * 1024
+
+CREDIT_COUNT_MAX: Final = limits.CREDIT_COUNT_MAX // 2
+CREDIT_BYTES_MAX: Final = limits.CREDIT_BYTES_MAX // 2
+"""Half of what a broker takes: after a break a subscription may be granted its credit twice."""
+
+_KINDS: Final = {"timer": admin_pb2.TOPIC_KIND_TIMER, "kv": admin_pb2.TOPIC_KIND_KV}
+_STARTS: Final = {"beginning": broker_pb2.START_BEGINNING, "now": broker_pb2.START_NOW}
+TLS = bool | str | Path | grpc.ChannelCredentials | None
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+_names: Final = Generator(wall_ms=_wall_ms, entropy=os.urandom)
+
+
+class AsyncClient:
+    """
+    A client of one Sandglass, at one or more addresses.
+
+        async with AsyncClient("127.0.0.1:7170") as client:
+            await client.produce("emails", "hello", delay=timedelta(minutes=5))
+
+    It connects when it is first used, and again, to the next address, when the connection
+    breaks. Leaving the block sends what was noted, waits for the answers, and gives back what
+    was handed out and not settled. One event loop; not for several threads.
+
+    Args:
+        addresses: `host:port`; without a port 7170. By default 127.0.0.1:7170.
+        timeout: how long a call may take before it raises `UnavailableError`.
+        tls: True for the system's certificates, the path of a file of certificates, or gRPC
+            channel credentials. None is no TLS.
+        token: sent with every call.
+        name: shown to operators.
+
+    Raises:
+        InvalidError: an address, the timeout, or a file of certificates is no such thing.
+    """
+
+    def __init__(
+        self,
+        *addresses: str,
+        timeout: timedelta = TIMEOUT_DEFAULT,
+        tls: TLS = None,
+        token: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(
+            addresses=tuple(_address(each) for each in addresses or (ADDRESS_DEFAULT,)),
+            credentials=_credentials(tls),
+            token=token,
+            timeout_ms=span_ms(timeout, field="timeout", low=1, high=24 * 3600 * 1000),
+        )
+        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._parts: _Parts | None = None
+        self._is_closed = False
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except SandglassError:
+            if error is None:
+                raise
+
+    async def close(self) -> None:
+        """
+        Waits for all answers that are missing, gives back what is held, and disconnects.
+
+        Raises:
+            UnavailableError: outcomes went unanswered; their result is unknown.
+            SandglassError: an outcome was refused, and nobody has been told so far.
+        """
+        self._is_closed = True
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            await parts.close()
+
+    # --- topics and groups --------------------------------------------------------------------
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 1,
+        replication_factor: int = 1,
+        kind: Literal["timer", "kv"] = "timer",
+        retention: timedelta | None = None,
+        ack_timeout: timedelta | None = None,
+        max_deliveries: int | None = None,
+    ) -> Topic:
+        """
+        Makes a topic.
+
+        Args:
+            partitions: 1 to 1,024.
+            retention: how long after their due time messages are kept; 7 days by default.
+            ack_timeout: how long a message may be in hand without a word; 10 s by default.
+            max_deliveries: attempts before a message becomes a dead letter; 5 by default.
+
+        Raises:
+            ConflictError: there is one of this name.
+            InvalidError: a value outside its range.
+        """
+        if kind not in _KINDS:
+            raise InvalidError(f"kind is {kind!r}; it must be timer or kv", field="kind")
+        settings = admin_pb2.TopicSettings(
+            retention_ms=_setting_ms(
+                retention, "retention", limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
+            ),
+            ack_timeout_ms=_setting_ms(
+                ack_timeout, "ack_timeout", limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
+            ),
+        )
+        if max_deliveries is not None:
+            settings.max_deliveries = limits.check_range(
+                max_deliveries, field="max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
+            )
+        request = admin_pb2.CreateTopicRequest(
+            name=name,
+            kind=_KINDS[kind],
+            partition_count=limits.check_range(
+                partitions, field="partitions", low=1, high=limits.PARTITION_COUNT_MAX
+            ),
+            replication_factor=limits.check_range(
+                replication_factor, field="replication_factor", low=1, high=1000
+            ),
+            settings=settings,
+        )
+        parse = admin_pb2.CreateTopicReply.FromString
+        reply = await self._open().unary.call("CreateTopic", request, parse)
+        return topic_of(reply.topic)
+
+    async def list_topics(self) -> list[Topic]:
+        """All topics, by name."""
+        request = admin_pb2.ListTopicsRequest()
+        parse = admin_pb2.ListTopicsReply.FromString
+        reply = await self._open().unary.call("ListTopics", request, parse, is_read=True)
+        return [topic_of(each) for each in reply.topics]
+
+    async def show_topic(self, name: str) -> TopicStatus:
+        """
+        A topic and how far its partitions are.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        request = admin_pb2.ShowTopicRequest(name=name)
+        parse = admin_pb2.ShowTopicReply.FromString
+        reply = await self._open().unary.call("ShowTopic", request, parse, is_read=True)
+        return status_of(reply)
+
+    async def delete_topic(self, name: str) -> None:
+        """
+        Deletes a topic with all its messages and groups.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        request = admin_pb2.DeleteTopicRequest(name=name)
+        parse = admin_pb2.DeleteTopicReply.FromString
+        await self._open().unary.call("DeleteTopic", request, parse)
+
+    async def list_groups(self, topic: str, group: str = "") -> list[GroupStatus]:
+        """
+        The groups of a topic, per partition and channel; one of them if it is named.
+
+        Raises:
+            NotFoundError: there is no such topic.
+        """
+        request = admin_pb2.ListGroupsRequest(topic=topic, group=group)
+        parse = admin_pb2.ListGroupsReply.FromString
+        reply = await self._open().unary.call("ListGroups", request, parse, is_read=True)
+        return [group_of(each) for each in reply.groups]
+
+    # --- producing ----------------------------------------------------------------------------
+
+    async def produce(
+        self,
+        topic: str,
+        value: bytes | str,
+        *,
+        key: bytes | str = b"",
+        clustering_key: bytes | str = b"",
+        headers: Mapping[str, bytes | str] | None = None,
+        id: str = "",  # noqa: A002 - the field's name
+        channel: str = "",
+        partition: str = "",
+        delay: timedelta | None = None,
+        due_at: datetime | None = None,
+    ) -> Receipt:
+        """
+        Produces a message, and returns when it is durable. See `Message` for its parts.
+
+        Calls that run side by side share requests. Too much unanswered makes new calls wait.
+
+        Args:
+            channel: a name within the partition; empty is `master`.
+            partition: its id; empty is by key, else by id, else spread.
+
+        Raises:
+            InvalidError: the message is wrong; `field` names what.
+            NotFoundError: no such topic or partition.
+            BusyError: the broker had no room in all that time.
+            UnavailableError: nobody answered in time. If `is_result_unknown`, the message may
+                have been taken; producing it again may double it.
+        """
+        parts = self._open()
+        parts.connection.start()
+        message = Message(value, key, clustering_key, headers or {}, id, delay, due_at)
+        return await parts.producer.produce(
+            message,
+            topic=_text(topic, "topic"),
+            channel=_text(channel, "channel"),
+            partition=_text(partition, "partition"),
+        )
+
+    async def produce_many(
+        self,
+        topic: str,
+        source: Iterable[bytes | str | Message] | AsyncIterable[bytes | str | Message],
+        *,
+        channel: str = "",
+        partition: str = "",
+        on_progress: Callable[[int], object] | None = None,
+    ) -> ProduceSummary:
+        """
+        Produces many messages, in large requests of which several are on their way at a time.
+
+        A request is durable all or nothing; the whole call isn't. It stops at the first
+        error, and a note on that says how many messages were taken. When the broker was busy
+        and a request had to be repeated, its messages come after those of later ones.
+
+        Args:
+            source: values or `Message`s. Plain `bytes` are fastest. Of a slow asynchronous
+                source, messages gather for 50 ms.
+            on_progress: called with how many messages are durable so far.
+
+        Raises:
+            As `produce`.
+        """
+        parts = self._open()
+        parts.connection.start()
+        return await parts.producer.produce_many(
+            source,
+            topic=_text(topic, "topic"),
+            channel=_text(channel, "channel"),
+            partition=_text(partition, "partition"),
+            on_progress=on_progress,
+        )
+
+    # --- consuming ----------------------------------------------------------------------------
+
+    def consume(
+        self,
+        topic: str,
+        *,
+        group: str,
+        consumer: str | None = None,
+        channel: str = "",
+        partitions: Iterable[str] | None = None,
+        credit: int = CREDIT_COUNT_DEFAULT,
+        credit_bytes: int = CREDIT_BYTES_DEFAULT,
+        drain: bool = False,
+        ack_timeout: timedelta | None = None,
+        start: Literal["beginning", "now"] = "beginning",
+        auto_extend: bool = True,
+    ) -> Consumer[Received]:
+        """
+        Messages of a topic for a group, as they become due; each must be settled.
+
+            async for message in client.consume("emails", group="mailer"):
+                await send(message.value)
+                await message.ack()
+
+        Args:
+            group: consumers of one group share the messages; each group sees all of them.
+            consumer: this one's name; by default one that nobody else has.
+            channel: empty is `master`; `__death_letter` holds the dead letters.
+            partitions: ids; by default all of the topic.
+            credit: how many messages may be here and not settled, 1 to 500,000.
+            credit_bytes: as above, in bytes, up to 128 MiB.
+            drain: end when what was ready at the start has been handed out.
+            ack_timeout: how long a lease lasts; by default the topic's.
+            start: where a group begins that doesn't exist yet.
+            auto_extend: keep the leases of messages that aren't settled yet for as long as the
+                iterator is alive.
+
+        Raises (when iterating):
+            NotFoundError: no such topic or partition.
+            InvalidError: a name or number out of its bounds.
+            UnavailableError: nobody answered at the start. Later the iterator waits for the
+                broker to come back, except for a drain.
+        """
+        request = _subscribe_request(
+            topic,
+            group=group,
+            consumer=consumer,
+            channel=channel,
+            partitions=partitions,
+            credit=credit,
+            credit_bytes=credit_bytes,
+            drain=drain,
+            ack_timeout=ack_timeout,
+            start=start,
+        )
+        consuming = self._open().consuming
+        iterate = partial(messages, consuming, request, is_extending=auto_extend)
+        return Consumer(consuming, iterate)
+
+    def consume_batches(
+        self,
+        topic: str,
+        *,
+        group: str,
+        consumer: str | None = None,
+        channel: str = "",
+        partitions: Iterable[str] | None = None,
+        credit: int = CREDIT_COUNT_DEFAULT,
+        credit_bytes: int = CREDIT_BYTES_DEFAULT,
+        drain: bool = False,
+        ack_timeout: timedelta | None = None,
+        start: Literal["beginning", "now"] = "beginning",
+        auto_extend: bool = True,
+    ) -> Consumer[Batch]:
+        """As `consume`, a whole delivery at a time: the fast way."""
+        request = _subscribe_request(
+            topic,
+            group=group,
+            consumer=consumer,
+            channel=channel,
+            partitions=partitions,
+            credit=credit,
+            credit_bytes=credit_bytes,
+            drain=drain,
+            ack_timeout=ack_timeout,
+            start=start,
+        )
+        consuming = self._open().consuming
+        iterate = partial(batches, consuming, request, is_extending=auto_extend)
+        return Consumer(consuming, iterate)
+
+    # --- private ------------------------------------------------------------------------------
+
+    def _open(self) -> "_Parts":
+        if self._is_closed:
+            raise PreconditionError("the client is closed")
+        if self._parts is None:
+            self._parts = _Parts(self._endpoint, self._name)
+        return self._parts
+
+
+class _Parts:
+    """What a client is made of while it is open."""
+
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self.connection = Connection(
+            endpoint,
+            client_name=name,
+            on_event=self._on_event,
+            before_frame=self._before_frame,
+            after_turn=self._after_turn,
+        )
+        self.unary = Unary(endpoint)
+        self.producer = Producer(self.connection, endpoint, wall_ms=_wall_ms)
+        self.consuming = Consuming(self.connection, endpoint)
+
+    async def close(self) -> None:
+        """See `AsyncClient.close`."""
+        try:
+            await self.producer.drain()
+            await self.consuming.flush()
+        finally:
+            self.producer.close()
+            await self.connection.close()
+            closed = UnavailableError("the client is closed")
+            for event in self.connection.session.refused(closed):
+                self._on_event(event)
+            await self.unary.close()
+        self.consuming.raise_refused()
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Produced():
+                self.producer.on_produced(event)
+            case Settled():
+                self.consuming.on_settled(event)
+            case Changed():
+                self.consuming.on_changed(event)
+            case Extended():
+                self.consuming.on_extended(event)
+            case Expired():
+                self.producer.on_expired(event)
+
+    def _before_frame(self) -> None:
+        self.producer.before_frame()
+
+    def _after_turn(self) -> None:
+        self.producer.tick()
+        self.consuming.after_turn()
+
+
+def _address(text: str) -> str:
+    if not isinstance(text, str) or not text or "/" in text:  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
+        raise InvalidError(f"address {text!r} is not host:port", field="address")
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        return f"{text}:{PORT_DEFAULT}"
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise InvalidError(f"address {text!r} is not host:port", field="address")
+    return text
+
+
+def _credentials(tls: TLS) -> grpc.ChannelCredentials | None:
+    if tls is None or tls is False:
+        return None
+    if tls is True:
+        return grpc.ssl_channel_credentials()
+    if isinstance(tls, str | Path):
+        try:
+            return grpc.ssl_channel_credentials(Path(tls).read_bytes())
+        except OSError as error:
+            raise InvalidError(f"tls: {tls} cannot be read: {error}", field="tls") from error
+    return tls
+
+
+def _setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:
+    return 0 if span is None else span_ms(span, field=name, low=low, high=high)
+
+
+def _text(text: str, field: str) -> str:
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
+        raise InvalidError(f"{field} is {type(text).__name__}; give a str", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"{field} is text that UTF-8 cannot hold", field=field) from error
+    return text
+
+
+def _subscribe_request(
+    topic: str,
+    *,
+    group: str,
+    consumer: str | None,
+    channel: str,
+    partitions: Iterable[str] | None,
+    credit: int,
+    credit_bytes: int,
+    drain: bool,
+    ack_timeout: timedelta | None,
+    start: str,
+) -> broker_pb2.Subscribe:
+    if start not in _STARTS:
+        raise InvalidError(f"start is {start!r}; it must be beginning or now", field="start")
+    if isinstance(partitions, str):
+        raise InvalidError("partitions is one text; give several ids", field="partitions")
+    return broker_pb2.Subscribe(
+        topic=_text(topic, "topic"),
+        partitions=[_text(each, "partitions") for each in partitions or ()],
+        channel=_text(channel, "channel"),
+        group=_text(group, "group"),
+        consumer=str(_names.next()) if consumer is None else _text(consumer, "consumer"),
+        credit_count=limits.check_range(credit, field="credit", low=1, high=CREDIT_COUNT_MAX),
+        credit_bytes=limits.check_range(
+            credit_bytes, field="credit_bytes", low=1, high=CREDIT_BYTES_MAX
+        ),
+        start=_STARTS[start],
+        ack_timeout_ms=_setting_ms(
+            ack_timeout, "ack_timeout", limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
+        ),
+        is_drain=drain,
+    )

@@ -1,0 +1,286 @@
+"""
+The connection under a session: one stream at a time, to one address after the other.
+
+One task runs for as long as the client lives. It opens the stream, greets, reads frames for the
+session and writes what the session wants to send; when the stream breaks it goes to the next
+address, after a pause that grows while nobody answers. Frames are cut when the stream can take
+one, so that whatever was asked for meanwhile shares it.
+"""
+
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import grpc
+import grpc.aio
+
+from sandglass.client import failure
+from sandglass.client.events import Event
+from sandglass.client.session import Session
+from sandglass.core import limits
+from sandglass.errors import DeniedError, SandglassError, UnavailableError, UnsupportedError
+from sandglass.wire.v1 import broker_pb2
+
+SESSION_METHOD: Final = "/sandglass.v1.Broker/Session"
+BACKOFF_S_MIN: Final = 0.05
+BACKOFF_S_MAX: Final = 2.0
+WELCOME_S_MAX: Final = 5.0
+"""A node that takes the connection and doesn't greet within this is passed over."""
+
+GOODBYE_S_MAX: Final = 2.0
+
+_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_send_message_length", limits.REQUEST_BYTES_MAX + limits.FRAME_BYTES_MAX),
+    ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX + limits.FRAME_BYTES_MAX),
+    # Servers refuse pings more often than every five minutes. With keepalive on, the system
+    # also gives up on sent bytes that nobody confirms for the timeout: heartbeats see to that.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Two clients in one process don't share a connection, nor the fate of one.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+)
+
+_log = logging.getLogger("sandglass.client")
+
+Stream = grpc.aio.StreamStreamCall[bytes, broker_pb2.ServerFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to go and how: `host:port` of some nodes, and what they want to see."""
+
+    addresses: tuple[str, ...]
+    credentials: grpc.ChannelCredentials | None
+    token: str | None
+    timeout_ms: int
+
+    def open(self, address: str) -> grpc.aio.Channel:
+        """A channel to one node. Nothing is connected yet."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        return grpc.aio.secure_channel(address, self.credentials, options=_OPTIONS)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def unavailable(self, cause: str, *, is_result_unknown: bool = False) -> UnavailableError:
+        """The error of a call that nobody answered in time."""
+        names = ", ".join(self.addresses)
+        within = f"{self.timeout_ms / 1000:g} s"
+        return UnavailableError(
+            f"no Sandglass node answered at {names} within {within}: {cause}",
+            is_result_unknown=is_result_unknown,
+        )
+
+
+def steady_ms() -> int:
+    """Monotonic milliseconds: the session's time."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Connection:
+    """
+    Runs a session over streams.
+
+    Args:
+        on_event: told what follows from what came, in the order it came.
+        before_frame: called before a frame is cut: the last moment to add to it.
+        after_turn: called when a frame was read, and now and then.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        client_name: str,
+        on_event: Callable[[Event], None],
+        before_frame: Callable[[], None],
+        after_turn: Callable[[], None],
+    ) -> None:
+        self.session = Session(client_name=client_name, on_work=self._work)
+        self.cause = "no connection yet"
+        self._endpoint = endpoint
+        self._on_event = on_event
+        self._before_frame = before_frame
+        self._after_turn = after_turn
+        self._kick = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stream: Stream | None = None
+        self._turn = 0
+        self._is_cut = False
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Begins to connect. May be called again."""
+        if self._task is None and not self._is_closing:
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name="sandglass-client"
+            )
+            self._arm()
+
+    async def close(self) -> None:
+        """Says goodbye and ends."""
+        self._is_closing = True
+        task, self._task = self._task, None
+        if task is None:
+            return
+        if self.session.is_open:
+            self.session.goodbye()
+            await asyncio.wait({task}, timeout=GOODBYE_S_MAX)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def rearm(self) -> None:
+        """The session may want its next tick sooner."""
+        if self._task is not None:
+            self._arm()
+
+    # --- the task -----------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            address = self._endpoint.addresses[self._turn % len(self._endpoint.addresses)]
+            was_open = False
+            try:
+                was_open = await self._serve(address)
+                self.cause = f"{address} ended the session"
+            except (grpc.aio.AioRpcError, TimeoutError, SandglassError) as error:
+                self.cause = failure.cause_of(error)
+                was_open = self.session.is_open
+                self._fail_if_refused(error)
+            except Exception as error:  # noqa: BLE001 - the top of the task
+                _log.exception("the session with %s failed", address)
+                self.cause = f"a defect of the client: {error!r}"
+                was_open = self.session.is_open
+            self._emit(self.session.broken(steady_ms(), cause=self.cause))
+            if self._is_closing:
+                return
+            if was_open:
+                _log.warning("the session with %s broke: %s", address, self.cause)
+                failures = 0
+            self._turn += 1
+            failures += 1
+            pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+
+    async def _serve(self, address: str) -> bool:
+        """Serves one stream until it ends. Returns whether it was ever greeted."""
+        channel = self._endpoint.open(address)
+        # The stubs ask for an iterator of requests; without one, `write` sends them.
+        open_stream = cast(
+            "Callable[..., Stream]",
+            channel.stream_stream(  # pyright: ignore[reportUnknownMemberType] - stubs
+                SESSION_METHOD,
+                request_serializer=None,
+                response_deserializer=broker_pb2.ServerFrame.FromString,
+            ),
+        )
+        stream = open_stream(metadata=self._endpoint.metadata)
+        self._stream, self._is_cut = stream, False
+        try:
+            async with asyncio.timeout(min(WELCOME_S_MAX, self._endpoint.timeout_ms / 1000)):
+                await self._write_frame(stream, self.session.hello())
+                welcome = await stream.read()
+            if not self._take(welcome):
+                return False
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(stream))
+                try:
+                    while self._take(await stream.read()):
+                        pass
+                finally:
+                    writer.cancel()
+            return True
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        except asyncio.CancelledError:
+            # gRPC raises this too, when the call was cancelled by ourselves.
+            task = asyncio.current_task()
+            if self._is_cut and task is not None and not task.cancelling():
+                raise TimeoutError from None
+            raise
+        finally:
+            self._stream = None
+            stream.cancel()
+            await channel.close(None)
+
+    async def _write(self, stream: Stream) -> None:
+        while True:
+            await self._kick.wait()
+            self._kick.clear()
+            self._before_frame()
+            while (frame := self.session.next_frame(steady_ms())) is not None:
+                if not await self._write_frame(stream, frame):
+                    return
+                self._before_frame()
+            if self._is_closing:
+                await stream.done_writing()
+                return
+
+    async def _write_frame(self, stream: Stream, frame: bytes) -> bool:
+        """False if the stream is over; the reader is told why."""
+        try:
+            await stream.write(frame)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return False
+        return True
+
+    def _take(self, frame: object) -> bool:
+        """Hands a frame to the session; false at the end of the stream."""
+        if frame is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - not in its stubs
+            return False
+        self._emit(self.session.received(cast("broker_pb2.ServerFrame", frame), steady_ms()))
+        self._arm()
+        self._after_turn()
+        return True
+
+    def _fail_if_refused(self, error: Exception) -> None:
+        """Nobody gets better by waiting for a node that refuses us."""
+        if isinstance(error, grpc.aio.AioRpcError):
+            refusal = failure.from_rpc(error)
+            if isinstance(refusal, DeniedError | UnsupportedError):
+                self._emit(self.session.refused(refusal))
+
+    # --- time and work ------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._kick.set()
+
+    def _emit(self, events: list[Event]) -> None:
+        for event in events:
+            self._on_event(event)
+
+    def _arm(self) -> None:
+        loop = asyncio.get_running_loop()
+        when_s = loop.time() + self.session.tick_ms / 1000
+        if self._timer is not None:
+            if not self._timer.cancelled() and self._timer.when() <= when_s:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now_ms = steady_ms()
+        self._emit(self.session.tick(now_ms))
+        if self.session.is_silent(now_ms) and self._stream is not None and not self._is_cut:
+            self._is_cut = True
+            self._stream.cancel()
+        self._after_turn()
+        if self._task is not None:
+            self._arm()

@@ -1,0 +1,105 @@
+"""
+Calls of one request and one reply, to whichever node answers.
+
+A call goes to the node that answered last, and on to the next address when it cannot be
+reached, until its time is over. A call that was sent and got no answer is repeated only if it
+reads.
+"""
+
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar, cast
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from sandglass.client import failure
+from sandglass.client._async.connection import BACKOFF_S_MAX, BACKOFF_S_MIN, Endpoint
+from sandglass.errors import SandglassError, UnavailableError
+
+_ADMIN: Final = "/sandglass.v1.Admin/"
+
+Reply = TypeVar("Reply")
+
+
+class Unary:
+    """Calls of the `Admin` service."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._turn = 0
+
+    async def call(
+        self,
+        method: str,
+        request: Message,
+        parse: Callable[[bytes], Reply],
+        *,
+        is_read: bool = False,
+    ) -> Reply:
+        """
+        Calls a method of `Admin`.
+
+        Raises:
+            UnavailableError: nobody answered in time.
+            SandglassError: what the node answered.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._endpoint.timeout_ms / 1000
+        failures = 0
+        cause = ""
+        while True:
+            left_s = deadline_s - loop.time()
+            if left_s <= 0:
+                raise self._endpoint.unavailable(cause or "no answer")
+            try:
+                raw = await self._once(method, request, left_s)
+                return parse(raw)
+            except grpc.aio.AioRpcError as error:
+                cause = failure.cause_of(error)
+                is_unsent = failure.is_unsent(error)
+                known = self._judge(error, cause, is_unsent=is_unsent, is_read=is_read)
+                if known is not None:
+                    raise known from error
+            self._turn += 1
+            failures += 1
+            pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
+            left_s = max(0.0, deadline_s - loop.time())
+            await asyncio.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close(None)
+
+    async def _once(self, method: str, request: Message, timeout_s: float) -> bytes:
+        addresses = self._endpoint.addresses
+        address = addresses[self._turn % len(addresses)]
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = self._endpoint.open(address)
+        call = cast(
+            "Callable[..., Awaitable[bytes]]",
+            channel.unary_unary(_ADMIN + method, None, None),  # pyright: ignore[reportUnknownMemberType] - stubs
+        )
+        return await call(
+            request.SerializeToString(), timeout=timeout_s, metadata=self._endpoint.metadata
+        )
+
+    def _judge(
+        self, error: grpc.aio.AioRpcError, cause: str, *, is_unsent: bool, is_read: bool
+    ) -> SandglassError | None:
+        """The error to raise, or None to try the next address."""
+        if is_unsent:
+            return None
+        answer = failure.from_rpc(error)
+        if not isinstance(answer, UnavailableError):
+            return answer
+        if is_read and not answer.is_result_unknown:
+            return None
+        return self._endpoint.unavailable(cause, is_result_unknown=True)

@@ -1,0 +1,112 @@
+"""Topics, partitions and groups as tools see them: values."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sandglass.core import offset
+from sandglass.wire.v1 import admin_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic and its settings. `partitions` are ids, in order; `kind` is `timer` or `kv`."""
+
+    name: str
+    kind: str
+    partitions: tuple[str, ...]
+    replication_factor: int
+    retention: timedelta
+    ack_timeout: timedelta
+    max_deliveries: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """How far a partition is. `message_count` counts all that were ever produced to it."""
+
+    id: str
+    message_count: int
+    closed_offset: str
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicStatus:
+    """A topic with its partitions, in order."""
+
+    topic: Topic
+    partitions: tuple[PartitionStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """
+    One group in one partition and channel.
+
+    Everything below `committed` is settled; `consumed` is the last offset handed out;
+    `lag_count` messages are due and not settled, `leased_count` of them are in somebody's
+    hands, and `retry_count` wait for their next attempt.
+    """
+
+    topic: str
+    partition: str
+    channel: str
+    group: str
+    committed: str
+    consumed: str
+    lag_count: int
+    leased_count: int
+    retry_count: int
+    acked_count: int
+    dead_count: int
+    generation: int
+    consumer_count: int
+
+
+def topic_of(wire: admin_pb2.Topic) -> Topic:
+    """The value of a topic on the wire."""
+    settings = wire.settings
+    return Topic(
+        name=wire.name,
+        kind="kv" if wire.kind == admin_pb2.TOPIC_KIND_KV else "timer",
+        partitions=tuple(wire.partitions),
+        replication_factor=wire.replication_factor,
+        retention=timedelta(milliseconds=settings.retention_ms),
+        ack_timeout=timedelta(milliseconds=settings.ack_timeout_ms),
+        max_deliveries=settings.max_deliveries,
+        created_at=offset.to_datetime(wire.created_ms),
+    )
+
+
+def status_of(wire: admin_pb2.ShowTopicReply) -> TopicStatus:
+    """As above, with its partitions."""
+    partitions = tuple(
+        PartitionStatus(
+            id=each.id,
+            message_count=each.last_index,
+            closed_offset=each.closed_offset.hex(),
+            channels=tuple(each.channels),
+        )
+        for each in wire.partitions
+    )
+    return TopicStatus(topic_of(wire.topic), partitions)
+
+
+def group_of(wire: admin_pb2.GroupStatus) -> GroupStatus:
+    """The value of a group's status on the wire."""
+    return GroupStatus(
+        topic=wire.topic,
+        partition=wire.partition,
+        channel=wire.channel,
+        group=wire.group,
+        committed=wire.committed.hex(),
+        consumed=wire.consumed.hex(),
+        lag_count=wire.lag_count,
+        leased_count=wire.leased_count,
+        retry_count=wire.retry_count,
+        acked_count=wire.acked_count,
+        dead_count=wire.dead_count,
+        generation=wire.generation,
+        consumer_count=wire.consumer_count,
+    )
