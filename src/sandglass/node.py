@@ -180,13 +180,14 @@ class Node:
         self._log = FileLog(log_directory, node_id=superblock.node_id)
         view_directory = data / STORE / "view"
         is_view_new = is_new or not view_directory.exists()
-        if is_view_new and self._log.first_position > 1:
-            raise CorruptError(
-                f"{view_directory} is missing, and the log begins at position"
-                f" {self._log.first_position}; restore the data directory from a backup"
-            )
         self._store = RocksStore(view_directory, is_new=is_view_new)
         applied, last = self._store.applied_position, self._log.last_position
+        if applied + 1 < self._log.first_position:
+            raise CorruptError(
+                f"{view_directory} ends at position {applied}, but the log begins at"
+                f" {self._log.first_position}: the view is missing or damaged; restore the data"
+                " directory from a backup"
+            )
         if last < max(applied, superblock.last_position):
             raise CorruptError(
                 f"the log in {log_directory} ends at position {last}, but"

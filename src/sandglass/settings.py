@@ -61,6 +61,13 @@ class Setting:
     envs: tuple[str, ...]
 
     @property
+    def metavar(self) -> str:
+        """What stands for a value in a line of help."""
+        return {str: "TEXT", int: "N", tuple: "LIST", Path: "PATH", timedelta: "DURATION"}.get(
+            self.kind, ""
+        )
+
+    @property
     def range_text(self) -> str:
         """What is allowed, for people; empty if there is nothing to say."""
         if self.choices:

@@ -46,14 +46,14 @@ from sandglass.errors import (
     SandglassError,
 )
 
-WRITE_BUFFER_BYTES: Final = 32 * 1024 * 1024
+WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 """One memtable. At most MEMTABLE_COUNT_MAX of them: what this store holds unflushed."""
 
-MEMTABLE_COUNT_MAX: Final = 3
+MEMTABLE_COUNT_MAX: Final = 6
 """One to write to, one being flushed, one in reserve. A fourth would make RocksDB slow writes
 down before it stops them, and with `no_slowdown` both are refusals."""
 
-FLUSH_BYTES: Final = 24 * 1024 * 1024
+FLUSH_BYTES: Final = 12 * 1024 * 1024
 """So much in memory is worth a flush. RocksDB starts one by itself at WRITE_BUFFER_BYTES."""
 
 CACHE_BYTES: Final = 64 * 1024 * 1024

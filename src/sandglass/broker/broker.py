@@ -467,9 +467,11 @@ class Broker:
         )
         consumer.credit_count += credit_count
         consumer.credit_bytes += credit_bytes
+        # A drain that had used up its credit may be over: only a turn finds out.
+        is_drain = subscription.drain_targets is not None
         for number, group in subscription.groups.items():
             has_later = group.next_wall_ms is not None or group.next_steady_ms is not None
-            if group.is_ready or group.is_blocked or group.retry_parts or has_later:
+            if is_drain or group.is_ready or group.is_blocked or group.retry_parts or has_later:
                 self.loop.ready(number)
 
     def settle(

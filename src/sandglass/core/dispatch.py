@@ -55,6 +55,7 @@ class Turn:
     view: View
     moment: Moment
     reached_ms: int
+    now_ms: int
     end: int
     """Nothing at or above this offset may be read."""
     next_token: int
@@ -102,10 +103,9 @@ def _credit(group: Group) -> tuple[int, int]:
 
 def _dispatch_retries(group: Group, turn: Turn) -> None:
     parts = group.retry_parts
-    rows = group.retries(turn.view, group.retry_end(turn.moment.steady_ms))
+    rows = group.retries(turn.view, turn.moment.steady_ms)
     for _ in range(limits.TURN_ROW_COUNT_MAX):
-        consumer = _next_consumer(group)
-        if consumer is None:
+        if not group.has_credit():
             return
         if not parts:
             part = next(rows, None)
@@ -113,7 +113,8 @@ def _dispatch_retries(group: Group, turn: Turn) -> None:
                 return
             group.retry_cursor = (part.until_ms, part.high - 1)
             parts.append(part)
-        _dispatch_retry(group, parts.pop(0), consumer, turn)
+        # Only now: a turn that is taken without a retry would undo the one of the main order.
+        _dispatch_retry(group, parts.pop(0), _next_consumer(group), turn)
     group.is_ready = True
 
 
@@ -149,13 +150,12 @@ def _read_some(
     return slices, True
 
 
-def _next_consumer(group: Group) -> Consumer | None:
-    for _ in group.consumers:
+def _next_consumer(group: Group) -> Consumer:
+    while True:
         consumer = group.consumers.pop(0)
         group.consumers.append(consumer)
         if consumer.has_credit:
             return consumer
-    return None
 
 
 # --- the main order ---------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def _gather(group: Group, turn: Turn, *, count_max: int, bytes_max: int) -> list
                     continue
                 stop = min(stop, next_done) if next_done is not None else stop
             if at >= turn.end:
-                if row.due_ms > turn.moment.wall_ms:
+                if row.due_ms > turn.now_ms:
                     group.next_wall_ms = row.due_ms
                 else:
                     group.is_blocked = True

@@ -236,15 +236,17 @@ class Group:
         part = _read_retry(until_ms, low, value)
         return part if offset < part.high else None
 
-    def retries(self, view: View, end_ms: int) -> Iterator[RetryPart]:
-        """Retry rows above the retry cursor that are due before `end_ms` (steady)."""
+    def retries(self, view: View, steady_ms: int) -> Iterator[RetryPart]:
+        """Retry rows above the retry cursor that may be scanned now."""
+        end_ms = self.retry_end(steady_ms)
         prefix = self._retry_prefix()
         until_ms, low = self.retry_cursor
         first = keys.retry_key(prefix, until_ms, low) + b"\0"
         for key, value in view.range(first, keys.after_prefix(prefix)):
             until_ms, low = keys.retry_place(key)
             if until_ms >= end_ms:
-                if not self.moving_ms:
+                # One that is due has a move in flight before it, which wakes when it lands.
+                if until_ms > steady_ms:
                     self.next_steady_ms = until_ms
                 return
             yield _read_retry(until_ms, low, value)

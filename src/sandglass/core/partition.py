@@ -821,6 +821,7 @@ class Partition:
             view,
             moment,
             self.reached_ms,
+            self.now_ms,
             end,
             self.next_token,
             self.settings.ack_timeout_ms,

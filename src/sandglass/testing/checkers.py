@@ -100,6 +100,8 @@ class GroupHistory:
     attempts: dict[int, int] = field(default_factory=dict[int, int])
     releases: dict[int, int] = field(default_factory=dict[int, int])
     moved: set[int] = field(default_factory=set[int])
+    until_ms: dict[int, int] = field(default_factory=dict[int, int])
+    """Steady time at which a moved message is due again."""
     not_before_ms: dict[int, int] = field(default_factory=dict[int, int])
     """Monotonic time before which a delayed message must not come again."""
     held: dict[int, Hold] = field(default_factory=dict[int, Hold])
@@ -377,6 +379,7 @@ class History:
             return
         _check(not group.is_settled(number), "I6", "moved when settled", group, number)
         group.moved.add(number)
+        group.until_ms[number] = move.until_ms
         if move.ending is Ending.RELEASED:
             releases = group.releases[number] = group.releases.get(number, 0) + 1
             most = limits.RELEASE_FACTOR * group.max_deliveries
@@ -548,6 +551,20 @@ class History:
         expected = (len(group.acked), len(group.dead), len(group.expired), len(group.moved))
         if counted != expected:
             raise Violation(f"I15: {group.name} counts {counted}, but it is {expected}")
+
+    def rest(self, group: GroupHistory, now_ms: int, steady_ms: int) -> None:
+        """The node has nothing to do, though somebody has credit: nothing is due."""
+        partition = self.partitions[group.partition]
+        end = now_ms + 1 << INDEX_BITS
+        for number in partition.numbers_in(group.channel, group.start, end):
+            if group.is_settled(number) or number in group.held or number in group.ending:
+                continue
+            if number in group.moved:
+                is_due = group.until_ms[number] <= steady_ms
+            else:
+                message = self.sent[number]
+                is_due = message.is_shown or message.left_ms <= 0
+            _check(not is_due, "I4", "is due, and nobody cares", group, number)
 
     def lost(self) -> list[tuple[GroupHistory, int]]:
         """What is not settled in each group, of all that came and was not cut."""

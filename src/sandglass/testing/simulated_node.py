@@ -68,7 +68,7 @@ class SimulatedNode:
         self.syncing: list[Waiting] = []
         self.is_syncing = False
         self.ready: dict[int, None] = {}
-        self.wakes: dict[int, int] = {}
+        self.wakes: dict[int, tuple[int | None, int | None, int | None]] = {}
         self.is_voiding = False
         self.promise_queued_ms = 0
         self._write()
@@ -210,8 +210,8 @@ class SimulatedNode:
         return self.machine.partition(number, self.view)
 
     def _dispatch(self, moment: Moment) -> list[Delivery]:
-        for number, at_ms in list(self.wakes.items()):
-            if at_ms <= moment.steady_ms:
+        for number in list(self.wakes):
+            if self._left_ms(number, moment) == 0:
                 del self.wakes[number]
                 self.ready[number] = None
         numbers, self.ready = self.ready, {}
@@ -230,11 +230,12 @@ class SimulatedNode:
             for record in records:
                 self.submit(record, moment)
             deliveries += handed_out
-            self._plan(partition, moment)
+            self.wakes[number] = partition.wake_at()
         return deliveries
 
-    def _plan(self, partition: Partition, moment: Moment) -> None:
-        wall_ms, steady_ms, lease_ms = partition.wake_at()
+    def _left_ms(self, number: int, moment: Moment) -> int | None:
+        """How long a partition can do without a turn; None for ever."""
+        wall_ms, steady_ms, lease_ms = self.wakes[number]
         waits_ms = [
             at_ms - now_ms
             for at_ms, now_ms in (
@@ -244,9 +245,7 @@ class SimulatedNode:
             )
             if at_ms is not None
         ]
-        self.wakes.pop(partition.number, None)
-        if waits_ms:
-            self.wakes[partition.number] = moment.steady_ms + max(0, min(waits_ms))
+        return max(0, min(waits_ms)) if waits_ms else None
 
     def _is_blocked(self) -> bool:
         return any(
@@ -261,7 +260,12 @@ class SimulatedNode:
             return 0
         if self._is_blocked() and not self.is_syncing and self._lacks_promise(moment):
             return 0
-        return max(0, min(self.wakes.values()) - moment.steady_ms) if self.wakes else None
+        waits_ms = [self._left_ms(number, moment) for number in self.wakes]
+        return min((left_ms for left_ms in waits_ms if left_ms is not None), default=None)
+
+    def is_resting(self) -> bool:
+        """Nothing is on its way, and nothing is to be looked at."""
+        return self.is_serving and not (self.queue or self.is_syncing or self.ready)
 
     # --- promises -----------------------------------------------------------------------------
 
@@ -285,7 +289,7 @@ class SimulatedNode:
         self.is_voiding = False
 
     def _is_due(self, moment: Moment) -> bool:
-        return any(at_ms <= moment.steady_ms for at_ms in self.wakes.values())
+        return any(self._left_ms(number, moment) == 0 for number in self.wakes)
 
     def _lacks_promise(self, moment: Moment) -> bool:
         if self.is_behind(moment):

@@ -121,6 +121,7 @@ class Simulation:
     """Counts processes: events of an earlier one are void."""
     _turn_at_ms: int | None = None
     _turns: tuple[int, int] = (0, 0)
+    _is_look_wanted: bool = False
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -232,6 +233,9 @@ class Simulation:
         for delivery in {each.consumer.key: each for each in deliveries}.values():
             self._check_credit(delivery)
         wake_ms = self.node.wake_in_ms(moment)
+        if wake_ms != 0 and self._is_look_wanted and self.node.is_resting():
+            self._is_look_wanted = False
+            self._look_at_rest(moment)
         if wake_ms is not None:
             self._kick(wake_ms)
 
@@ -738,6 +742,7 @@ class Simulation:
         """Somebody looks at the groups."""
         if not self.node.is_serving:
             return
+        self._is_look_wanted = True
         for known in self._known_groups():
             partition = self.node.partition(known.partition)
             if partition is None:
@@ -752,6 +757,17 @@ class Simulation:
                     group.retry_count,
                 )
                 self.history.count(known, counted)
+
+    def _look_at_rest(self, moment: Moment) -> None:
+        """The node waits for something to come; what may be handed out has been."""
+        for known in self._known_groups():
+            partition = self.node.partition(known.partition)
+            if partition is None:
+                continue
+            group = partition.group(known.channel, known.name, self.node.view)
+            if group.has_credit():
+                now_ms = max(partition.now_ms, moment.wall_ms)
+                self.history.rest(known, now_ms, moment.steady_ms)
 
     def _known_groups(self) -> list[GroupHistory]:
         return [

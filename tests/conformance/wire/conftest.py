@@ -61,7 +61,13 @@ class Client:
         return message
 
     def consume(
-        self, topic: str, partition: str, group: str = "g", name: str = "c", channel: str = ""
+        self,
+        topic: str,
+        partition: str,
+        group: str = "g",
+        name: str = "c",
+        channel: str = "",
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Any]:
         """What is ready now."""
         request = self.pb.ConsumeFromGroupRequest(
@@ -71,9 +77,9 @@ class Client:
             consumerName=name,
             channel=channel,
         )
-        return list(self.broker.ConsumeFromGroup(request, timeout=CALL_TIMEOUT_S))
+        return list(self.broker.ConsumeFromGroup(request, timeout=timeout_s))
 
-    def consume_until(self, topic: str, partition: str, count: int, **place: str) -> list[Any]:
+    def consume_until(self, topic: str, partition: str, count: int, **place: Any) -> list[Any]:
         """Polls, as clients do, until there have been `count` messages."""
         deadline = time.monotonic() + CALL_TIMEOUT_S
         got: list[Any] = []

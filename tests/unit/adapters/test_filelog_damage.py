@@ -268,18 +268,31 @@ def test_a_batch_that_does_not_continue_the_one_before_shows(tmp_path: Path) -> 
 
     for name in (names[0], names[-1]):
         content = damaged.content(name)
-        frames = frames_in(content)
-        before, place = frames[0], frames[1]
-        forged, _ = encode_frame(
-            [record for _, record in place.records()],
-            file_id=content[place.offset + 4 : place.offset + 12],
-            previous=before.crc ^ 1,
-            first_position=place.first_position,
-            mark=place.mark,
-        )
-        changed = content[: place.offset] + b"".join(forged) + content[place.end :]
-        assert len(changed) == len(content)
-        assert_place(damaged.found_with(changed, name), name, place.offset)
+        changed = with_other_chain(content, 1)
+        place = frames_in(content)[1].offset
+        assert_place(damaged.found_with(changed, name), name, place)
+
+
+def test_a_batch_of_another_chain_at_the_end_is_dropped(tmp_path: Path) -> None:
+    records, before, _ = crashed(tmp_path / "log", 2, 1)
+    damaged = Damaged(tmp_path / "log")
+
+    found = damaged.found_with(with_other_chain(damaged.content(), 2))
+
+    assert found == records[:before]
+
+
+def with_other_chain(content: bytes, number: int) -> bytes:
+    """The file with one frame made anew, as if another had stood before it."""
+    place = frames_in(content)[number]
+    forged, _ = encode_frame(
+        [record for _, record in place.records()],
+        file_id=content[place.offset + 4 : place.offset + 12],
+        previous=place.previous ^ 1,
+        first_position=place.first_position,
+        mark=place.mark,
+    )
+    return content[: place.offset] + b"".join(forged) + content[place.end :]
 
 
 def test_after_a_clean_stop_any_bit_may_flip(tmp_path: Path) -> None:
@@ -476,6 +489,7 @@ def test_a_copy_that_fails_loses_nothing(tmp_path: Path, operation: str) -> None
 
 def test_half_a_copy_is_removed(tmp_path: Path) -> None:
     records, _, _ = crashed(tmp_path / "log", 2, 3)
+    assert found_in(tmp_path / "log") == records
     (tmp_path / "log" / "copy").write_bytes(b"half")
     (tmp_path / "log" / "spare").write_bytes(b"half")
 
@@ -483,7 +497,6 @@ def test_half_a_copy_is_removed(tmp_path: Path) -> None:
 
     assert not (tmp_path / "log" / "copy").exists()
     assert not (tmp_path / "log" / "spare").exists()
-    opened(tmp_path / "log").close()
 
 
 def test_a_copy_takes_the_reserve_when_the_disk_is_full(tmp_path: Path) -> None:

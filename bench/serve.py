@@ -1,0 +1,90 @@
+"""
+The process under measurement: a node, or a floor in its place.
+
+    python -m bench.serve node DIRECTORY [--clock-ahead-ms N]
+    python -m bench.serve file DIRECTORY
+    python -m bench.serve empty
+
+It prints its port, and serves until SIGTERM. All kinds run on uvloop with the same settings of
+the interpreter, so that they differ in what their handlers do and in nothing else.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvloop
+
+from bench.floors import serve_floor
+from sandglass.adapters.system import SystemClock
+from sandglass.node import Node, NodeConfig
+
+SWITCH_INTERVAL_S = 0.0005
+"""A thread that has synced the log must not wait 5 ms for the interpreter."""
+
+
+class AheadClock(SystemClock):
+    """A clock that shows a later day: what waits for months is due."""
+
+    __slots__ = ("_ahead_ms",)
+
+    def __init__(self, ahead_ms: int) -> None:
+        self._ahead_ms = ahead_ms
+
+    def wall_ms(self) -> int:
+        return super().wall_ms() + self._ahead_ms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.serve")
+    parser.add_argument("kind", choices=("node", "file", "empty"))
+    parser.add_argument("directory", type=Path, nargs="?")
+    parser.add_argument("--clock-ahead-ms", type=int, default=0)
+    # For a profile of the node's own thread: python -m bench.serve node DIR --profile FILE
+    parser.add_argument("--profile", type=Path)
+    options = parser.parse_args()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    uvloop.run(_serve(options))
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with _serving(options) as port:
+        print(port, flush=True)
+        if options.profile is None:
+            await stopping.wait()
+            return
+        profile = cProfile.Profile()
+        profile.enable()
+        await stopping.wait()
+        profile.disable()
+        profile.dump_stats(options.profile)
+
+
+@asynccontextmanager
+async def _serving(options: argparse.Namespace) -> AsyncIterator[int]:
+    if options.kind != "node":
+        path = options.directory / f"floor-{os.getpid()}" if options.kind == "file" else None
+        async with serve_floor(path) as port:
+            yield port
+        return
+    clock = AheadClock(options.clock_ahead_ms)
+    node = Node(NodeConfig(options.directory / "data", grpc_port=0), clock=clock)
+    await node.start()
+    try:
+        yield node.grpc_port
+    finally:
+        await node.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The demo: a day of departures from New York, squeezed into half a minute."""

@@ -1,0 +1,241 @@
+"""
+The demo: `python -m demo.departures [--seconds 30] [--emails 10000]`.
+
+Each flight that left New York on 11 July 2013 is a message, due when it really departed; the
+day is squeezed into seconds. They are produced in the order of the timetable and come in the
+order of departure, to two processes that share one group. Then ten thousand e-mails.
+
+Ends with 0, with 1 if anything was lost, early or double, and with 130 after Ctrl-C.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+
+from demo.board import LiveBoard, PlainBoard, board_for
+from demo.emails import Rates, send_emails
+from demo.flights import Flight, Squeeze, read_flights
+from demo.gate import GROUP
+from demo.node import NodeError, running_node
+from demo.tally import Tally
+from sandglass import AsyncClient, Message, SandglassError
+
+TOPIC = "departures"
+GATES = ("gate-1", "gate-2")
+
+LEAD = timedelta(seconds=1)
+"""Between producing and the first departure."""
+
+PATIENCE = timedelta(seconds=10)
+"""How long after the last departure a missing message is taken for lost."""
+
+READY_S = 20.0
+FRAME_S = 0.1
+STOP_S = 5.0
+
+
+@asynccontextmanager
+async def open_gates(address: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
+    """The consumers, as processes; closes them at the end, and waits until they have gone."""
+    gates: list[asyncio.subprocess.Process] = []
+    try:
+        for name in GATES:
+            gates.append(  # noqa: PERF401 - what was started has to be stopped
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "demo.gate", address, TOPIC, name),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    start_new_session=True,
+                )
+            )
+        yield gates
+    finally:
+        for gate in gates:
+            await _close(gate)
+
+
+async def _close(gate: asyncio.subprocess.Process) -> None:
+    assert gate.stdin is not None
+    gate.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await gate.wait()
+    except TimeoutError:
+        gate.kill()
+        await gate.wait()
+
+
+async def until_gates_are_ready(client: AsyncClient, gates: list[asyncio.subprocess.Process]):
+    """Waits until both consumers have subscribed."""
+    async with asyncio.timeout(READY_S):
+        while True:
+            if any(gate.returncode is not None for gate in gates):
+                raise NodeError("a gate ended by itself")
+            groups = await client.list_groups(TOPIC, GROUP)
+            if groups and all(group.consumer_count == len(GATES) for group in groups):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def read_gate(
+    name: str, gate: asyncio.subprocess.Process, tally: Tally, board: PlainBoard | LiveBoard
+) -> None:
+    """Takes what a gate says until it closes."""
+    assert gate.stdout is not None
+    async for line in gate.stdout:
+        said = json.loads(line)
+        received = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=said["received_us"])
+        departure = tally.took(said["value"].encode(), received, name)
+        if departure is not None:
+            board.departed(departure)
+
+
+async def watch(
+    squeeze: Squeeze, cancelled: list[Flight], tally: Tally, board: PlainBoard | LiveBoard
+) -> None:
+    """Keeps the board until everything has come, or is overdue."""
+    waiting = sorted(cancelled, key=lambda flight: flight.scheduled, reverse=True)
+    last = max(due for _, due in tally.due.values())
+    while True:
+        now = datetime.now(UTC)
+        while waiting and squeeze.due(waiting[-1].scheduled) <= now:
+            board.cancelled(waiting.pop())
+        board.refresh(min(squeeze.shown(now), squeeze.shown(last)), tally)
+        if (tally.is_complete and not waiting) or now > last + PATIENCE:
+            return
+        await asyncio.sleep(FRAME_S)
+
+
+async def play_departures(address: str, console: Console, *, seconds: float) -> Tally:
+    """Produces the day, and shows it as it comes."""
+    flights = read_flights()
+    left = [flight for flight in flights if flight.departed is not None]
+    cancelled = [flight for flight in flights if flight.departed is None]
+    async with AsyncClient(address) as client, open_gates(address) as gates:
+        await client.create_topic(TOPIC, partitions=3)
+        await until_gates_are_ready(client, gates)
+        begins = datetime.now(UTC) + LEAD
+        squeeze = Squeeze.of(flights, begins=begins, seconds=seconds)
+        tally = Tally(
+            {
+                flight.value: (flight, squeeze.due(flight.departed or flight.scheduled))
+                for flight in left
+            }
+        )
+        messages = [
+            Message(value, key=flight.name, due_at=due)
+            for value, (flight, due) in tally.due.items()
+        ]
+        summary = await client.produce_many(TOPIC, messages)
+        console.print(
+            f"produced {summary.count} flights in the order of the timetable,"
+            f" each due at its departure; {len(cancelled)} never left"
+        )
+        with board_for(console) as board:
+            reading = [
+                asyncio.create_task(read_gate(name, gate, tally, board))
+                for name, gate in zip(GATES, gates, strict=True)
+            ]
+            await watch(squeeze, cancelled, tally, board)
+            for gate in gates:
+                await _close(gate)
+            # To the end of what they said: a message too many would stand there.
+            await asyncio.gather(*reading)
+        groups = await client.list_groups(TOPIC, GROUP)
+        acked_count = sum(group.acked_count for group in groups)
+        if acked_count != len(tally.late_ms):
+            raise NodeError(f"{len(tally.late_ms)} came, but {acked_count} are acked")
+    return tally
+
+
+def show_departures(console: Console, tally: Tally) -> None:
+    """What came of the flights, in words."""
+    shares = ", ".join(f"{name} {count}" for name, count in sorted(tally.by_gate.items()))
+    console.print(
+        f"delivered {len(tally.late_ms)} of {len(tally.due)} ({shares}):"
+        f" {tally.lost_count} lost, {tally.early_count} early, {tally.double_count} double"
+    )
+    if tally.unknown_count:
+        console.print(f"{tally.unknown_count} messages came that nobody produced")
+    console.print(
+        f"lateness p50 {tally.lateness_ms(0.5):.1f} ms, p99 {tally.lateness_ms(0.99):.1f} ms,"
+        f" max {tally.lateness_ms(1):.1f} ms"
+    )
+
+
+def show_emails(console: Console, rates: Rates) -> None:
+    """What came of the e-mails, in words."""
+    console.print(
+        f"produced {rates.sent_count:,} e-mails in {rates.sent_s:.2f} s:"
+        f" {rates.sent_count / rates.sent_s:,.0f} a second"
+    )
+    console.print(
+        f"consumed and acked {rates.taken_count:,} one by one in {rates.taken_s:.2f} s:"
+        f" {rates.taken_count / rates.taken_s:,.0f} a second"
+        f" ({rates.double_count} double, {rates.acked_count:,} acked)"
+    )
+
+
+async def play(console: Console, *, seconds: float, email_count: int) -> bool:
+    """The whole demo; says whether all went well."""
+    console.print("starting a node in a temporary directory")
+    async with running_node() as address:
+        tally = await play_departures(address, console, seconds=seconds)
+        show_departures(console, tally)
+        rates = await send_emails(address, email_count)
+        show_emails(console, rates)
+    return tally.is_good and rates.is_good
+
+
+async def _play_until_terminated(console: Console, arguments: argparse.Namespace) -> bool:
+    """A termination is taken like Ctrl-C: the node is stopped first."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await play(console, seconds=arguments.seconds, email_count=arguments.emails)
+
+
+def main() -> int:
+    """Plays the demo; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument(
+        "--seconds", type=_positive, default=30.0, help="how long the day takes"
+    )
+    parser.add_argument("--emails", type=int, default=10_000, help="how many follow")
+    arguments = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        is_good = asyncio.run(_play_until_terminated(console, arguments))
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return 130
+    except asyncio.CancelledError:
+        return 143
+    except BrokenPipeError:
+        # Whoever read our lines has gone; nothing may be written when Python closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (NodeError, SandglassError, OSError, TimeoutError) as error:
+        print(f"the demo failed: {error}", file=sys.stderr)
+        return 1
+    console.print("all well" if is_good else "NOT well: see above")
+    return 0 if is_good else 1
+
+
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 to 3600 seconds")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

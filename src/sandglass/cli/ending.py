@@ -1,0 +1,91 @@
+"""
+How both tools end: one line on stderr and a code, never a traceback.
+
+    0 success, or the reader of our output went away
+    1 the call or the start failed
+    2 wrong usage: a hint follows
+    130 Ctrl-C
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sandglass.cli.argv import normalised, options_of
+from sandglass.errors import InvalidError, SandglassError
+
+OK = 0
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+
+
+def run(build: Callable[[], Any], tool: str, arguments: Sequence[str]) -> int:
+    """
+    Runs the command that `build` makes, and returns the code to exit with.
+
+    An `InvalidError` that comes out of it is wrong usage; what a call answers must have been
+    turned into an exit before.
+    """
+    command: Any = None
+    try:
+        command = build()
+        code = command.main(
+            args=normalised(arguments, options_of(command)),
+            prog_name=tool,
+            standalone_mode=False,
+        )
+        return _flushed(code if isinstance(code, int) else OK)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        drop_output()
+        return OK
+    except InvalidError as error:
+        return _wrong_usage(tool, error.message, command, arguments)
+    except SandglassError as error:
+        return failed(tool, error.message)
+    except Exception as error:
+        said = getattr(error, "format_message", None)
+        if said is not None:  # the parser's, whichever version of it this is
+            return _wrong_usage(tool, said(), command, arguments)
+        if os.environ.get("SANDGLASS_TRACEBACK"):
+            raise
+        return failed(tool, f"unexpected {type(error).__name__}: {error}")
+
+
+def failed(tool: str, message: str) -> int:
+    """One line on stderr; the code for a failure."""
+    _say(f"{tool}: {message}")
+    return FAILED
+
+
+def drop_output() -> None:
+    """Nobody reads any more: what is still buffered goes nowhere, quietly."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _flushed(code: int) -> int:
+    """Here, because at the interpreter's exit a failure would be told as a traceback."""
+    sys.stdout.flush()
+    return code
+
+
+def _wrong_usage(tool: str, message: str, command: Any, arguments: Sequence[str]) -> int:
+    words = [tool]
+    for word in arguments:
+        below = getattr(command, "commands", {})
+        if word in below:
+            command = below[word]
+            words.append(word)
+    _say(f"{tool}: {message}")
+    _say(f"Try '{' '.join(words)} --help'.")
+    return WRONG_USAGE
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(" ".join(line.split()), file=sys.stderr)
