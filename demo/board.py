@@ -115,7 +115,10 @@ class LiveBoard:
             f" p99 {tally.lateness_ms(0.99):.1f} ms late"
         )
         bar = ProgressBar(total=len(tally.due), completed=len(tally.late_ms), width=72)
-        return Group(head, table, bar, foot)
+        below = Table.grid()
+        below.add_row(bar)
+        below.add_row(foot)
+        return Group(head, table, below)
 
 
 def board_for(console: Console) -> PlainBoard | LiveBoard:

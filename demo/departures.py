@@ -38,7 +38,8 @@ PATIENCE = timedelta(seconds=10)
 """How long after the last departure a missing message is taken for lost."""
 
 READY_S = 20.0
-FRAME_S = 0.1
+FRAME = timedelta(milliseconds=100)
+TURN_S = 0.02
 STOP_S = 5.0
 
 
@@ -73,16 +74,20 @@ async def _close(gate: asyncio.subprocess.Process) -> None:
         await gate.wait()
 
 
-async def until_gates_are_ready(client: AsyncClient, gates: list[asyncio.subprocess.Process]):
+async def until_gates_are_ready(
+    client: AsyncClient, gates: list[asyncio.subprocess.Process]
+) -> None:
     """Waits until both consumers have subscribed."""
-    async with asyncio.timeout(READY_S):
-        while True:
-            if any(gate.returncode is not None for gate in gates):
-                raise NodeError("a gate ended by itself")
-            groups = await client.list_groups(TOPIC, GROUP)
-            if groups and all(group.consumer_count == len(GATES) for group in groups):
-                return
-            await asyncio.sleep(0.05)
+    patient_until = asyncio.get_running_loop().time() + READY_S
+    while True:
+        groups = await client.list_groups(TOPIC, GROUP)
+        if groups and all(group.consumer_count == len(GATES) for group in groups):
+            return
+        if any(gate.returncode is not None for gate in gates):
+            raise NodeError("a gate ended by itself")
+        if asyncio.get_running_loop().time() > patient_until:
+            raise NodeError(f"the gates were not ready within {READY_S:.0f} s")
+        await asyncio.sleep(0.05)
 
 
 async def read_gate(
@@ -104,14 +109,17 @@ async def watch(
     """Keeps the board until everything has come, or is overdue."""
     waiting = sorted(cancelled, key=lambda flight: flight.scheduled, reverse=True)
     last = max(due for _, due in tally.due.values())
+    next_frame = squeeze.begins - LEAD
     while True:
         now = datetime.now(UTC)
         while waiting and squeeze.due(waiting[-1].scheduled) <= now:
             board.cancelled(waiting.pop())
-        board.refresh(min(squeeze.shown(now), squeeze.shown(last)), tally)
+        if now >= next_frame:
+            board.refresh(squeeze.shown(min(max(now, squeeze.begins), last)), tally)
+            next_frame = now + FRAME
         if (tally.is_complete and not waiting) or now > last + PATIENCE:
             return
-        await asyncio.sleep(FRAME_S)
+        await asyncio.sleep(TURN_S)
 
 
 async def play_departures(address: str, console: Console, *, seconds: float) -> Tally:
@@ -140,15 +148,13 @@ async def play_departures(address: str, console: Console, *, seconds: float) -> 
             f" each due at its departure; {len(cancelled)} never left"
         )
         with board_for(console) as board:
-            reading = [
-                asyncio.create_task(read_gate(name, gate, tally, board))
-                for name, gate in zip(GATES, gates, strict=True)
-            ]
-            await watch(squeeze, cancelled, tally, board)
-            for gate in gates:
-                await _close(gate)
-            # To the end of what they said: a message too many would stand there.
-            await asyncio.gather(*reading)
+            # The group ends when the gates have: a message too many would stand there.
+            async with asyncio.TaskGroup() as reading:
+                for name, gate in zip(GATES, gates, strict=True):
+                    reading.create_task(read_gate(name, gate, tally, board))
+                await watch(squeeze, cancelled, tally, board)
+                for gate in gates:
+                    await _close(gate)
         groups = await client.list_groups(TOPIC, GROUP)
         acked_count = sum(group.acked_count for group in groups)
         if acked_count != len(tally.late_ms):
@@ -211,7 +217,7 @@ def main() -> int:
     )
     parser.add_argument("--emails", type=int, default=10_000, help="how many follow")
     arguments = parser.parse_args()
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Console(highlight=False, soft_wrap=True)
     try:
         is_good = asyncio.run(_play_until_terminated(console, arguments))
     except KeyboardInterrupt:
@@ -219,15 +225,29 @@ def main() -> int:
         return 130
     except asyncio.CancelledError:
         return 143
-    except BrokenPipeError:
-        # Whoever read our lines has gone; nothing may be written when Python closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (NodeError, SandglassError, OSError, TimeoutError) as error:
-        print(f"the demo failed: {error}", file=sys.stderr)
-        return 1
+    except (NodeError, SandglassError, OSError, ExceptionGroup) as error:
+        return _failed(error)
     console.print("all well" if is_good else "NOT well: see above")
     return 0 if is_good else 1
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read our lines has gone: an error like others, so that the node is stopped."""
+        raise BrokenPipeError
+
+
+def _failed(error: Exception) -> int:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, BrokenPipeError):
+        # Nothing may be written when Python closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif isinstance(error, NodeError | SandglassError | OSError):
+        print(f"the demo failed: {error}", file=sys.stderr)
+    else:
+        raise error
+    return 1
 
 
 def _positive(text: str) -> float:

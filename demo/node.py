@@ -1,4 +1,4 @@
-"""A node of the demo's own: the `sandglass` command on a free port and a temporary directory."""
+"""The demo's node: the `sandglass` command on a free port and a temporary directory."""
 
 import asyncio
 import os

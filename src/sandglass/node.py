@@ -151,7 +151,6 @@ class Node:
             if superblock is None:
                 self._check_empty(data)
                 superblock = Superblock(self.entropy.token_bytes(16), NO_CLUSTER, 0)
-                (data / STORE / "log").mkdir(parents=True, exist_ok=True)
                 self._open_parts(data, superblock, is_new=True)
                 save_superblock(data / SUPERBLOCK, superblock)
             else:
@@ -164,7 +163,8 @@ class Node:
 
     def _check_empty(self, data: Path) -> None:
         """Without a superblock there must be nothing, or what a first start left unfinished."""
-        others = [entry.name for entry in data.iterdir() if entry.name != STORE]
+        unfinished = {STORE, SUPERBLOCK + ".new"}
+        others = [entry.name for entry in data.iterdir() if entry.name not in unfinished]
         if others:
             raise PreconditionError(
                 f"{data} is not a data directory of Sandglass: it holds {sorted(others)[0]!r}"
@@ -173,7 +173,7 @@ class Node:
 
     def _open_parts(self, data: Path, superblock: Superblock, *, is_new: bool) -> None:
         log_directory = data / STORE / "log"
-        if not log_directory.is_dir():
+        if not is_new and not log_directory.is_dir():
             raise CorruptError(
                 f"{log_directory} is missing; restore the data directory from a backup"
             )

@@ -35,6 +35,7 @@ class RawSession:
         self.welcome = broker_pb2.Welcome()
         self.frames: list[broker_pb2.ServerFrame] = []
         self.items: list[Any] = []
+        self.error: BaseException | None = None
         self._changed = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
@@ -92,8 +93,7 @@ class RawSession:
                         return item
                 self._changed.clear()
                 if self._reader is not None and self._reader.done():
-                    self._reader.result()
-                    raise EOFError("the session has ended")
+                    raise EOFError("the session has ended") from self.error
                 await self._changed.wait()
 
     async def delivery(self) -> broker_pb2.Delivery:
@@ -124,8 +124,8 @@ class RawSession:
                     self.items.extend(getattr(frame, field))
                 self.items.extend(frame.ended)
                 self._changed.set()
-        except asyncio.CancelledError:
-            pass
+        except (asyncio.CancelledError, grpc.aio.AioRpcError) as error:
+            self.error = error
         finally:
             self._changed.set()
 

@@ -49,6 +49,9 @@ def run(build: Callable[[], Any], tool: str, arguments: Sequence[str]) -> int:
         return failed(tool, error.message)
     except Exception as error:
         said = getattr(error, "format_message", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and said is not None:
+            print(said())
+            return OK
         if said is not None:  # the parser's, whichever version of it this is
             return _wrong_usage(tool, said(), command, arguments)
         if os.environ.get("SANDGLASS_TRACEBACK"):

@@ -73,8 +73,8 @@ def test_memory_and_files_are_bounded(store: RocksStore, directory: Path) -> Non
     text = next(directory.glob("OPTIONS-*")).read_text()
 
     for setting in (
-        f"write_buffer_size={32 * 1024 * 1024}",
-        "max_write_buffer_number=3",
+        f"write_buffer_size={16 * 1024 * 1024}",
+        "max_write_buffer_number=6",
         "max_open_files=512",
         "enable_blob_files=true",
         "enable_blob_garbage_collection=true",

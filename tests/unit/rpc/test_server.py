@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sandglass.core import limits
 from sandglass.errors import BusyError, InvalidError, PreconditionError
+from sandglass.rpc import server
 from sandglass.rpc.server import serve
 from sandglass.wire import status
 from sandglass.wire.compat import sandglass_pb2 as pb
@@ -229,6 +230,16 @@ async def test_two_servers_do_not_share_a_port(broker):
     first = await serve(broker, "127.0.0.1:0")
 
     with pytest.raises(PreconditionError, match="is in use"):
+        await serve(broker, f"127.0.0.1:{first.port}")
+
+    await first.stop()
+
+
+async def test_a_port_taken_in_the_last_moment_is_not_shared_either(broker, monkeypatch):
+    first = await serve(broker, "127.0.0.1:0")
+    monkeypatch.setattr(server, "_check_free", lambda *_: None)
+
+    with pytest.raises(PreconditionError, match="cannot listen on 127"):
         await serve(broker, f"127.0.0.1:{first.port}")
 
     await first.stop()

@@ -1,0 +1,134 @@
+"""What goes to stdout: tables for people, JSON for programs, values as they are."""
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sandglass.settings import show_duration
+
+if TYPE_CHECKING:
+    from sandglass import GroupStatus, Received, Topic
+
+
+def print_json(value: object) -> None:
+    """One document on one line."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their longest entry; numbers to the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *texts, strict=True)]
+    is_number = [all(isinstance(row[place], int) for row in rows) for place in _places(widths)]
+    for number, row in enumerate([list(headings), *texts]):
+        cells = [
+            cell.rjust(width) if right and rows else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        ]
+        line = "  ".join(cells).rstrip()
+        print(_bold(line) if number == 0 else line)
+
+
+async def write(content: bytes) -> None:
+    """
+    Bytes to stdout, without holding up the loop while the reader is slow.
+
+    Raises:
+        BrokenPipeError: nobody reads any more.
+    """
+    await asyncio.to_thread(_write, content)
+
+
+def topic_json(topic: "Topic") -> dict[str, Any]:
+    """A topic as JSON has it."""
+    return {
+        "name": topic.name,
+        "kind": topic.kind,
+        "partitions": list(topic.partitions),
+        "replication_factor": topic.replication_factor,
+        "retention": show_duration(topic.retention),
+        "ack_timeout": show_duration(topic.ack_timeout),
+        "max_deliveries": topic.max_deliveries,
+        "created_at": moment(topic.created_at),
+    }
+
+
+def group_json(group: "GroupStatus") -> dict[str, Any]:
+    """A group in one partition and channel as JSON has it."""
+    return {name: getattr(group, name) for name in type(group).__dataclass_fields__}
+
+
+def message_json(message: "Received") -> dict[str, Any]:
+    """
+    A message as JSON has it. What `produce --ndjson` reads has the same names here; bytes that
+    are no UTF-8 stand in base64 under a name that says so.
+    """
+    found: dict[str, Any] = {
+        "offset": message.offset,
+        "index": message.index,
+        "partition": message.partition,
+        "channel": message.channel,
+        "due_at": moment(message.due_at),
+        "produced_at": moment(message.produced_at),
+        "attempt": message.attempt,
+        **_text_or_base64("value", message.value),
+    }
+    if message.key:
+        found |= _text_or_base64("key", message.key)
+    if message.id:
+        found["id"] = message.id
+    found |= _headers_json(message.headers)
+    letter = message.dead_letter
+    if letter is not None:
+        found["dead_letter"] = {
+            "group": letter.group,
+            "attempts": letter.attempts,
+            "reason": letter.reason,
+            "offset": letter.offset,
+        }
+    return found
+
+
+def moment(at: datetime) -> str:
+    """As RFC 3339 writes it, in UTC and milliseconds."""
+    text = at.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def _headers_json(headers: Mapping[str, bytes]) -> dict[str, Any]:
+    texts: dict[str, str] = {}
+    binaries: dict[str, str] = {}
+    for name, value in headers.items():
+        try:
+            texts[name] = value.decode()
+        except UnicodeDecodeError:
+            binaries[name] = base64.b64encode(value).decode()
+    found = {"headers": texts, "headers_base64": binaries}
+    return {name: entries for name, entries in found.items() if entries}
+
+
+def _text_or_base64(name: str, content: bytes) -> dict[str, str]:
+    try:
+        return {name: content.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(content).decode()}
+
+
+def _write(content: bytes) -> None:
+    out = sys.stdout.buffer
+    out.write(content)
+    out.flush()
+
+
+def _places(widths: Sequence[int]) -> range:
+    return range(len(widths))
+
+
+def _bold(line: str) -> str:
+    is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return f"\x1b[1m{line}\x1b[0m" if is_coloured else line

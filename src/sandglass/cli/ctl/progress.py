@@ -1,0 +1,60 @@
+"""What moves on a terminal while a command takes longer than a second. Nothing elsewhere."""
+
+import asyncio
+import sys
+from typing import Any, Final
+
+SHOWN_AFTER_S: Final = 1.0
+
+
+class Progress:
+    """
+    A line on stderr: what is going on, how many are done, for how long.
+
+    Args:
+        label: what is going on.
+        is_quiet: never show anything, because our own output goes to the same terminal.
+    """
+
+    def __init__(self, label: str, *, is_quiet: bool = False) -> None:
+        self.total: int | None = None
+        self._label = label
+        self._done_count = 0
+        self._is_shown = sys.stderr.isatty() and not is_quiet
+        self._display: Any = None
+        self._task: Any = None
+
+    def update(self, done_count: int) -> None:
+        """So many are done by now."""
+        self._done_count = done_count
+        if self._display is not None:
+            self._display.update(self._task, completed=done_count)
+
+    async def show_in_time(self) -> None:
+        """Appears when there has been a second to look at it."""
+        if not self._is_shown:
+            return
+        await asyncio.sleep(SHOWN_AFTER_S)
+        # Only who waits pays for loading it.
+        from rich import progress
+        from rich.console import Console
+
+        self._display = progress.Progress(
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._display.add_task(
+            self._label, total=self.total, completed=self._done_count
+        )
+        self._display.start()
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._display is not None:
+            self._display.stop()
+            self._display = None

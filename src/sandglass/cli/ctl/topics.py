@@ -1,0 +1,213 @@
+"""`sandctl topics`: make, list, show and delete them."""
+
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from sandglass.cli.ctl import output
+from sandglass.cli.ctl.call import TOOL, call, globals_of
+from sandglass.cli.ctl.progress import Progress
+from sandglass.core import limits
+from sandglass.errors import InvalidError
+from sandglass.settings import parse_duration, show_duration
+
+if TYPE_CHECKING:
+    from sandglass import AsyncClient
+
+KINDS: Final[dict[str, Literal["timer", "kv"]]] = {
+    "timerkind": "timer",
+    "timer": "timer",
+    "kvkind": "kv",
+    "kv": "kv",
+}
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Topics.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The topic's name.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Name,
+    num_partitions: Annotated[
+        int,
+        typer.Option(
+            "--num_partitions", "-p", metavar="N", help="How many partitions: 1 to 1024."
+        ),
+    ] = 1,
+    replication_factor: Annotated[
+        int,
+        typer.Option(
+            "--replication_factor",
+            "-r",
+            metavar="N",
+            help="How many nodes hold each partition; 0 lets the node choose.",
+        ),
+    ] = 0,
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="KIND", help="TimerKind or KVKind.")
+    ] = "TimerKind",
+    storage_driver: Annotated[
+        str,
+        typer.Option(
+            "--storage_driver", metavar="DRIVER", help="RocksDB; Badger means RocksDB, too."
+        ),
+    ] = "RocksDB",
+    retention: Annotated[
+        str,
+        typer.Option(
+            "--retention",
+            metavar="DURATION",
+            help="How long after their due time messages are kept. [default: 7d]",
+        ),
+    ] = "",
+    ack_timeout: Annotated[
+        str,
+        typer.Option(
+            "--ack_timeout",
+            metavar="DURATION",
+            help="How long a message may be in hand without a word. [default: 10s]",
+        ),
+    ] = "",
+    max_deliveries: Annotated[
+        int,
+        typer.Option(
+            "--max_deliveries",
+            metavar="N",
+            help="Attempts before a message becomes a dead letter; 0 means 5.",
+        ),
+    ] = 0,
+) -> None:
+    """Make a topic."""
+    limits.check_name(name, field="topic")
+    limits.check_range(
+        num_partitions, field="--num_partitions", low=1, high=limits.PARTITION_COUNT_MAX
+    )
+    limits.check_range(replication_factor, field="--replication_factor", low=0, high=1000)
+    limits.check_range(
+        max_deliveries, field="--max_deliveries", low=0, high=limits.MAX_DELIVERIES_MAX
+    )
+    _check_driver(storage_driver)
+    wanted: dict[str, Any] = {
+        "partitions": num_partitions,
+        "replication_factor": replication_factor or 1,
+        "kind": _kind(kind),
+        "retention": _length(retention, "--retention"),
+        "ack_timeout": _length(ack_timeout, "--ack_timeout"),
+        "max_deliveries": max_deliveries or None,
+    }
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        topic = await client.create_topic(name, **wanted)
+        if globals_of(context).is_json:
+            output.print_json(output.topic_json(topic))
+        else:
+            print(f"topic '{name}' was successfully created")
+
+    call(context, work, label=f"creating {name}")
+
+
+@app.command(name="list")
+def list_(context: typer.Context) -> None:
+    """List all topics."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        topics = await client.list_topics()
+        if globals_of(context).is_json:
+            output.print_json([output.topic_json(each) for each in topics])
+            return
+        output.print_table(
+            ["NAME", "KIND", "PARTITIONS", "REPLICAS", "RETENTION", "CREATED"],
+            [
+                (
+                    each.name,
+                    each.kind,
+                    len(each.partitions),
+                    each.replication_factor,
+                    show_duration(each.retention),
+                    output.moment(each.created_at),
+                )
+                for each in topics
+            ],
+        )
+
+    call(context, work, label="listing topics")
+
+
+@app.command()
+def show(context: typer.Context, name: Name) -> None:
+    """Show a topic and its partitions."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        status = await client.show_topic(name)
+        found = output.topic_json(status.topic)
+        found["partitions"] = [
+            {
+                "id": each.id,
+                "message_count": each.message_count,
+                "closed_offset": each.closed_offset,
+                "channels": list(each.channels),
+            }
+            for each in status.partitions
+        ]
+        if globals_of(context).is_json:
+            output.print_json(found)
+            return
+        for key, value in found.items():
+            if key != "partitions":
+                print(f"{key}: {value}")
+        print()
+        output.print_table(
+            ["PARTITION", "MESSAGES", "CHANNELS"],
+            [
+                (each.id, each.message_count, ",".join(each.channels))
+                for each in status.partitions
+            ],
+        )
+
+    call(context, work, label=f"looking at {name}")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    name: Name,
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete a topic with all its messages and groups."""
+    if not is_sure and sys.stdin.isatty():
+        typer.confirm(
+            f"delete topic '{name}' with all its messages?", abort=True, default=False, err=True
+        )
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        await client.delete_topic(name)
+        if globals_of(context).is_json:
+            output.print_json({"deleted": name})
+        else:
+            print(f"topic '{name}' was deleted")
+
+    call(context, work, label=f"deleting {name}")
+
+
+def _kind(text: str) -> Literal["timer", "kv"]:
+    if text.lower() not in KINDS:
+        raise InvalidError(f"--kind is {text!r}; it must be TimerKind or KVKind", field="kind")
+    return KINDS[text.lower()]
+
+
+def _check_driver(text: str) -> None:
+    if text.lower() == "badger":
+        print(f"{TOOL}: storage driver Badger: stored as RocksDB", file=sys.stderr)
+    elif text.lower() != "rocksdb":
+        raise InvalidError(
+            f"--storage_driver is {text!r}; it must be RocksDB or Badger",
+            field="storage_driver",
+        )
+
+
+def _length(text: str, field: str) -> timedelta | None:
+    return parse_duration(text, field=field) if text else None

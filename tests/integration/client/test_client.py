@@ -1,0 +1,531 @@
+"""The asyncio client against a node in this process: topics, producing, consuming."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sandglass import (
+    AsyncClient,
+    ConflictError,
+    InvalidError,
+    LeaseLostError,
+    Message,
+    NotFoundError,
+    PreconditionError,
+    Received,
+    UnavailableError,
+)
+from sandglass.testing.broker import Broker
+
+MS = timedelta(milliseconds=1)
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Broker]:
+    async with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def client(broker: Broker) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(broker.address) as client:
+        await client.create_topic("t")
+        yield client
+
+
+async def take(client: AsyncClient, count: int, *, group: str = "g") -> list[Received]:
+    """The next messages, acknowledged."""
+    found: list[Received] = []
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group=group):
+            found.append(message)
+            await message.ack()
+            if len(found) == count:
+                break
+    return found
+
+
+async def drain(client: AsyncClient, *, group: str = "g", channel: str = "") -> list[bytes]:
+    """The values of all that is ready, acknowledged."""
+    values: list[bytes] = []
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group=group, channel=channel, drain=True):
+            values.append(message.value)
+            await message.ack()
+    return values
+
+
+# --- topics ---------------------------------------------------------------------------------
+
+
+async def test_topics_are_made_shown_listed_and_deleted(broker: Broker) -> None:
+    async with AsyncClient(broker.address) as client:
+        made = await client.create_topic(
+            "b", partitions=3, retention=timedelta(hours=1), ack_timeout=300 * MS
+        )
+        await client.create_topic("a", max_deliveries=2)
+
+        topics = await client.list_topics()
+        shown = await client.show_topic("b")
+        await client.delete_topic("b")
+
+        assert ["a", "b"] == [topic.name for topic in topics]
+        assert made == topics[1] == shown.topic
+        assert 3 == len(shown.partitions) == len(made.partitions)
+        assert (timedelta(hours=1), 300 * MS) == (made.retention, made.ack_timeout)
+        assert 2 == topics[0].max_deliveries
+        assert ["a"] == [topic.name for topic in await client.list_topics()]
+
+
+async def test_errors_of_calls_are_errors_of_sandglass(client: AsyncClient) -> None:
+    with pytest.raises(ConflictError):
+        await client.create_topic("t")
+    with pytest.raises(NotFoundError):
+        await client.show_topic("nobody")
+    with pytest.raises(InvalidError):
+        await client.create_topic("no name")
+    with pytest.raises(InvalidError, match="partitions is 1025"):
+        await client.create_topic("x", partitions=1025)
+    with pytest.raises(InvalidError, match="retention"):
+        await client.create_topic("x", retention=timedelta(0))
+
+
+# --- producing ------------------------------------------------------------------------------
+
+
+async def test_a_message_comes_back_as_it_was_produced(client: AsyncClient) -> None:
+    receipt = await client.produce(
+        "t", "grüße", key="k", clustering_key=b"c", headers={"a": b"1", "b": "2"}, id="id-1"
+    )
+
+    (message,) = await take(client, 1)
+
+    assert "grüße".encode() == message.value
+    assert (b"k", b"c", "id-1") == (message.key, message.clustering_key, message.id)
+    assert {"a": b"1", "b": b"2"} == message.headers
+    assert (receipt.offset, receipt.index, receipt.due_at) == (
+        message.offset,
+        message.index,
+        message.due_at,
+    )
+    assert ("t", receipt.partition, "master", 1, None) == (
+        message.topic,
+        message.partition,
+        message.channel,
+        message.attempt,
+        message.dead_letter,
+    )
+    assert message.produced_at <= message.due_at
+
+
+async def test_callers_side_by_side_get_receipts_of_their_own(client: AsyncClient) -> None:
+    receipts = await asyncio.gather(
+        *(client.produce("t", str(each), key=str(each % 7)) for each in range(500))
+    )
+
+    values = await drain(client)
+
+    assert set(range(1, 501)) == {receipt.index for receipt in receipts}
+    by_index = sorted(range(500), key=lambda each: receipts[each].index)
+    assert [str(each).encode() for each in by_index] == values
+
+
+async def test_keys_spread_over_partitions_and_receipts_say_where(broker: Broker) -> None:
+    async with AsyncClient(broker.address) as client:
+        await client.create_topic("t", partitions=4)
+
+        receipts = await asyncio.gather(
+            *(client.produce("t", str(each), key=f"key-{each}") for each in range(40))
+        )
+        found: dict[bytes, tuple[str, int]] = {}
+        async for message in client.consume("t", group="g", drain=True):
+            found[message.value] = (message.partition, message.index)
+            await message.ack()
+
+        expected = {
+            str(each).encode(): (receipt.partition, receipt.index)
+            for each, receipt in enumerate(receipts)
+        }
+        assert 1 < len({receipt.partition for receipt in receipts})
+        assert expected == found
+
+
+async def test_delays_and_due_times_are_kept(client: AsyncClient) -> None:
+    due_at = datetime(2999, 1, 1, tzinfo=UTC)
+
+    later = await client.produce("t", "delay", delay=timedelta(hours=1))
+    dated = await client.produce("t", "due", due_at=due_at)
+    soon = await client.produce("t", "now", due_at=datetime(1980, 1, 1, tzinfo=UTC))
+
+    assert due_at == dated.due_at
+    assert timedelta(minutes=59) < later.due_at - soon.due_at < timedelta(minutes=61)
+    assert [b"now"] == await drain(client)
+
+
+async def test_a_delayed_message_comes_when_it_is_due(client: AsyncClient) -> None:
+    second = await client.produce("t", "second", delay=200 * MS)
+    first = await client.produce("t", "first")
+
+    messages = await take(client, 2)
+
+    assert [first.offset, second.offset] == [message.offset for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("due_at", datetime(2030, 1, 1)),  # noqa: DTZ001 - that is the test
+        ("delay", timedelta(seconds=-1)),
+        ("delay", 5),
+        ("delay", timedelta.max),
+        ("key", 7),
+    ],
+)
+async def test_wrong_arguments_are_refused_here(
+    client: AsyncClient, field: str, wrong: object
+) -> None:
+    with pytest.raises(InvalidError) as caught:
+        await client.produce("t", "x", **{field: wrong})  # pyright: ignore[reportArgumentType]
+
+    assert field in caught.value.field
+
+
+async def test_both_delay_and_due_time_are_refused(client: AsyncClient) -> None:
+    with pytest.raises(InvalidError, match="give one"):
+        await client.produce("t", "x", delay=MS, due_at=datetime(2030, 1, 1, tzinfo=UTC))
+
+
+async def test_produce_to_what_is_not_there_is_not_found(client: AsyncClient) -> None:
+    with pytest.raises(NotFoundError):
+        await client.produce("nobody", "x")
+    with pytest.raises(NotFoundError):
+        await client.produce("t", "x", partition="0" * 26)
+    with pytest.raises(NotFoundError):
+        await client.produce_many("nobody", ["x"])
+
+
+async def test_many_messages_of_every_kind_arrive_in_order(client: AsyncClient) -> None:
+    progress: list[int] = []
+    source = [str(each).encode() for each in range(2500)]
+    summary = await client.produce_many("t", source, on_progress=progress.append)
+
+    async def more() -> AsyncIterator[str | Message]:
+        for each in range(1500):
+            yield f"a{each}"
+        yield Message("last", key="k", headers={"h": "v"})
+        yield Message("never", due_at=datetime(2999, 1, 1, tzinfo=UTC))
+
+    second = await client.produce_many("t", more())
+    nothing = await client.produce_many("t", [])
+
+    assert (2500, 1502, 0) == (summary.count, second.count, nothing.count)
+    assert 2500 == sum(summary.partitions.values()) == progress[-1]
+    expected = source + [f"a{each}".encode() for each in range(1500)] + [b"last"]
+    assert expected == await drain(client)
+
+
+async def test_large_messages_go_through(client: AsyncClient) -> None:
+    sizes = [1024 * 1024, 600_000, 10, 600_000, 1024 * 1024]
+
+    await client.produce_many("t", [bytes(size) for size in sizes])
+
+    assert sizes == [len(value) for value in await drain(client)]
+
+
+# --- consuming ------------------------------------------------------------------------------
+
+
+async def test_a_drain_hands_out_what_was_ready_and_ends(client: AsyncClient) -> None:
+    await client.produce_many("t", [b"x"] * 3210)
+
+    assert 3210 == len(await drain(client))
+    assert [] == await drain(client)
+    (status,) = await client.list_groups("t", "g")
+    assert (3210, 0, 0) == (status.acked_count, status.leased_count, status.lag_count)
+
+
+async def test_every_group_sees_every_message_and_channels_are_apart(
+    client: AsyncClient,
+) -> None:
+    await client.produce("t", "a")
+    await client.produce("t", "b", channel="other")
+
+    assert [b"a"] == await drain(client, group="one")
+    assert [b"a"] == await drain(client, group="two")
+    assert [b"b"] == await drain(client, group="one", channel="other")
+
+
+async def test_batches_hold_the_messages_of_a_delivery(client: AsyncClient) -> None:
+    values = [str(each).encode() for each in range(2345)]
+    await client.produce_many("t", values)
+    found: list[bytes] = []
+    indexes: list[int] = []
+
+    async for batch in client.consume_batches("t", group="g", drain=True):
+        found += batch.values
+        indexes += [message.index for message in batch]
+        assert len(batch) == len(batch.messages)
+        await batch.ack()
+
+    assert values == found
+    assert list(range(1, 2346)) == indexes
+    (status,) = await client.list_groups("t", "g")
+    assert (2345, 0) == (status.acked_count, status.lag_count)
+
+
+async def test_a_nacked_message_comes_again_with_its_attempt_counted(
+    client: AsyncClient,
+) -> None:
+    await client.produce("t", "x")
+    attempts: list[int] = []
+
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group="g"):
+            attempts.append(message.attempt)
+            if message.attempt < 3:
+                await message.nack(delay=message.attempt * MS, reason="not yet")
+            else:
+                await message.ack(wait=True)
+                break
+
+    assert [1, 2, 3] == attempts
+
+
+async def test_a_released_message_comes_again_uncounted(client: AsyncClient) -> None:
+    await client.produce("t", "x")
+    attempts: list[int] = []
+
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group="g"):
+            attempts.append(message.attempt)
+            await (message.release() if len(attempts) < 3 else message.ack())
+            if len(attempts) == 3:
+                break
+
+    assert [1, 1, 1] == attempts
+
+
+async def test_a_dead_letter_says_what_it_was(client: AsyncClient) -> None:
+    receipts = [await client.produce("t", value) for value in ("a", "b", "c")]
+    async for message in client.consume("t", group="g", drain=True):
+        await message.dead("cannot be")
+
+    letters: list[Received] = []
+    async for message in client.consume(
+        "t", group="undertaker", channel="__death_letter", drain=True
+    ):
+        letters.append(message)
+        await message.ack()
+
+    assert [b"a", b"b", b"c"] == [letter.value for letter in letters]
+    origins = [letter.dead_letter for letter in letters]
+    assert [receipt.offset for receipt in receipts] == [each.offset for each in origins if each]
+    assert [("g", "cannot be")] * 3 == [(each.group, each.reason) for each in origins if each]
+
+
+async def test_a_lease_is_kept_while_its_message_is_in_hand(client: AsyncClient) -> None:
+    """A message scheduled for three leases later tells that the time has passed."""
+    await client.produce("t", "held")
+    await client.produce("t", "clock", delay=900 * MS)
+
+    seen: list[bytes] = []
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group="g", ack_timeout=300 * MS):
+            seen.append(message.value)
+            if message.value == b"held":
+                held = message
+                continue
+            await held.ack(wait=True)
+            await message.ack(wait=True)
+            break
+
+    assert [b"held", b"clock"] == seen
+
+
+async def test_a_lease_that_is_not_kept_runs_out(client: AsyncClient) -> None:
+    await client.produce("t", "x")
+    attempts: list[int] = []
+
+    async with asyncio.timeout(20):
+        async for message in client.consume(
+            "t", group="g", ack_timeout=100 * MS, auto_extend=False
+        ):
+            attempts.append(message.attempt)
+            if message.attempt == 1:
+                first = message
+                continue
+            with pytest.raises(LeaseLostError):
+                await first.ack(wait=True)
+            await message.ack(wait=True)
+            break
+
+    assert [1, 2] == attempts
+
+
+async def test_extending_by_hand_says_when_the_lease_ends(client: AsyncClient) -> None:
+    await client.produce("t", "x")
+
+    async for message in client.consume("t", group="g", drain=True):
+        ends_at = await message.extend(timedelta(hours=1))
+        await message.ack()
+
+        left = ends_at - message.due_at
+        assert timedelta(minutes=59) < left < timedelta(minutes=61)
+
+
+async def test_leaving_by_break_gives_back_what_was_not_begun(client: AsyncClient) -> None:
+    await client.produce_many("t", [str(each).encode() for each in range(20)])
+
+    async for message in client.consume("t", group="g"):
+        await message.ack()
+        if message.value == b"4":
+            break
+    async with asyncio.timeout(20):
+        while len(rest := await drain(client)) == 0:
+            pass
+
+    assert [str(each).encode() for each in range(5, 20)] == rest
+
+
+async def test_leaving_by_an_error_gives_back_what_was_not_begun(client: AsyncClient) -> None:
+    await client.produce_many("t", [b"1", b"2", b"3"])
+
+    with pytest.raises(ZeroDivisionError):
+        async for message in client.consume("t", group="g"):
+            await message.ack()
+            raise ZeroDivisionError
+
+    messages = await take(client, 2)
+    assert [(b"2", 1), (b"3", 1)] == [(each.value, each.attempt) for each in messages]
+
+
+async def test_a_cancelled_consumer_gives_back_what_was_not_begun(client: AsyncClient) -> None:
+    await client.produce_many("t", [b"1", b"2", b"3"])
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        async for message in client.consume("t", group="g"):
+            await message.ack()
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert [b"2", b"3"] == [each.value for each in await take(client, 2)]
+
+
+async def test_consumers_of_a_group_share_and_none_is_handed_out_twice(
+    broker: Broker, client: AsyncClient
+) -> None:
+    await client.produce_many("t", [str(each).encode() for each in range(2000)])
+    found: list[bytes] = []
+
+    async def work(client: AsyncClient) -> None:
+        async for message in client.consume("t", group="g", credit=50, drain=True):
+            found.append(message.value)
+            await message.ack()
+
+    async with AsyncClient(broker.address) as other, asyncio.timeout(20):
+        await asyncio.gather(work(client), work(other))
+
+    assert 2000 == len(found) == len(set(found))
+
+
+async def test_credit_bounds_what_is_in_hand(client: AsyncClient) -> None:
+    await client.produce_many("t", [b"x"] * 50)
+    held: list[Received] = []
+    most = 0
+
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group="g", credit=5, drain=True):
+            held.append(message)
+            (status,) = await client.list_groups("t", "g")
+            most = max(most, status.leased_count)
+            if len(held) == 5:
+                for each in held:
+                    await each.ack()
+                held.clear()
+
+    assert 5 == most
+
+
+async def test_closing_gives_back_what_is_in_hand(broker: Broker, client: AsyncClient) -> None:
+    await client.produce("t", "x")
+    async with AsyncClient(broker.address) as other:
+        messages = aiter(other.consume("t", group="g"))
+        held = await anext(messages)
+        del messages
+
+    (message,) = await take(client, 1)
+
+    assert (1, 1) == (held.attempt, message.attempt)
+
+
+async def test_closing_waits_for_what_was_acknowledged(
+    broker: Broker, client: AsyncClient
+) -> None:
+    await client.produce_many("t", [b"x"] * 700)
+    async with AsyncClient(broker.address) as other:
+        count = itertools.count(1)
+        async for message in other.consume("t", group="g"):
+            await message.ack()
+            if next(count) == 700:
+                break
+
+    (status,) = await client.list_groups("t", "g")
+
+    assert (700, 0) == (status.acked_count, status.leased_count)
+
+
+async def test_closing_ends_other_iterators(broker: Broker, client: AsyncClient) -> None:
+    other = AsyncClient(broker.address)
+    started = asyncio.Event()
+
+    async def work() -> None:
+        async for message in other.consume("t", group="g"):
+            await message.ack()
+            started.set()
+
+    await client.produce("t", "x")
+    task = asyncio.create_task(work())
+    await started.wait()
+    await other.close()
+
+    with pytest.raises(UnavailableError, match="closed"):
+        await task
+    with pytest.raises(PreconditionError, match="closed"):
+        await other.produce("t", "x")
+
+
+async def test_wrong_subscriptions_are_refused(client: AsyncClient) -> None:
+    with pytest.raises(InvalidError, match="credit is 0"):
+        client.consume("t", group="g", credit=0)
+    with pytest.raises(InvalidError, match="start"):
+        client.consume("t", group="g", start="then")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidError, match="ack_timeout"):
+        client.consume("t", group="g", ack_timeout=timedelta(0))
+    with pytest.raises(NotFoundError):
+        await anext(aiter(client.consume("nobody", group="g")))
+    with pytest.raises(InvalidError):
+        await anext(aiter(client.consume("t", group="no name")))
+
+
+async def test_a_group_may_begin_now(client: AsyncClient) -> None:
+    await client.produce("t", "before")
+    messages = aiter(client.consume("t", group="g", start="now"))
+    first = asyncio.ensure_future(anext(messages))
+    async with asyncio.timeout(20):
+        while not await client.list_groups("t", "g"):
+            pass
+        await client.produce("t", "after")
+        message = await first
+
+    assert b"after" == message.value
+    await message.ack()

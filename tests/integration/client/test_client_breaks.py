@@ -1,0 +1,183 @@
+"""The client and connections that break, nodes that are away, several addresses."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from sandglass import AsyncClient, Received, UnavailableError
+from sandglass.testing.broker import Broker
+from tests.integration.client.proxy import Proxy
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Broker]:
+    async with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def proxy(broker: Broker) -> AsyncIterator[Proxy]:
+    async with Proxy(broker.address) as proxy:
+        yield proxy
+
+
+def closed_address() -> str:
+    """Where nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_nobody_there_is_said_with_address_time_and_cause() -> None:
+    address = closed_address()
+    expected = f"no Sandglass node answered at {address} within 0.3 s: connection refused"
+
+    async with AsyncClient(address, timeout=timedelta(milliseconds=300)) as client:
+        for call in (
+            client.list_topics(),
+            client.create_topic("t"),
+            client.produce("t", "x"),
+            client.produce_many("t", ["x"]),
+            anext(aiter(client.consume("t", group="g"))),
+            anext(aiter(client.consume("t", group="g", drain=True))),
+        ):
+            with pytest.raises(UnavailableError) as caught:
+                await call
+            assert expected == caught.value.message
+            assert not caught.value.is_result_unknown
+
+
+async def test_the_next_address_is_tried(broker: Broker) -> None:
+    async with AsyncClient(closed_address(), broker.address) as client:
+        await client.create_topic("t")
+        await client.produce("t", "x")
+
+        message = await anext(aiter(client.consume("t", group="g")))
+        await message.ack()
+
+    assert b"x" == message.value
+
+
+async def test_a_session_that_comes_back_in_time_keeps_its_leases(
+    broker: Broker, proxy: Proxy
+) -> None:
+    async with AsyncClient(broker.address) as direct, AsyncClient(proxy.address) as client:
+        await direct.create_topic("t")
+        await direct.produce_many("t", [str(each).encode() for each in range(300)])
+        seen: list[Received] = []
+
+        async with asyncio.timeout(20):
+            async for message in client.consume("t", group="g", credit=100):
+                seen.append(message)
+                if len(seen) in {10, 150}:
+                    proxy.cut()
+                await message.ack(wait=len(seen) == 11)
+                if len(seen) == 300:
+                    break
+            await client.close()
+
+        assert [str(each).encode() for each in range(300)] == [each.value for each in seen]
+        assert {1} == {each.attempt for each in seen}
+        assert proxy.count >= 2
+        (status,) = await direct.list_groups("t", "g")
+        assert (300, 0) == (status.acked_count, status.lag_count)
+
+
+async def test_a_session_that_stays_away_loses_its_leases_and_goes_on() -> None:
+    async with (
+        Broker(session_grace_ms=100) as broker,
+        Proxy(broker.address) as proxy,
+        AsyncClient(broker.address) as direct,
+        AsyncClient(proxy.address) as client,
+    ):
+        await direct.create_topic("t")
+        await direct.produce("t", "x")
+        messages = aiter(client.consume("t", group="g"))
+        first = await anext(messages)
+
+        proxy.is_refusing = True
+        proxy.cut()
+        async with asyncio.timeout(20):
+            while (await direct.list_groups("t", "g"))[0].leased_count:
+                pass
+            proxy.is_refusing = False
+            again = await anext(messages)
+
+        with pytest.raises(UnavailableError if not first.is_settled else AssertionError):
+            await _as_unavailable(first)
+        await again.ack(wait=True)
+        assert (b"x", 2) == (again.value, again.attempt)
+
+
+async def _as_unavailable(message: Received) -> None:
+    """A lost lease shows as `LeaseLostError`, on the spot."""
+    from sandglass import LeaseLostError
+
+    try:
+        await message.ack()
+    except LeaseLostError as error:
+        raise UnavailableError("lost, as expected") from error
+
+
+async def test_a_consumer_outlives_a_restart_of_its_node(broker: Broker) -> None:
+    port = int(broker.address.rpartition(":")[2])
+    async with AsyncClient(broker.address) as client:
+        await client.create_topic("t")
+        await client.produce("t", "before")
+        messages = aiter(client.consume("t", group="g"))
+        first = await anext(messages)
+        await first.ack(wait=True)
+
+        await broker.stop()
+        await broker.start(port=port)
+        async with asyncio.timeout(20):
+            await client.produce("t", "after")
+            second = await anext(messages)
+            await second.ack(wait=True)
+
+        assert [b"before", b"after"] == [first.value, second.value]
+
+
+async def test_a_produce_that_was_on_its_way_has_an_unknown_result(
+    broker: Broker, proxy: Proxy
+) -> None:
+    async with AsyncClient(proxy.address) as client:
+        await client.create_topic("t")
+        await client.produce("t", "connects")
+        unknown = 0
+
+        for each in range(50):
+            task = asyncio.create_task(client.produce("t", str(each)))
+            for _ in range(each % 5):
+                await asyncio.sleep(0)
+            proxy.cut()
+            try:
+                await task
+            except UnavailableError as error:
+                assert error.is_result_unknown
+                unknown += 1
+            if unknown:
+                break
+
+        assert unknown
+        await client.produce("t", "goes on")
+
+
+async def test_closing_says_when_outcomes_went_unanswered(broker: Broker, proxy: Proxy) -> None:
+    async with AsyncClient(broker.address) as direct:
+        await direct.create_topic("t")
+        await direct.produce("t", "x")
+    client = AsyncClient(proxy.address, timeout=timedelta(milliseconds=400))
+    messages = aiter(client.consume("t", group="g"))
+    message = await anext(messages)
+
+    proxy.is_refusing = True
+    proxy.cut()
+    await message.ack()
+
+    with pytest.raises(UnavailableError) as caught:
+        await client.close()
+    assert caught.value.is_result_unknown
