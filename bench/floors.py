@@ -35,13 +35,16 @@ _OPTIONS = (
 )
 
 
+_EOF: Any = grpc.aio.EOF  # pyright: ignore[reportAttributeAccessIssue] - not in the stubs
+
+
 @asynccontextmanager
 async def serve_floor(path: Path | None) -> AsyncIterator[int]:
     """Serves on a free port, which it yields; with a `path` the file floor."""
     floor = Floor(None if path is None else path.open("wb", buffering=1024 * 1024))
     server = grpc.aio.server(options=_OPTIONS)
     session = grpc.stream_stream_rpc_method_handler(floor.session)
-    create = grpc.unary_unary_rpc_method_handler(_create_topic)
+    create = grpc.unary_unary_rpc_method_handler(floor.create_topic)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler("sandglass.v1.Broker", {"Session": session}),
@@ -55,12 +58,6 @@ async def serve_floor(path: Path | None) -> AsyncIterator[int]:
     finally:
         await server.stop(0)
         floor.close()
-
-
-async def _create_topic(raw: bytes, _: Any) -> bytes:
-    request = admin_pb2.CreateTopicRequest.FromString(raw)
-    topic = admin_pb2.Topic(name=request.name, partitions=["0"])
-    return admin_pb2.CreateTopicReply(topic=topic).SerializeToString()
 
 
 @dataclass(slots=True)
@@ -82,12 +79,23 @@ class Floor:
     _syncing: asyncio.Task[None] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
+    async def create_topic(self, raw: bytes, _: Any) -> bytes:
+        """Begins anew: one topic at a time."""
+        request = admin_pb2.CreateTopicRequest.FromString(raw)
+        self.last_index = 0
+        self.kept.clear()
+        if self.file is not None:
+            self.file.seek(0)
+            self.file.truncate()
+        topic = admin_pb2.Topic(name=request.name, partitions=["0"])
+        return admin_pb2.CreateTopicReply(topic=topic).SerializeToString()
+
     async def session(self, _: Any, context: Any) -> None:
         """One stream."""
         stream = _Stream(self, context)
         writer = asyncio.create_task(stream.write())
         try:
-            while (raw := await context.read()) is not grpc.aio.EOF:
+            while (raw := await context.read()) is not _EOF:
                 stream.take(broker_pb2.ClientFrame.FromString(raw))
         finally:
             writer.cancel()
@@ -130,12 +138,12 @@ class _Stream:
         self.credit_count = 0
         self._token = 0
         self._reply = broker_pb2.ServerFrame()
-        self._kick = asyncio.Event()
+        self.kick = asyncio.Event()
 
     def take(self, frame: broker_pb2.ClientFrame) -> None:
         if frame.HasField("hello"):
             self._reply.welcome.session_id = "floor"
-            self._kick.set()
+            self.kick.set()
         for outcome in frame.outcomes:
             self._take_outcome(outcome)
         for credit in frame.credits:
@@ -149,12 +157,12 @@ class _Stream:
         for request in frame.produces:
             self._take_produce(request)
         if self.credit_count:
-            self._kick.set()
+            self.kick.set()
 
     def _take_outcome(self, outcome: broker_pb2.Outcome) -> None:
         def done() -> None:
             self._reply.outcomes.add(request_id=outcome.request_id)
-            self._kick.set()
+            self.kick.set()
 
         self.floor.store(outcome.token.to_bytes(16, "big"), done)
 
@@ -167,19 +175,19 @@ class _Stream:
         def done() -> None:
             reply = self._reply.produces.add(request_id=request.request_id)
             reply.placed.add(partition="0", first_index=first_index, run_count=[request.count])
-            self._kick.set()
+            self.kick.set()
             if request.topic == KEPT_TOPIC:
                 floor.kept.append(_Kept(batch, request.count, first_index))
                 for consumer in floor.consumers:
-                    consumer._kick.set()
+                    consumer.kick.set()
 
         floor.store(batch, done)
 
     async def write(self) -> None:
         while True:
-            await self._kick.wait()
+            await self.kick.wait()
             await asyncio.sleep(0)
-            self._kick.clear()
+            self.kick.clear()
             while (frame := self._next_frame()) is not None:
                 await self.context.write(frame)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +25,10 @@ from bench.process import Server, Spent
 
 FLOORS = ("empty", "file")
 NODE = "node"
+KINDS = (*FLOORS, NODE)
+LEAD_MS = 1500
+"""Between the last message produced and the first one due."""
+
 IN_FLIGHT = 16
 CREDIT_COUNT = 20_000
 POOL_COUNT = 64
@@ -122,6 +125,15 @@ class Bench:
             self._floors[kind] = await self._stack.enter_async_context(floor)
         yield self._floors[kind]
 
+    @asynccontextmanager
+    async def session(
+        self, kind: str, name: str, *, topic: str
+    ) -> AsyncIterator[tuple[Server, Session]]:
+        """As `server`, with an open session and an empty topic."""
+        async with self.server(kind, name) as server, Session(server.address) as session:
+            await session.create_topic(topic)
+            yield server, session
+
 
 Line = Callable[[Bench], Awaitable[list[Figure]]]
 
@@ -136,7 +148,6 @@ def figure(
     line: str,
     kind: str,
     spent: Spent,
-    *,
     count: int,
     latency: str,
     latencies_ms: list[float],
@@ -154,26 +165,91 @@ def figure(
         p50_ms=quantile(latencies_ms, 0.5),
         p99_ms=quantile(latencies_ms, 0.99),
         max_ms=max(latencies_ms, default=0.0),
-        memory_mb=spent.server.memory_mb(),
+        memory_mb=spent.memory_mb,
         notes=notes,
     )
 
 
-def _pool(count: int) -> list[bytes]:
-    """`count` batches, `POOL_COUNT` different ones."""
-    kinds = min(count, POOL_COUNT)
-    pool = [
-        load.encode(load.values(BATCH_COUNT, first_number=place * BATCH_COUNT))
-        for place in range(kinds)
-    ]
-    return [pool[place % kinds] for place in range(count)]
+# --- produce, consume, both -------------------------------------------------------------------
 
 
-def _requests(topic: str, batches: list[bytes]) -> list[bytes]:
-    encoded: dict[int, bytes] = {}
-    for batch in batches[:POOL_COUNT]:
-        encoded[id(batch)] = load.produce_request(topic, batch)
-    return [encoded[id(batch)] for batch in batches]
+async def produce(bench: Bench) -> list[Figure]:
+    """Batches of 1000 on one session; afterwards everything is read back."""
+    figures: list[Figure] = []
+    batches = _pool(bench.sizes.produce_batches)
+    requests = _requests("produce", batches)
+    for kind in KINDS:
+        async with bench.session(kind, "produce", topic="produce") as (server, session):
+            spent = Spent(server)
+            spent.start()
+            sent = await load.produce(session, requests, in_flight=IN_FLIGHT)
+            spent.stop()
+            done = figure("produce", kind, spent, sent.count, "answer", sent.latencies_ms)
+            figures.append(done)
+            if kind == NODE:
+                await _consume_all(session, "produce", batches)
+    return figures
+
+
+async def consume(bench: Bench) -> list[Figure]:
+    """Takes and acknowledges what was produced before; each acknowledgement is answered."""
+    figures: list[Figure] = []
+    batches = _pool(bench.sizes.consume_batches)
+    requests = _requests(KEPT_TOPIC, batches)
+    for kind in KINDS:
+        async with bench.session(kind, "consume", topic=KEPT_TOPIC) as (server, session):
+            await load.produce(session, requests, in_flight=IN_FLIGHT)
+            spent = Spent(server)
+            spent.start()
+            latencies_ms = await _consume_all(session, KEPT_TOPIC, batches)
+            spent.stop()
+            count = len(batches) * BATCH_COUNT
+            figures.append(figure("consume", kind, spent, count, "ack", latencies_ms))
+            if kind == NODE:
+                await _check_group(session, KEPT_TOPIC, count)
+    return figures
+
+
+async def both(bench: Bench) -> list[Figure]:
+    """One session produces while another consumes and acknowledges, until all is settled."""
+    figures: list[Figure] = []
+    batches = _pool(bench.sizes.both_batches)
+    requests = _requests(KEPT_TOPIC, batches)
+    count = len(batches) * BATCH_COUNT
+    for kind in KINDS:
+        async with (
+            bench.session(kind, "both", topic=KEPT_TOPIC) as (server, session),
+            Session(server.address) as other,
+        ):
+            check = InOrder()
+            spent = Spent(server)
+            spent.start()
+            sent, _ = await asyncio.gather(
+                load.produce(session, requests, in_flight=IN_FLIGHT),
+                load.consume(
+                    other, check, topic=KEPT_TOPIC, count=count, credit_count=CREDIT_COUNT
+                ),
+            )
+            spent.stop()
+            check.expect(batches)
+            way_ms = [
+                (arrived_ns - sent.posted_ns[(index - 1) // BATCH_COUNT]) / 1e6
+                for index, arrived_ns in check.arrived_ns
+            ]
+            figures.append(figure("both", kind, spent, count, "way", way_ms))
+            if kind == NODE:
+                await _check_group(session, KEPT_TOPIC, count)
+    return figures
+
+
+async def _consume_all(session: Session, topic: str, batches: list[bytes]) -> list[float]:
+    check = InOrder()
+    count = len(batches) * BATCH_COUNT
+    latencies_ms = await load.consume(
+        session, check, topic=topic, count=count, credit_count=CREDIT_COUNT
+    )
+    check.expect(batches)
+    return latencies_ms
 
 
 async def _check_group(session: Session, topic: str, count: int) -> None:
@@ -182,37 +258,201 @@ async def _check_group(session: Session, topic: str, count: int) -> None:
         raise WrongError(f"the group counts {status.acked_count} acks of {count}")
 
 
-# --- produce, consume, both -------------------------------------------------------------------
+def _pool(count: int) -> list[bytes]:
+    """`count` batches, `POOL_COUNT` different ones over and over."""
+    pool = [
+        load.encode(load.values(BATCH_COUNT, first_number=place * BATCH_COUNT))
+        for place in range(min(count, POOL_COUNT))
+    ]
+    return [pool[place % POOL_COUNT] for place in range(count)]
 
 
-async def produce(bench: Bench) -> list[Figure]:
-    """Batches of 1000 on one session, 16 in flight; then everything is read back."""
+def _requests(topic: str, batches: list[bytes]) -> list[bytes]:
+    pool = [load.produce_request(topic, batch) for batch in batches[:POOL_COUNT]]
+    return [pool[place % POOL_COUNT] for place in range(len(batches))]
+
+
+# --- times ------------------------------------------------------------------------------------
+
+
+async def schedule(bench: Bench) -> list[Figure]:
+    """
+    Batches of messages due at different times of the coming year, in random order.
+
+    Afterwards the node is stopped, and started on the same data under a clock that is a year
+    ahead: all must come, in the order of their times.
+    """
     figures: list[Figure] = []
-    batches = _pool(bench.sizes.produce_batches)
-    for kind in (*FLOORS, NODE):
-        topic = "produce"
-        async with bench.server(kind, "produce") as server, Session(server.address) as session:
-            await session.create_topic(topic)
+    count = bench.sizes.scheduled_count
+    dues = _year_of_dues(count, after_ms=_now_ms() + 60_000)
+    batches = _batches(count)
+    requests = _scheduled_requests("schedule", batches, dues)
+    for kind in KINDS:
+        async with bench.session(kind, "schedule", topic="schedule") as (server, session):
             spent = Spent(server)
-            first_index = await _last_index(session, topic, kind) + 1
             spent.start()
-            result = await load.produce(
-                session,
-                _requests(topic, batches),
-                in_flight=IN_FLIGHT,
-                first_index=first_index,
+            sent = await load.produce(session, requests, in_flight=IN_FLIGHT)
+            spent.stop()
+            done = figure("schedule", kind, spent, sent.count, "answer", sent.latencies_ms)
+            figures.append(done)
+    figures.append(await _a_year_later(bench, "schedule", batches))
+    return figures
+
+
+async def lateness(bench: Bench) -> list[Figure]:
+    """
+    Many messages are pending, each with its own due time, in random order; so many a second
+    fall due and are acknowledged as they come. Then the rest, a year later.
+    """
+    sizes = bench.sizes
+    due_count = sizes.due_per_s * sizes.due_s
+    far_count = sizes.pending_count - due_count
+    batches = _batches(sizes.pending_count)
+    far, near = batches[: far_count // BATCH_COUNT], batches[far_count // BATCH_COUNT :]
+    async with bench.session(NODE, "lateness", topic="lateness") as (server, session):
+        dues = _year_of_dues(far_count, after_ms=_now_ms() + 600_000)
+        requests = _scheduled_requests("lateness", far, dues)
+        await load.produce(session, requests, in_flight=IN_FLIGHT)
+        first_ms = _now_ms() + LEAD_MS
+        dues = [first_ms + place * 1000 // sizes.due_per_s for place in range(due_count)]
+        random.Random(2).shuffle(dues)
+        requests = _scheduled_requests("lateness", near, dues)
+        await load.produce(
+            session, requests, in_flight=IN_FLIGHT, first_index=len(far) * BATCH_COUNT + 1
+        )
+        if _now_ms() >= first_ms:
+            raise WrongError("producing took so long that messages were due before its end")
+        check = ByTime()
+        spent = Spent(server)
+        async with Session(server.address) as consumer:
+            await asyncio.sleep((first_ms - _now_ms()) / 2000)
+            spent.start()
+            await load.consume(
+                consumer, check, topic="lateness", count=due_count, credit_count=CREDIT_COUNT
             )
             spent.stop()
-            figures.append(
-                figure(
-                    "produce",
-                    kind,
-                    spent,
-                    count=result.count,
-                    latency="answer",
-                    latencies_ms=result.latencies_ms,
-                )
+        check.expect(count=due_count, checksum=sum(map(load.checksum, near)))
+        done = figure(
+            "lateness",
+            NODE,
+            spent,
+            due_count,
+            "lateness",
+            check.lateness_ms,
+            early=check.early_count,
+            frames=check.frame_count,
+            server_cores=spent.server_s / spent.seconds,
+        )
+    return [done, await _a_year_later(bench, "lateness", far)]
+
+
+async def _a_year_later(bench: Bench, name: str, batches: list[bytes]) -> Figure:
+    """Opens the data of line `name` a year later, and takes all that has waited."""
+    ahead_ms = YEAR_MS + 3_600_000
+    check = ByTime(clock_ahead_ms=ahead_ms)
+    count = len(batches) * BATCH_COUNT
+    arguments = ("--clock-ahead-ms", str(ahead_ms))
+    async with (
+        bench.server(NODE, name, *arguments) as server,
+        Session(server.address) as session,
+    ):
+        spent = Spent(server)
+        spent.start()
+        latencies_ms = await load.consume(
+            session, check, topic=name, count=count, credit_count=CREDIT_COUNT
+        )
+        spent.stop()
+    check.expect(count=count, checksum=sum(map(load.checksum, batches)))
+    return figure(f"{name}: a year later", NODE, spent, count, "ack", latencies_ms)
+
+
+def _batches(count: int) -> list[bytes]:
+    """Different messages, all of them; `count` is a multiple of 1000."""
+    return [
+        load.encode(load.values(BATCH_COUNT, first_number=first))
+        for first in range(0, count, BATCH_COUNT)
+    ]
+
+
+def _scheduled_requests(topic: str, batches: list[bytes], dues: list[int]) -> list[bytes]:
+    return [
+        load.produce_request(topic, batch, dues[place : place + BATCH_COUNT])
+        for place, batch in zip(range(0, len(dues), BATCH_COUNT), batches, strict=True)
+    ]
+
+
+def _year_of_dues(count: int, *, after_ms: int) -> list[int]:
+    """Different times of a year, in random order."""
+    chance = random.Random(1)
+    dues = [after_ms + each for each in chance.sample(range(YEAR_MS), count)]
+    assert len(set(dues)) == count
+    return dues
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+# --- the client -------------------------------------------------------------------------------
+
+
+async def client_produce(bench: Bench) -> list[Figure]:
+    """`AsyncClient.produce_many` of single values: it does the batching."""
+    count = bench.sizes.client_produce_count
+    source = load.values(count)
+    async with (
+        bench.server(NODE, "client-produce") as server,
+        sandglass.AsyncClient(server.address) as client,
+    ):
+        await client.create_topic("client")
+        spent = Spent(server)
+        spent.start()
+        await client.produce_many("client", source)
+        spent.stop()
+        async with Session(server.address) as session:
+            check = InOrder()
+            await load.consume(
+                session, check, topic="client", count=count, credit_count=CREDIT_COUNT
             )
-            if kind == NODE:
-                await _read_back(session, topic, batches)
-    return figures
+        check.expect([load.encode(source)])
+    return [figure("client produce_many", NODE, spent, count, "", [])]
+
+
+async def client_consume(bench: Bench) -> list[Figure]:
+    """`async for` and `ack` of each message by itself."""
+    count = bench.sizes.client_consume_count
+    source = load.values(count)
+    expected = sum(map(crc32c, source))
+    total = came_count = 0
+    latencies_ms: list[float] = []
+    async with bench.server(NODE, "client-consume") as server:
+        async with sandglass.AsyncClient(server.address) as client:
+            await client.create_topic("client")
+            await client.produce_many("client", source)
+        spent = Spent(server)
+        async with sandglass.AsyncClient(server.address) as client:
+            spent.start()
+            consumer = client.consume("client", group="bench", credit=CREDIT_COUNT)
+            async for message in consumer:
+                total += crc32c(message.value)
+                came_count += 1
+                await message.ack()
+                if came_count == count:
+                    break
+        spent.stop()
+        if total != expected:
+            raise WrongError("other messages came than were sent")
+        async with Session(server.address) as session:
+            await _check_group(session, "client", count)
+    return [figure("client async for + ack", NODE, spent, count, "", latencies_ms)]
+
+
+LINES: dict[str, Line] = {
+    "produce": produce,
+    "consume": consume,
+    "both": both,
+    "schedule": schedule,
+    "lateness": lateness,
+    "client-produce": client_produce,
+    "client-consume": client_consume,
+}

@@ -1,8 +1,8 @@
 """
 A load generator that handles whole frames.
 
-Requests are encoded before the clock runs; only the request id is put before each. What is to be
-sent is posted as serialized pieces of a `ClientFrame` and leaves joined, up to 1 MiB a frame:
+Requests are encoded before the clock runs; only the request id is put before each. What is to
+be sent is posted as serialized pieces of a `ClientFrame` and leaves joined, up to 1 MiB a frame:
 protobuf reads joined pieces as one message. What arrives is counted and summed a delivery at a
 time. So the client costs little beside the transport, and every line checks what came.
 """
@@ -42,6 +42,9 @@ _CHANNEL_OPTIONS = (
 )
 
 
+_EOF: Any = grpc.aio.EOF  # pyright: ignore[reportAttributeAccessIssue] - not in the stubs
+
+
 class WrongError(Exception):
     """What came back is not what was sent: the figure counts for nothing."""
 
@@ -54,9 +57,10 @@ def values(count: int, *, first_number: int = 0) -> list[bytes]:
     chance = random.Random(first_number)
     noise = chance.randbytes(1 << 20)
     filling = VALUE_BYTES - 8
+    starts = [number * 7919 % (len(noise) - filling) for number in range(count)]
     return [
-        number.to_bytes(8, "big") + noise[(at := number * 7919 % (len(noise) - filling)) : at + filling]
-        for number in range(first_number, first_number + count)
+        number.to_bytes(8, "big") + noise[start : start + filling]
+        for number, start in enumerate(starts, first_number)
     ]
 
 
@@ -84,8 +88,8 @@ class Session:
     """An open `Session` stream. Post pieces, read frames."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._call: Any = self._channel.stream_stream("/sandglass.v1.Broker/Session")()
+        self._channel: Any = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._call = self._channel.stream_stream("/sandglass.v1.Broker/Session")()
         self._outbox: deque[bytes] = deque()
         self._kick = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -109,13 +113,13 @@ class Session:
         request = admin_pb2.CreateTopicRequest(
             name=name, settings=admin_pb2.TopicSettings(retention_ms=RETENTION_MS)
         )
-        call: Any = self._channel.unary_unary("/sandglass.v1.Admin/CreateTopic")
+        call = self._channel.unary_unary("/sandglass.v1.Admin/CreateTopic")
         await call(request.SerializeToString())
 
     async def group(self, topic: str, group: str) -> admin_pb2.GroupStatus:
         """How far a group is."""
         request = admin_pb2.ListGroupsRequest(topic=topic, group=group)
-        call: Any = self._channel.unary_unary("/sandglass.v1.Admin/ListGroups")
+        call = self._channel.unary_unary("/sandglass.v1.Admin/ListGroups")
         reply = admin_pb2.ListGroupsReply.FromString(await call(request.SerializeToString()))
         return reply.groups[0]
 
@@ -133,7 +137,7 @@ class Session:
     async def read(self) -> broker_pb2.ServerFrame:
         """The next frame."""
         raw = await self._call.read()
-        if raw is grpc.aio.EOF:
+        if raw is _EOF:
             raise WrongError(f"the session has ended: {await self._call.details()}")
         return broker_pb2.ServerFrame.FromString(raw)
 
@@ -170,7 +174,6 @@ async def produce(
     in_flight: int,
     batch_count: int = BATCH_COUNT,
     first_index: int = 1,
-    produced: Produced | None = None,
 ) -> Produced:
     """
     Sends all requests, `in_flight` at a time, and waits for the answers.
@@ -178,7 +181,7 @@ async def produce(
     Raises:
         WrongError: one was refused, or its messages didn't get the next indexes.
     """
-    result = produced or Produced()
+    result = Produced()
     posted_ns, latencies_ms = result.posted_ns, result.latencies_ms
     answered = 0
     while answered < len(requests):
@@ -351,5 +354,3 @@ def subscribe_to(session: Session, topic: str, credit_count: int) -> None:
             ]
         )
     )
-
-

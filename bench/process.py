@@ -83,6 +83,8 @@ class Spent:
     seconds: float = 0.0
     server_s: float = 0.0
     client_s: float = 0.0
+    memory_mb: int = 0
+    """What the server has in memory at the end."""
 
     def start(self) -> None:
         self.seconds, self.server_s, self.client_s = self._now()
@@ -93,6 +95,7 @@ class Spent:
         self.seconds, self.server_s, self.client_s = (
             late - early for early, late in zip(before, after, strict=True)
         )
+        self.memory_mb = self.server.memory_mb()
 
     def _now(self) -> tuple[float, float, float]:
         usage = resource.getrusage(resource.RUSAGE_SELF)

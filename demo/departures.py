@@ -233,7 +233,7 @@ def main() -> int:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Whoever read our lines has gone: an error like others, so that the node is stopped."""
+        """Whoever read our lines has gone: an error like others, so the node is stopped."""
         raise BrokenPipeError
 
 

@@ -20,7 +20,7 @@ from sandglass.errors import SandglassError
 from sandglass.wire.v1 import broker_pb2
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
-_CONNECT_CAUSE: Final = re.compile(r"connect: ([^()]+?)\s*\(\d+\)")
+_LAST_CAUSE: Final = re.compile(r"([^:]+?)\s*(?:\(\d+\))?\Z")
 
 _BY_CODE: Final[dict[int, type[SandglassError]]] = {
     1: errors.UnavailableError,  # CANCELLED: by the other side
@@ -92,8 +92,8 @@ def cause_of(failure: BaseException) -> str:
     """In a few words, why a connection failed: for people."""
     if isinstance(failure, grpc.aio.AioRpcError):
         details = failure.details() or failure.code().name.lower()
-        found = _CONNECT_CAUSE.search(details)
-        return found.group(1).lower() if found else details
+        found = _LAST_CAUSE.search(details) if is_unsent(failure) else None
+        return found.group(1).strip().lower() if found else details
     if isinstance(failure, TimeoutError):
         return "no answer"
     return str(failure) or type(failure).__name__

@@ -77,8 +77,8 @@ def span_ms(span: timedelta, *, field: str, low: int, high: int) -> int:
     """
     if not isinstance(span, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
         raise InvalidError(f"{field} is {type(span).__name__}; give a timedelta", field=field)
-    span_ms = -(-span // timedelta(milliseconds=1))
-    return limits.check_range(span_ms, field=f"{field} in ms", low=low, high=high)
+    whole_ms, rest = divmod(span, timedelta(milliseconds=1))
+    return limits.check_range(whole_ms + bool(rest), field=f"{field} in ms", low=low, high=high)
 
 
 def moment_ms(moment: datetime, *, field: str) -> int:

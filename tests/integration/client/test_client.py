@@ -393,10 +393,13 @@ async def test_leaving_by_break_gives_back_what_was_not_begun(client: AsyncClien
 async def test_leaving_by_an_error_gives_back_what_was_not_begun(client: AsyncClient) -> None:
     await client.produce_many("t", [b"1", b"2", b"3"])
 
-    with pytest.raises(ZeroDivisionError):
+    async def work() -> None:
         async for message in client.consume("t", group="g"):
             await message.ack()
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
 
     messages = await take(client, 2)
     assert [(b"2", 1), (b"3", 1)] == [(each.value, each.attempt) for each in messages]
