@@ -2,9 +2,10 @@
 A load generator that handles whole frames.
 
 Requests are encoded before the clock runs; only the request id is put before each. What is to
-be sent is posted as serialized pieces of a `ClientFrame` and leaves joined, up to 1 MiB a frame:
-protobuf reads joined pieces as one message. What arrives is counted and summed a delivery at a
-time. So the client costs little beside the transport, and every line checks what came.
+be sent is posted as serialized pieces of a `ClientFrame` and leaves joined, up to 1 MiB a
+frame: protobuf reads joined pieces as one message. What arrives is counted and summed a
+delivery at a time. So the client costs little beside the transport, and every line checks what
+came.
 """
 
 import asyncio

@@ -480,9 +480,9 @@ def _options(write_buffer_bytes: int, cache: Cache) -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_enable_blob_files(True)
     options.set_min_blob_size(BLOB_BYTES_MIN)
-    options.set_blob_compression_type(DBCompressionType.lz4())
+    options.set_blob_compression_type(DBCompressionType.none())
     options.set_enable_blob_gc(True)
-    options.set_blob_gc_age_cutoff(0.25)
+    options.set_blob_gc_age_cutoff(0.05)
     options.set_blob_gc_force_threshold(0.5)
     # Retry rows and cursors leave many deletions: a file full of them is compacted early.
     options.add_compact_on_deletion_collector_factory(8192, 4096, 0.5)

@@ -18,7 +18,7 @@ from itertools import accumulate
 from sandglass.core import keys, limits
 from sandglass.core.group import Group, RetryPart, read_row, read_slices
 from sandglass.core.lease import Consumer, Lease
-from sandglass.core.message import Slice
+from sandglass.core.message import DeadLetterOrigin, Slice
 from sandglass.core.offset import INDEX_BITS, INDEX_MAX
 from sandglass.core.record import Ending, Move, Operation, Range, Settle
 from sandglass.core.view import View
@@ -300,6 +300,8 @@ def _take(queue: deque[Slice], consumer: Consumer, count_max: int) -> list[Slice
         part = queue[0]
         if taken and part.low != _end_of(taken[-1]):
             break  # something done lies between: a lease's tile holds its own messages only
+        if taken and not _is_same_death(taken[-1].origin, part.origin):
+            break  # a delivery names one group, reason and count of attempts for all it holds
         each_bytes = max(1, len(part.body) // part.row_count)
         count = min(part.count, room)
         if count * each_bytes > room_bytes:
@@ -321,6 +323,13 @@ def _take(queue: deque[Slice], consumer: Consumer, count_max: int) -> list[Slice
         consumer.credit_count -= count
         consumer.credit_bytes -= count * each_bytes
     return taken
+
+
+def _is_same_death(one: DeadLetterOrigin | None, other: DeadLetterOrigin | None) -> bool:
+    """Dead letters that differ in their offset alone; or no dead letters."""
+    if one is None or other is None:
+        return one is other
+    return (one.group, one.attempts, one.reason) == (other.group, other.attempts, other.reason)
 
 
 def _begin_lease(

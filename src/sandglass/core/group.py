@@ -416,7 +416,7 @@ def read_slices(view: View, prefix: bytes, low: int, high: int) -> Iterator[Slic
     """What `[low, high)` holds, as slices; `Slice.low` is where each one's part begins."""
     for row in read_rows(view, prefix, low):
         first_offset = row.due_ms << INDEX_BITS | row.first_index
-        if first_offset >= high:
+        if max(first_offset, low) >= high:
             return
         first = max(0, low - first_offset)
         end = min(row.count, high - first_offset)

@@ -99,10 +99,16 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
 def _atoms(broker: Broker, request: broker_pb2.ProduceRequest) -> list[_Atom]:
     topic = broker.topic(request.topic)
     channel = _channel(request.channel)
-    checked = convert.check_batch(
-        request.batch, request.count, request.due_ms, request.delay_ms
-    )
+    content = (request.batch, request.count, request.due_ms, request.delay_ms)
+    plain = convert.cut_plain(*content)
+    if plain is not None:
+        return [_Atom(_named_or_next(broker, topic, request.partition), channel, None, plain)]
+    checked = convert.check_batch(*content)
     return _routed(broker, topic, request.partition, channel, checked)
+
+
+def _named_or_next(broker: Broker, topic: Topic, partition: str) -> PartitionRef:
+    return broker.partition(topic, partition) if partition else broker.spread(topic)
 
 
 def _channel(name: str) -> str:
@@ -114,13 +120,11 @@ def _channel(name: str) -> str:
 def _routed(
     broker: Broker, topic: Topic, partition: str, channel: str, checked: convert.Checked
 ) -> list[_Atom]:
-    if partition:
-        named = broker.partition(topic, partition)
-        return [_Atom(named, channel, None, convert.cut(checked))]
     partitions = topic.partitions
-    keys = convert.keys_of(checked) if len(partitions) > 1 else None
+    keys = None if partition or len(partitions) == 1 else convert.keys_of(checked)
     if keys is None:
-        return [_Atom(broker.spread(topic), channel, None, convert.cut(checked))]
+        target = _named_or_next(broker, topic, partition)
+        return [_Atom(target, channel, None, convert.cut(checked))]
     spread = 0 if all(keys) else partitions.index(broker.spread(topic))
     split = convert.split_by_partition(
         checked, convert.places_of(keys, len(partitions), spread=spread)

@@ -14,7 +14,7 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
 import grpc
@@ -23,6 +23,7 @@ from sandglass.broker.broker import Broker
 from sandglass.broker.subscription import Session, Subscription
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
+from sandglass.core.message import Placed
 from sandglass.core.record import Ending
 from sandglass.errors import (
     InternalError,
@@ -31,7 +32,7 @@ from sandglass.errors import (
     SandglassError,
 )
 from sandglass.rpc import calls
-from sandglass.rpc.produce import produce_reply
+from sandglass.rpc.produce import produce_nowait
 from sandglass.wire import convert, status
 from sandglass.wire.v1 import broker_pb2 as pb
 
@@ -267,45 +268,20 @@ class SessionStream:
 
     def _take_produce(self, request: pb.ProduceRequest) -> None:
         request_id = request.request_id
-        try:
-            topic = self.broker.topic(request.topic)
-            if request.partition:
-                ref = self.broker.partition(topic, request.partition)
-            elif len(topic.partitions) == 1:
-                (ref,) = topic.partitions
-            else:
-                self._spawn(self._produce_routed(request))
-                return
-            batch = convert.cut_batch(
-                request.batch, request.count, request.due_ms, request.delay_ms
-            )
-            done = self._produced(request_id)
-            placed = self.broker.produce_nowait(
-                ref, request.channel, batch, lambda error: done(error, placed)
-            )
-        except SandglassError as error:
-            self._produced(request_id)(error, None)
 
-    def _produced(self, request_id: int) -> Callable[[SandglassError | None, Any], None]:
-        def done(error: SandglassError | None, placed: Any) -> None:
+        def answered(placed: list[Placed], error: SandglassError | None) -> None:
             reply = self._reply.produces.add()
             reply.request_id = request_id
             if error is not None:
                 reply.error.CopyFrom(status.to_wire(error))
             else:
-                reply.placed.append(convert.placed_to_wire(placed))
+                reply.placed.extend(map(convert.placed_to_wire, placed))
             self._wake()
 
-        return done
-
-    async def _produce_routed(self, request: pb.ProduceRequest) -> None:
         try:
-            reply = await produce_reply(self.broker, request)
+            produce_nowait(self.broker, request, answered)
         except SandglassError as error:
-            wire = status.to_wire(error)
-            reply = pb.ProduceReply(request_id=request.request_id, error=wire)
-        self._reply.produces.append(reply)
-        self._wake()
+            answered([], error)
 
     def _held(self, subscription_id: int, place: int) -> tuple[Subscription, int]:
         assert self.session is not None

@@ -107,6 +107,7 @@ class Simulation:
     shift_ms: int = 0
     """What the wall clock was stepped by."""
     is_healed: bool = False
+    was_deleted: bool = False
     topics: dict[str, Topic] = field(default_factory=dict[str, Topic])
     clients: dict[int, Client] = field(default_factory=dict[int, Client])
     stale: list[Task] = field(default_factory=list[Task])
@@ -205,8 +206,12 @@ class Simulation:
             self._after(wait_ms, self._start)
             return
         self.node.lead(self.wall_ms, self.now_ms)
-        if not self.topics:
-            self._create_topics()
+        self.topics = dict(self.node.machine.topics)
+        for name, partition_count in (("a", 2), ("b", 1)):
+            if name in self.topics:
+                self._create_groups(self.topics[name])
+            elif not self.was_deleted:
+                self._create_topic(name, partition_count, self.chance.choice((1, 2, 3, 5)))
         self._kick()
 
     def _kick(self, delay_ms: int = 0) -> None:
@@ -276,10 +281,6 @@ class Simulation:
 
     # --- topics and groups --------------------------------------------------------------------
 
-    def _create_topics(self) -> None:
-        for name, partition_count in (("a", 2), ("b", 1)):
-            self._create_topic(name, partition_count, self.chance.choice((1, 2, 3, 5)))
-
     def _create_topic(self, name: str, partition_count: int, max_deliveries: int) -> None:
         first = len(self.history.partitions) + 1
         refs = tuple(PartitionRef(f"P{first + n}", first + n) for n in range(partition_count))
@@ -290,13 +291,16 @@ class Simulation:
 
         def created() -> None:
             self.topics[name] = topic
-            for ref in refs:
-                self._create_group(ref.number, "master", "first", is_from_now=False)
-                self._create_group(ref.number, "side", "first", is_from_now=False)
+            self._create_groups(topic)
 
         put = PutTopic(name, encode_topic(topic))
         moment = self._see()
         self.node.submit(self.node.machine.record([put], moment), moment, created)
+
+    def _create_groups(self, topic: Topic) -> None:
+        for ref in topic.partitions:
+            for channel in CHANNELS:
+                self._create_group(ref.number, channel, "first", is_from_now=False)
 
     def _create_group(
         self, number: int, channel: str, name: str, *, is_from_now: bool
@@ -327,7 +331,7 @@ class Simulation:
         if len(self.topics) < 3:
             self._create_topic(name, 1, self.chance.choice((1, 2, 3)))
         elif "b" in self.topics:
-            topic = self.topics.pop("b")
+            topic, self.was_deleted = self.topics.pop("b"), True
             delete = DeleteTopic("b", [ref.number for ref in topic.partitions])
             moment = self._see()
             self.node.submit(self.node.machine.record([delete], moment), moment)
