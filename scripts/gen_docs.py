@@ -85,11 +85,11 @@ def _settings_row(row: Setting) -> str:
 
 def _commands(root: Callable[[], Any], tool: str) -> Callable[[], str]:
     def write() -> str:
-        sections: list[str] = []
         command = root()
         names = {id(each): name for each, name in _named(command, tool)}
-        for each in commands_of(command):
-            sections.append(f"### {names[id(each)]}\n\n{_command(each)}")
+        sections = [
+            f"### {names[id(each)]}\n\n{_command(each)}" for each in commands_of(command)
+        ]
         return "\n\n".join(sections)
 
     return write

@@ -24,8 +24,8 @@ ENV_PREFIX: Final = "SANDGLASS_"
 
 PORT_MAX: Final = 65_535
 
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:d|h|ms|m|s|us|µs))+\Z")
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(d|h|ms|m|s|us|µs)")
+_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:d|h|ms|m|s|us|µs))+\Z")
+_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s|us|µs)")
 _UNIT_US: Final = {
     "us": 1,
     "µs": 1,

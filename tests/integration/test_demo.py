@@ -185,7 +185,9 @@ def test_message_with_other_bytes_is_unknown(flight: Flight, tally: Tally) -> No
 
 
 @pytest.mark.parametrize(
-    "counts", [(10, 9, 0, 9), (10, 10, 1, 10), (10, 10, 0, 9)], ids=["lost", "double", "unacked"]
+    "counts",
+    [(10, 9, 0, 9), (10, 10, 1, 10), (10, 10, 0, 9)],
+    ids=["lost", "double", "unacked"],
 )
 def test_emails_that_went_wrong_are_not_good(counts: tuple[int, int, int, int]) -> None:
     sent, taken, double, acked = counts

@@ -377,6 +377,7 @@ class Session:
             subscription.retry_ms = now_ms + (error.retry_after_ms or RETRY_MS)
             return
         subscription.is_ended = True
+        subscription.is_drained = error is None and not subscription.is_left
         subscription.error = error
         self._forget_left(subscription)
         events.append(Changed(subscription))
@@ -399,7 +400,10 @@ class Session:
     def _forget_left(self, subscription: Subscription) -> None:
         """Drops a subscription that is over, once nothing of it is open."""
         if subscription.is_left and subscription.is_ended and not subscription.leases:
-            self._subscriptions.pop(subscription.id, None)
+            known = self._subscriptions.pop(subscription.id, None)
+            if known is not None and subscription.is_drained:
+                # The node keeps it for the outcomes of what it handed out.
+                self._unsubscribe(subscription.id)
 
     def _expire(self, now_ms: int, events: list[Event]) -> None:
         expired = [each for each in self._unsent if each.deadline_ms <= now_ms]

@@ -72,6 +72,7 @@ class Subscription:
         self.is_unsure = False
         self.is_left = False
         self.is_ended = False
+        self.is_drained = False
         self.error: SandglassError | None = None
 
     @property

@@ -95,8 +95,7 @@ def cut_plain(
         0 < count <= limits.ROW_MESSAGE_COUNT_MAX
         and len(batch) <= limits.ROW_BYTES_MAX
         and len(due_ms) + len(delay_ms) <= 1
-        and _is_canonical(batch, count)
-        and _holds_only_values(batch, count)
+        and _is_plain(batch, count)
     ):
         dues, is_delay = _check_times(count, due_ms, delay_ms)
         size_bytes = len(batch) + COLUMN_ENTRY_BYTES * len(dues)
@@ -333,10 +332,10 @@ def check_messages(
     return columns
 
 
-def _is_canonical(batch: bytes, count: int) -> bool:
-    """`count` messages, each with the shortest length before it, and nothing beside them."""
+def _is_plain(batch: bytes, count: int) -> bool:
+    """`count` messages of values alone, in the shortest form, and nothing beside them."""
     try:
-        parsed = raw_pb2.RawBatch.FromString(batch)
+        parsed = raw_pb2.ValueBatch.FromString(batch)
     except DecodeError:
         return False
     parsed.DiscardUnknownFields()

@@ -450,6 +450,24 @@ def test_leaving_releases_what_was_not_begun_and_keeps_what_was() -> None:
     assert [[1, 1]] == [list(each.places) for each in table.frame().outcomes]
 
 
+def test_a_drained_subscription_is_given_up_when_all_of_it_is_settled() -> None:
+    table = open_table()
+    subscription = table.subscribe()
+    lease = table.deliver(subscription, 1)
+    lease.begun_count = 1
+    table.receive(ended=[pb.SubscriptionEnded(subscription_id=subscription.id)])
+    table.session.leave(subscription)
+
+    held = table.frame()
+    lease.settle(0, ACK)
+    settled = table.frames()
+
+    assert [] == list(held.unsubscribes)
+    assert 1 == len(settled[0].outcomes)
+    given_up = [each.subscription_id for frame in settled for each in frame.unsubscribes]
+    assert [subscription.id] == given_up
+
+
 def test_what_arrives_after_leaving_is_released() -> None:
     table = open_table()
     subscription = table.subscribe()

@@ -3,12 +3,13 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import difflib
 import json
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sandglass import Message
 
 READ_BYTES: Final = 1024 * 1024
+READS_AHEAD: Final = 4
 
 LINE_BYTES_MAX: Final = 16 * limits.VALUE_BYTES_MAX
 """A value of the largest size, each byte of it escaped, and room for the rest."""
@@ -113,7 +115,7 @@ def parse_moment(text: str, *, field: str) -> datetime:
     return at
 
 
-async def read_lines(source: str) -> AsyncIterator[list[tuple[int, bytes]]]:
+async def read_lines(source: str) -> AsyncGenerator[list[tuple[int, bytes]], None]:
     """
     The lines of a file, or of stdin for `-`, with their numbers: what there is at a time.
 
@@ -124,19 +126,21 @@ async def read_lines(source: str) -> AsyncIterator[list[tuple[int, bytes]]]:
         OSError: it can't be read.
         InvalidError: a line is too long.
     """
-    file = sys.stdin.buffer.fileno() if source == "-" else os.open(source, os.O_RDONLY)
-    chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue(maxsize=4)
+    file = os.dup(sys.stdin.fileno()) if source == "-" else os.open(source, os.O_RDONLY)
+    chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
+    room = threading.Semaphore(READS_AHEAD)
     loop = asyncio.get_running_loop()
 
     def put(item: bytes | OSError) -> None:
-        asyncio.run_coroutine_threadsafe(chunks.put(item), loop).result()
+        loop.call_soon_threadsafe(chunks.put_nowait, item)
 
-    threading.Thread(target=_read, args=(file, put), daemon=True).start()
+    threading.Thread(target=_read, args=(file, room, put), daemon=True).start()
     number = 0
     rest = b""
     is_ended = False
     while not is_ended:
         chunk = await chunks.get()
+        room.release()
         if isinstance(chunk, OSError):
             raise chunk
         is_ended = not chunk
@@ -152,15 +156,19 @@ async def read_lines(source: str) -> AsyncIterator[list[tuple[int, bytes]]]:
         yield [(place, line) for place, line in numbered if line.strip()]
 
 
-def _read(file: int, put: Callable[[bytes | OSError], None]) -> None:
-    try:
-        while chunk := os.read(file, READ_BYTES):
+def _read(file: int, room: threading.Semaphore, put: Callable[[bytes | OSError], None]) -> None:
+    """Reads to the end, or until the loop has ended and nobody wants more."""
+    is_ended = False
+    with contextlib.suppress(RuntimeError):
+        while not is_ended:
+            room.acquire()
+            try:
+                chunk = os.read(file, READ_BYTES)
+            except OSError as error:
+                chunk = error
             put(chunk)
-        put(b"")
-    except OSError as error:
-        put(error)
-    except RuntimeError:
-        pass  # the loop has ended, and nobody wants more
+            is_ended = not chunk or isinstance(chunk, OSError)
+    os.close(file)
 
 
 def _text(found: dict[str, Any], key: str) -> str | None:

@@ -67,3 +67,14 @@ class Valueless(_message.Message):
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[Valueless.Message]
     def __init__(self, messages: _Optional[_Iterable[_Union[Valueless.Message, _Mapping]]] = ...) -> None: ...
+
+class ValueBatch(_message.Message):
+    __slots__ = ("messages",)
+    class Message(_message.Message):
+        __slots__ = ("value",)
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        value: bytes
+        def __init__(self, value: _Optional[bytes] = ...) -> None: ...
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[ValueBatch.Message]
+    def __init__(self, messages: _Optional[_Iterable[_Union[ValueBatch.Message, _Mapping]]] = ...) -> None: ...
