@@ -7,7 +7,7 @@ before, with an error that names field and limit; what is admitted goes to the n
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -398,6 +398,7 @@ class Broker:
             raise ConflictError(
                 f"subscription {subscription.id} exists already", field="subscription_id"
             )
+        self._drop_left(session)
         if len(session.subscriptions) >= limits.SUBSCRIPTION_COUNT_MAX:
             raise BusyError(
                 f"a session has at most {limits.SUBSCRIPTION_COUNT_MAX} subscriptions",
@@ -612,9 +613,24 @@ class Broker:
             self._forget(subscription)
 
     def unsubscribe(self, session: Session, subscription: Subscription) -> None:
-        """The consumer ends; what it holds stays leased until its outcome or its time."""
-        session.subscriptions.pop(subscription.id, None)
+        """The consumer ends; what it holds stays leased until its outcome, its time, or the
+        session's end."""
         self._forget(subscription)
+        subscription.is_left = True
+        self._drop_left(session)
+
+    def _drop_left(self, session: Session) -> None:
+        """Subscriptions that were left are kept only for the leases that they hold."""
+        for subscription in [*session.subscriptions.values()]:
+            if subscription.is_left and not any(self._leases_of(subscription)):
+                del session.subscriptions[subscription.id]
+
+    def _leases_of(self, subscription: Subscription) -> Iterator[tuple[int, int]]:
+        """(partition number, token) of each."""
+        for number, group in subscription.groups.items():
+            for lease in group.leases.values():
+                if lease.consumer == subscription.consumer.key:
+                    yield number, lease.token
 
     def _forget(self, subscription: Subscription) -> None:
         subscription.is_closed = True
@@ -645,11 +661,9 @@ class Broker:
     def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
         """(subscription, partition number, token) of all that the session holds."""
         return [
-            (subscription, number, lease.token)
+            (subscription, number, token)
             for subscription in session.subscriptions.values()
-            for number, group in subscription.groups.items()
-            for lease in group.leases.values()
-            if lease.consumer == subscription.consumer.key
+            for number, token in self._leases_of(subscription)
         ]
 
     def detach(self, session: Session, attachment: int) -> None:

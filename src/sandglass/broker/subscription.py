@@ -54,6 +54,8 @@ class Subscription:
     held_credit: tuple[int, int] | None = None
     """Credit kept back while the session is away."""
     is_closed: bool = False
+    is_left: bool = False
+    """Whether the consumer has unsubscribed; it is kept for the leases that it still holds."""
 
     def place_of(self, partition: int) -> int:
         """The partition's place in the topic's list."""

@@ -47,6 +47,8 @@ def run(build: Callable[[], Any], tool: str, arguments: Sequence[str]) -> int:
         return _wrong_usage(tool, error.message, command, arguments)
     except SandglassError as error:
         return failed(tool, error.message)
+    except OSError as error:
+        return failed_by_system(tool, error)
     except Exception as error:
         said = getattr(error, "format_message", None)
         if type(error).__name__ == "NoArgsIsHelpError" and said is not None:
@@ -65,14 +67,24 @@ def failed(tool: str, message: str) -> int:
     return FAILED
 
 
+def failed_by_system(tool: str, error: OSError) -> int:
+    """As `failed`, for what the system refused: perhaps to take our output."""
+    drop_output()
+    place = f"{error.filename}: " if error.filename else ""
+    return failed(tool, place + (error.strerror or str(error)))
+
+
 def drop_output() -> None:
-    """Nobody reads any more: what is still buffered goes nowhere, quietly."""
+    """
+    What is still buffered goes nowhere, quietly: nobody reads it, or nothing takes it. At its
+    exit the interpreter would try once more, and tell of it as a traceback.
+    """
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _flushed(code: int) -> int:
-    """Here, because at the interpreter's exit a failure would be told as a traceback."""
+    """Here, so that a failure is told as any other."""
     sys.stdout.flush()
     return code
 

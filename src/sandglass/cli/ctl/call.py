@@ -65,9 +65,7 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         raise typer.Exit(ending.failed(TOOL, error.message + notes)) from error
     except OSError as error:
-        said = error.strerror or str(error)
-        place = f"{error.filename}: " if error.filename else ""
-        raise typer.Exit(ending.failed(TOOL, place + said)) from error
+        raise typer.Exit(ending.failed_by_system(TOOL, error)) from error
 
 
 def open_client(settings: CtlSettings) -> "AsyncClient":

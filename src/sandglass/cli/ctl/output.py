@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,12 +38,34 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 
 async def write(content: bytes) -> None:
     """
-    Bytes to stdout, without holding up the loop while the reader is slow.
+    Bytes to stdout, without holding up the loop while the reader is slow. Not for use beside
+    `print`: it goes past the buffer of that.
+
+    The thread ends with the process: after Ctrl-C nobody waits for a reader that doesn't read.
 
     Raises:
         BrokenPipeError: nobody reads any more.
+        OSError: it can't be written.
     """
-    await asyncio.to_thread(_write, content)
+    loop = asyncio.get_running_loop()
+    written: asyncio.Future[None] = loop.create_future()
+
+    def done(error: OSError | None) -> None:
+        if written.done():
+            return
+        if error is None:
+            written.set_result(None)
+        else:
+            written.set_exception(error)
+
+    def write_all() -> None:
+        error = _write(sys.stdout.fileno(), content)
+        # The loop is closed if nobody waited.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(done, error)
+
+    threading.Thread(target=write_all, daemon=True).start()
+    await written
 
 
 def topic_json(topic: "Topic") -> dict[str, Any]:
@@ -119,10 +143,14 @@ def _text_or_base64(name: str, content: bytes) -> dict[str, str]:
         return {f"{name}_base64": base64.b64encode(content).decode()}
 
 
-def _write(content: bytes) -> None:
-    out = sys.stdout.buffer
-    out.write(content)
-    out.flush()
+def _write(file: int, content: bytes) -> OSError | None:
+    rest = memoryview(content)
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    except OSError as error:
+        return error
+    return None
 
 
 def _places(widths: Sequence[int]) -> range:

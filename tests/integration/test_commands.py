@@ -1,0 +1,672 @@
+"""The two commands, as people and scripts run them: processes, pipes, signals, exit codes."""
+
+import contextlib
+import itertools
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+WAIT_S = 30.0
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Ours, without settings of whoever runs the tests."""
+    kept = ("PATH", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
+    return {
+        "HOME": str(home),
+        **{name: os.environ[name] for name in kept if name in os.environ},
+    }
+
+
+@dataclass
+class Server:
+    """A `sandglass` that serves on `port`."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    started: list[dict[str, Any]]
+
+    @property
+    def port(self) -> int:
+        return int(self.started[-1]["grpc"].rpartition(":")[2])
+
+    def ctl(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Runs `sandctl` against it."""
+        return subprocess.run(
+            self.command(*arguments),
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=WAIT_S,
+            env=environment(self.home),
+        )
+
+    def ok(self, *arguments: str, stdin: bytes = b"") -> str:
+        """As above; what it printed, after checking that all went well."""
+        done = self.ctl(*arguments, stdin=stdin)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode()
+
+    @contextmanager
+    def running(
+        self, *arguments: str, more_env: dict[str, str] | None = None, **pipes: Any
+    ) -> Iterator[subprocess.Popen[Any]]:
+        """A `sandctl` at work; killed at the end if it still is."""
+        env = environment(self.home) | (more_env or {})
+        with subprocess.Popen(self.command(*arguments), env=env, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(BIN / "sandctl"), "--addrs", f":{self.port}", *arguments]
+
+    def group(self, topic: str, group: str = "sandctl") -> dict[str, Any]:
+        """Sums over the partitions."""
+        rows = json.loads(self.ok("groups", "list", topic, "--json"))
+        return next(row for row in rows if row["group"] == group)
+
+
+@contextmanager
+def serving(home: Path, *arguments: str) -> Iterator[Server]:
+    """A `sandglass` that has said that it serves; killed at the end if it still does."""
+    process = subprocess.Popen(
+        [str(BIN / "sandglass"), "--log_format", "json", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(home),
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            lines: list[dict[str, Any]] = []
+            while not lines or lines[-1]["message"] != "serving":
+                lines.append(json.loads(process.stderr.readline()))
+            yield Server(process, home, lines)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for the module; each test has a topic of its own."""
+    home = tmp_path_factory.mktemp("home")
+    with serving(home, "--data", str(home / "data"), "--grpc_port", "0") as started:
+        yield started
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def topic(server: Server) -> str:
+    """An empty topic of three partitions."""
+    name = f"topic-{next(_numbers)}"
+    server.ok("topics", "create", name, "-p", "3")
+    return name
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+# --- the tour ---
+
+
+def test_the_tour_works_word_for_word(tmp_path: Path) -> None:
+    """The ports are free ones and the data elsewhere; all else is as the README has it."""
+    config = tmp_path / "node1.yaml"
+    text = (ROOT / "demo" / "node1.yaml").read_text()
+    config.write_text(
+        text.replace("grpc_port: 7170", "grpc_port: 0").replace("/tmp/", f"{tmp_path}/")
+    )
+    arguments = ("--config", str(config), "--offset_replication_factor", "1")
+
+    with serving(tmp_path, *arguments) as node:
+        created = node.ok(
+            *("topics", "create", "emails"),
+            *("--num_partitions", "3", "--replication_factor", "1"),
+        )
+        produced = node.ok("produce", "emails", '{"dest" : "hi@example.com"}', "-n", "10000")
+        consumed = node.ok("consume", "emails")
+        again = node.ok("consume", "emails")
+
+    assert created == "topic 'emails' was successfully created\n"
+    assert produced == "OK\n"
+    assert consumed == '{"dest" : "hi@example.com"}\n' * 10_000
+    assert again == ""
+    said = [line["message"] for line in node.started]
+    assert said[0] == "settings read"
+    assert said[1].startswith("serving alone: initial_peers")
+    assert said[2:] == ["serving"]
+
+
+# --- topics ---
+
+
+def test_topics_are_listed_shown_and_deleted(server: Server) -> None:
+    server.ok("topics", "create", "shown", "-p=2", "--retention", "1h", "--kind", "TimerKind")
+
+    listed = json.loads(server.ok("topics", "list", "--json"))
+    shown = json.loads(server.ok("topics", "show", "shown", "--json"))
+    table = server.ok("topics", "show", "shown")
+    deleted = server.ok("topics", "delete", "shown", "--yes")
+
+    assert "shown" in [each["name"] for each in listed]
+    assert (shown["kind"], shown["retention"], shown["max_deliveries"]) == ("timer", "1h", 5)
+    assert [each["message_count"] for each in shown["partitions"]] == [0, 0]
+    assert all(each["id"] in table for each in shown["partitions"])
+    assert deleted == "topic 'shown' was deleted\n"
+    assert server.ctl("topics", "show", "shown").returncode == 1
+
+
+def test_badger_is_accepted_with_a_line(server: Server) -> None:
+    done = server.ctl("topics", "create", "badger", "--storage_driver", "Badger")
+
+    assert done.returncode == 0
+    assert done.stdout == b"topic 'badger' was successfully created\n"
+    assert done.stderr == b"sandctl: storage driver Badger: stored as RocksDB\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("topics create a/b", 2, "topic 'a/b' is not a name"),
+        ("topics create x -p 0", 2, "--num_partitions is 0; it must be 1 to 1024"),
+        ("topics create x -p 1025", 2, "--num_partitions is 1025; it must be 1 to 1024"),
+        ("topics create x --kind Tree", 2, "--kind is 'Tree'"),
+        ("topics create x --storage_driver Oracle", 2, "--storage_driver is 'Oracle'"),
+        ("topics create x --retention 7", 2, "--retention is '7'"),
+        ("topics create x --retention 1ms", 1, "retention"),
+        ("topics create x -r 2", 1, "replication_factor 2"),
+        ("topics show none", 1, "'none' not found"),
+        ("topics delete none", 1, "'none' not found"),
+        ("topics", 0, ""),
+        ("groups show none g", 1, "'none' not found"),
+        ("produce none x", 1, "'none' not found"),
+        ("produce t", 2, "nothing to produce"),
+        ("produce t x --file y", 2, "PAYLOAD and --file are both given"),
+        ("produce t --file /none", 2, "--file /none: No such file or directory"),
+        ("produce t --ndjson /none", 1, "/none: No such file or directory"),
+        ("produce t --ndjson - --key k", 2, "--key goes into the lines"),
+        ("produce t x -n 0", 2, "--number is 0"),
+        ("produce t x -n 2 --id i", 2, "--id names one message"),
+        ("produce t x --delay 5", 2, "--delay is '5'"),
+        ("produce t x --delay 1s --at 2027-01-01T00:00:00Z", 2, "both given"),
+        ("produce t x --at 2027-01-01T00:00:00", 2, "without a time zone"),
+        ("produce t x --header nope", 2, "it must be NAME=VALUE"),
+        ("consume none", 1, "'none' not found"),
+        ("consume t --group a/b", 2, "--consumer-group 'a/b' is not a name"),
+        ("consume t --poll-interval 5", 2, "--poll-interval is '5'"),
+        ("consume t --ack=perhaps", 2, "--ack is 'perhaps'; it must be true or false"),
+        ("--timeout 0s topics list", 2, "it must be 1ms to 1d"),
+        ("--addrs a/b topics list", 2, "address"),
+        ("--config /none topics list", 1, "config /none can't be read"),
+    ],
+)
+def test_failures_are_one_line_and_a_code(
+    server: Server, arguments: str, code: int, said: str
+) -> None:
+    done = server.ctl(*arguments.split())
+
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == code, lines
+    assert len(lines) == code
+    if code:
+        assert lines[0].startswith("sandctl: ")
+        assert said in lines[0]
+    if code == 2:
+        assert lines[1].startswith("Try 'sandctl ")
+
+
+def test_nobody_at_the_address_is_a_failure_within_the_timeout(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f":{unused.getsockname()[1]}"
+        done = subprocess.run(
+            [BIN / "sandctl", "topics", "list", "-s", address, "--timeout=300ms"],
+            capture_output=True,
+            check=False,
+            timeout=WAIT_S,
+            env=environment(tmp_path),
+        )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"sandctl: no Sandglass node answered at 127.0.0.1")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_addresses_come_from_the_environment_and_a_config(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / ".sandctl.toml").write_text(f'addrs = ["127.0.0.1:{server.port}"]\n')
+    plain = [BIN / "sandctl", "topics", "list"]
+    env = environment(tmp_path)
+
+    by_config = subprocess.run(plain, env=env, capture_output=True, check=False)
+    (tmp_path / ".sandctl.toml").unlink()
+    env["ADDRS"] = f":{server.port}"
+    by_variable = subprocess.run(plain, env=env, capture_output=True, check=False)
+
+    assert (by_config.returncode, by_variable.returncode) == (0, 0)
+
+
+# --- producing ---
+
+
+def test_a_message_is_produced_with_all_its_parts(server: Server, topic: str) -> None:
+    shown = json.loads(server.ok("topics", "show", topic, "--json"))
+    partition = shown["partitions"][1]["id"]
+
+    receipt = json.loads(
+        server.ok(
+            *("produce", topic, "grüße", "--json", "--partition", partition, "--channel", "c"),
+            *("--key", "k", "--header", "a=b=c", "--header", "d=", "--id", "i"),
+            *("--at", "2020-01-01T00:00:00+01:00"),
+        )
+    )
+    found = json.loads(server.ok("consume", topic, "--channel", "c", "--json"))
+
+    assert receipt == {
+        "topic": topic,
+        "count": 1,
+        "partition": partition,
+        "offset": found["offset"],
+    }
+    assert {key: found[key] for key in ("value", "key", "id", "headers", "attempt")} == {
+        "value": "grüße",
+        "key": "k",
+        "id": "i",
+        "headers": {"a": "b=c", "d": ""},
+        "attempt": 1,
+    }
+    assert (found["partition"], found["channel"]) == (partition, "c")
+
+
+def test_a_delayed_message_comes_later_and_not_before(server: Server, topic: str) -> None:
+    server.ok("produce", topic, "later", "--delay", "1h")
+    server.ok("produce", topic, "soon", "--delay", "300ms", "-n", "2")
+
+    produced_s = time.time()
+    found = json.loads(server.ok("consume", topic, "-f", "-n", "1", "--json"))
+    seen_s = time.time()
+
+    assert found["value"] == "soon"
+    assert found["due_at"] > found["produced_at"]
+    assert seen_s >= produced_s
+    until(lambda: server.ok("consume", topic) == "soon\n", "the other one")
+    assert server.ok("consume", topic) == ""
+
+
+def test_a_file_is_produced_whole_and_as_it_is(
+    server: Server, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "payload").write_bytes(b"\xff\x00\nline\r\n")
+
+    server.ok("produce", topic, "--file", str(tmp_path / "payload"))
+    server.ok("produce", topic, "--file", "-", stdin=b"piped")
+
+    assert json.loads(server.ok("consume", topic, "-n1", "--json"))["value_base64"]
+    assert server.ctl("consume", topic, "--group", "g").stdout in (
+        b"\xff\x00\nline\r\n\npiped\n",
+        b"piped\n\xff\x00\nline\r\n\n",
+    )
+
+
+def test_a_file_beyond_the_limit_of_a_value_is_refused(
+    server: Server, topic: str, tmp_path: Path
+) -> None:
+    largest = tmp_path / "largest"
+    largest.write_bytes(b"x" * 1_048_576)
+    server.ok("produce", topic, "--file", str(largest))
+
+    largest.write_bytes(b"x" * 1_048_577)
+    done = server.ctl("produce", topic, "--file", str(largest))
+
+    assert done.returncode == 1
+    assert b"1048577" in done.stderr
+    assert b"1048576" in done.stderr
+
+
+def test_lines_of_json_are_produced_and_come_back_the_same(server: Server, topic: str) -> None:
+    lines = [
+        {"value": "one", "key": "k", "headers": {"a": "b"}, "id": "1"},
+        {"value_base64": "/wA=", "key": "k"},
+        {"value": "other", "channel": "c"},
+        {"value": "three", "key": "k", "at": "2020-01-01T00:00:00Z"},
+        {"value": "far", "key": "k", "delay": "1h"},
+    ]
+    stdin = "\n".join(json.dumps(each) for each in lines).encode()
+
+    assert server.ok("produce", topic, "--ndjson", "-", stdin=stdin) == "OK\n"
+
+    printed = server.ok("consume", topic, "--json")
+    found = [json.loads(line) for line in printed.splitlines()]
+    kept = [
+        {key: each[key] for key in each if key in ("value", "value_base64", "key", "headers")}
+        for each in found
+    ]
+    assert kept == [
+        {"value": "one", "key": "k", "headers": {"a": "b"}},
+        {"value_base64": "/wA=", "key": "k"},
+        {"value": "three", "key": "k"},
+    ]
+    assert server.ok("consume", topic, "--channel", "c") == "other\n"
+
+    server.ok("topics", "create", f"{topic}-again")
+    server.ok("produce", f"{topic}-again", "--ndjson", "-", stdin=printed.encode())
+    again = server.ok("consume", f"{topic}-again", "--json").splitlines()
+    assert [json.loads(line).get("value") for line in again] == ["one", None, "three"]
+
+
+def test_a_wrong_line_ends_it_and_those_before_are_produced(server: Server, topic: str) -> None:
+    stdin = b'{"value": "a"}\n\n{"value": "b"}\n{"valu": "c"}\n{"value": "d"}\n'
+
+    done = server.ctl("produce", topic, "--ndjson", "-", stdin=stdin)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        b"sandctl: stdin line 4: unknown key 'valu'; the nearest is 'value'"
+        b" (2 messages were produced before)\n"
+    )
+    assert sorted(server.ok("consume", topic).split()) == ["a", "b"]
+
+
+def test_lines_are_produced_as_they_come(server: Server, topic: str) -> None:
+    with server.running(
+        "produce",
+        topic,
+        "--ndjson",
+        "-",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b'{"value": "first"}\n')
+        process.stdin.flush()
+        until(lambda: server.ok("consume", topic) == "first\n", "the first line")
+        process.stdin.close()
+        assert process.wait(WAIT_S) == 0
+
+
+# --- consuming ---
+
+
+def test_what_is_not_acknowledged_is_given_back_uncounted(server: Server, topic: str) -> None:
+    server.ok("produce", topic, "v", "-n", "100")
+
+    kept = [server.ok("consume", topic, "--ack=false", "--json") for _ in range(7)]
+    acked = server.ok("consume", topic, "--ack=true", "--json")
+
+    for each in (*kept, acked):
+        assert [json.loads(line)["attempt"] for line in each.splitlines()] == [1] * 100
+    assert server.ok("consume", topic) == ""
+
+
+def test_at_most_so_many_are_taken_and_the_rest_stays(server: Server, topic: str) -> None:
+    server.ok("produce", topic, "v", "-n", "50")
+
+    assert server.ok("consume", topic, "-n", "7") == "v\n" * 7
+    assert server.group(topic)["acked_count"] == 7
+    assert server.ok("consume", topic) == "v\n" * 43
+
+
+def test_partitions_and_groups_can_be_named(server: Server, topic: str) -> None:
+    ids = [
+        each["id"]
+        for each in json.loads(server.ok("topics", "show", topic, "--json"))["partitions"]
+    ]
+    for place, each in enumerate(ids):
+        server.ok("produce", topic, f"v{place}", "--partition", each)
+
+    one = server.ok("consume", topic, "--partition", ids[1], "--consumer-name", "me")
+    two = server.ok("consume", topic, "--partition", ids[0], "--partition", ids[2])
+    other = server.ok("consume", topic, "--group", "other", "--consumer", "me")
+
+    assert one == "v1\n"
+    assert sorted(two.split()) == ["v0", "v2"]
+    assert sorted(other.split()) == ["v0", "v1", "v2"]
+    shown = json.loads(server.ok("groups", "show", topic, "other", "--json"))
+    assert sorted(each["partition"] for each in shown) == sorted(ids)
+    assert "other" in server.ok("groups", "list")
+
+
+def test_ctrl_c_keeps_what_was_acknowledged_and_gives_the_rest_back(
+    server: Server, topic: str
+) -> None:
+    server.ok("produce", topic, "v", "-n", "100")
+    with server.running(
+        "consume",
+        topic,
+        "-f",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed = [process.stdout.readline() for _ in range(100)]
+        until(lambda: server.group(topic)["acked_count"] == 100, "acks while it follows")
+        server.ok("produce", topic, "more")
+        printed.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+        assert process.stderr.read() == b""
+
+    assert printed == [b"v\n"] * 100 + [b"more\n"]
+    assert server.ok("consume", topic) == ""
+
+
+def test_ctrl_c_without_acknowledging_gives_everything_back(server: Server, topic: str) -> None:
+    server.ok("produce", topic, "v", "-n", "10")
+    with server.running(
+        "consume",
+        topic,
+        "--follow=true",
+        "--ack=false",
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        printed = [process.stdout.readline() for _ in range(10)]
+        assert server.group(topic)["leased_count"] == 10
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+
+    assert printed == [b"v\n"] * 10
+    found = [json.loads(line) for line in server.ok("consume", topic, "--json").splitlines()]
+    assert [each["attempt"] for each in found] == [1] * 10
+
+
+def test_ctrl_c_ends_it_although_nobody_reads(server: Server, topic: str) -> None:
+    server.ok("produce", topic, "v" * 1000, "-n", "2000")
+    with server.running("consume", topic, stdout=subprocess.PIPE) as process:
+        until(lambda: server.group(topic)["leased_count"] > 0, "a full pipe")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+
+    acked_count = server.group(topic)["acked_count"]
+    assert len(server.ok("consume", topic).splitlines()) == 2000 - acked_count
+    assert server.group(topic)["acked_count"] == 2000
+
+
+def test_a_reader_who_has_enough_ends_it_quietly_and_loses_nothing(
+    server: Server, topic: str
+) -> None:
+    """A delivery whose writing failed is given back: at least what `head` didn't read."""
+    server.ok("produce", topic, "v" * 1000, "-n", "5000")
+    with server.running(
+        "consume",
+        topic,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(WAIT_S) == 0
+        assert process.stderr.read() == b""
+
+    rest = server.ok("consume", topic, "--json").splitlines()
+    assert first == b"v" * 1000 + b"\n"
+    status = server.group(topic)
+    assert (status["acked_count"], status["lag_count"]) == (5000, 0)
+    assert {json.loads(line)["attempt"] for line in rest} == {1}
+
+
+def test_output_that_cannot_be_written_is_a_failure(server: Server, topic: str) -> None:
+    server.ok("produce", topic, "v")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            server.command("consume", topic),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment(server.home),
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == b"sandctl: No space left on device\n"
+    assert server.ok("consume", topic) == "v\n"
+
+
+def test_a_table_that_cannot_be_written_is_a_failure(server: Server) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            server.command("topics", "list"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment(server.home),
+        )
+
+    assert (done.returncode, done.stderr) == (1, b"sandctl: No space left on device\n")
+
+
+def test_deleting_on_a_terminal_asks_first(server: Server, topic: str) -> None:
+    ours, theirs = pty.openpty()
+    with server.running(
+        "topics",
+        "delete",
+        topic,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.write(ours, b"n\n")
+        assert process.wait(WAIT_S) == 1
+    os.close(ours)
+    os.close(theirs)
+
+    assert server.ok("topics", "show", topic)
+
+
+def test_progress_appears_on_a_terminal_after_a_second(server: Server, topic: str) -> None:
+    ours, theirs = pty.openpty()
+    with server.running(
+        "consume",
+        topic,
+        "-f",
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        more_env={"TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while f"consuming {topic}".encode() not in shown:
+            shown += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        # A terminal that nobody has open any more answers with an error.
+        with contextlib.suppress(OSError):
+            while more := os.read(ours, 4096):
+                shown += more
+        assert process.wait(WAIT_S) == 130
+    os.close(ours)
+
+    assert b"\x1b[?25h" in shown, "the cursor is back"
+    assert b"Traceback" not in shown
+
+
+# --- the server ---
+
+
+def test_a_port_in_use_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [BIN / "sandglass", "--grpc_port", str(server.port), "--data", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_S,
+        env=environment(tmp_path),
+    )
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"sandglass: port {server.port} on 127.0.0.1 is in use; stop what listens there, or"
+        " choose another with --grpc_port\n"
+    )
+
+
+def test_data_in_use_are_told_in_one_line(server: Server) -> None:
+    done = subprocess.run(
+        [BIN / "sandglass", "--grpc_port", "0", "--data", server.home / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_S,
+        env=environment(server.home),
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("sandglass: ")
+    assert "in use" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_well_and_everything_is_there_again(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    arguments = ("--data", str(tmp_path / "data"), "--grpc_port", "0", "--name", "n1")
+    with serving(tmp_path, *arguments) as node:
+        node.ok("topics", "create", "t")
+        node.ok("produce", "t", "v", "-n", "10")
+        with node.running(
+            "consume",
+            "t",
+            "-f",
+            "--ack=false",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as consumer:
+            assert consumer.stdout is not None
+            assert consumer.stdout.readline() == b"v\n"
+            node.process.send_signal(number)
+            assert node.process.wait(10) == 0
+            consumer.kill()
+        assert node.process.stderr is not None
+        said = [json.loads(line) for line in node.process.stderr]
+
+    assert [line["message"] for line in said] == ["stopping", "stopped"]
+    assert said[0]["signal"] == number.name
+    with serving(tmp_path, *arguments) as node:
+        assert node.ok("consume", "t", "-f", "-n", "10") == "v\n" * 10

@@ -1,0 +1,98 @@
+"""What a user can meet is documented: flags, settings, errors, limits."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from sandglass import errors
+from sandglass.cli import server
+from sandglass.cli.argv import commands_of
+from sandglass.cli.ctl import main as ctl
+from sandglass.core import limits
+from sandglass.settings import CtlSettings, Settings, table
+from tests.tidy.tree import ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def page(name: str) -> str:
+    return (REFERENCE / name).read_text()
+
+
+def test_generated_tables_are_what_the_code_says() -> None:
+    checked = subprocess.run(
+        [sys.executable, "scripts/gen_docs.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("kind", [Settings, CtlSettings])
+def test_every_setting_is_documented_with_its_variables(kind: type) -> None:
+    text = page("settings.md")
+
+    missing = [
+        name for row in table(kind) for name in (row.name, *row.envs) if f"`{name}`" not in text
+    ]
+
+    assert [] == missing
+
+
+def test_every_setting_is_a_flag_with_its_short_form() -> None:
+    for root, kind in (
+        (typer.main.get_command(server.app), Settings),
+        (ctl.build(), CtlSettings),
+    ):
+        options = {each for option in root.params for each in option.opts}
+
+        wanted = {f"--{row.name}" for row in table(kind)}
+        wanted |= {f"-{row.short}" for row in table(kind) if row.short}
+
+        assert set() == wanted - options
+
+
+def test_every_flag_and_command_is_documented() -> None:
+    text = page("cli.md")
+
+    for root in (typer.main.get_command(server.app), ctl.build()):
+        for command in commands_of(root):
+            assert command.help, command.name
+            assert f" {command.name}\n" in text or command is root
+            for option in command.params:
+                shown = option.opts if option.param_type_name == "option" else [option.metavar]
+                assert [] == [each for each in shown if f"`{each}`" not in text]
+                assert option.help, f"{command.name} {option.name}"
+
+
+def test_every_error_is_documented_by_class_and_code() -> None:
+    text = page("errors.md")
+    kinds = [
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.SandglassError)
+    ]
+
+    missing = [
+        each.__name__
+        for each in kinds
+        if each is not errors.SandglassError
+        and not re.search(rf"^\| `{each.code}` \| `{each.__name__}` \|", text, re.MULTILINE)
+    ]
+
+    assert len(kinds) > 10
+    assert [] == missing
+
+
+def test_every_limit_is_documented() -> None:
+    text = page("limits.md")
+    names = [name for name in vars(limits) if name.isupper()]
+
+    assert len(names) > 30
+    assert [] == [name for name in names if f"`{name}`" not in text]
