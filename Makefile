@@ -12,7 +12,7 @@ PYTHON ?= # the interpreter to build .venv with; empty: the first that is 3.11 o
 SEEDS  ?= 1000# how many histories `make simulate` tries
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo test test-faults check format proto bench simulate lock clean
+.PHONY: help install demo test test-faults check format proto docs bench simulate lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,7 @@ check: install ## format, lint, types, imports, generated code, docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/gen_proto.py --check
+	$(BIN)/python scripts/gen_docs.py --check
 	$(BIN)/pytest -q -n 2 tests/tidy
 
 format: install ## put the code into its form, and fix what can be fixed
@@ -48,6 +49,9 @@ format: install ## put the code into its form, and fix what can be fixed
 
 proto: install ## generate the stubs from proto/
 	$(BIN)/python scripts/gen_proto.py
+
+docs: install ## generate the reference pages that come from the code
+	$(BIN)/python scripts/gen_docs.py
 
 bench: install ## rates, CPU per message and latencies beside their floors
 	@$(BIN)/python -m bench $(ARGS)

@@ -31,7 +31,8 @@ class RawSession:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.call: Any = broker_pb2_grpc.BrokerStub(channel).Session()
+        stub: Any = broker_pb2_grpc.BrokerStub(channel)
+        self.call: Any = stub.Session()
         self.welcome = broker_pb2.Welcome()
         self.frames: list[broker_pb2.ServerFrame] = []
         self.items: list[Any] = []
@@ -116,7 +117,7 @@ class RawSession:
 
     async def _read(self) -> None:
         try:
-            while (frame := await self.call.read()) is not grpc.aio.EOF:
+            while frame := await self.call.read():
                 self.frames.append(frame)
                 if frame.HasField("welcome"):
                     self.items.append(frame.welcome)

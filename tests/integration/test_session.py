@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -424,7 +425,7 @@ async def test_keys_choose_the_partition_also_through_a_session(client: Wire) ->
     ],
 )
 async def test_a_wrong_subscription_is_refused_by_field(
-    client: Wire, fields: dict[str, object], field: str
+    client: Wire, fields: dict[str, Any], field: str
 ) -> None:
     await client.create("t")
     session = await client.session()
@@ -463,8 +464,8 @@ async def test_a_session_begins_with_a_hello(client: Wire) -> None:
 async def test_garbage_instead_of_a_frame_ends_that_session_alone(client: Wire) -> None:
     await client.create("t")
     other = await client.session()
-    method = client.channel.stream_stream("/sandglass.v1.Broker/Session")
-    call = method()
+    channel: Any = client.channel
+    call = channel.stream_stream("/sandglass.v1.Broker/Session")()
     await call.write(b"\xff\xff\xff")
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:

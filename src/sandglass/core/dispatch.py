@@ -248,9 +248,7 @@ def _rows(group: Group, view: View) -> Iterator[tuple[Slice, int, int]]:
         yield read_row(key, value)
 
 
-def wait_ms(
-    row: Slice, flags: int, wait_until_ms: int, moment: Moment, reached_ms: int
-) -> int:
+def wait_ms(row: Slice, flags: int, wait_until_ms: int, moment: Moment, reached_ms: int) -> int:
     """How long this row has to wait still; 0 if it may be handed out."""
     if flags & keys.HAS_WAIT:
         return max(0, wait_until_ms - moment.steady_ms)

@@ -165,9 +165,7 @@ class History:
 
     on_ended: Callable[[GroupHistory, Hold], None]
     sent: dict[int, Sent] = field(default_factory=dict[int, Sent])
-    partitions: dict[int, PartitionHistory] = field(
-        default_factory=dict[int, PartitionHistory]
-    )
+    partitions: dict[int, PartitionHistory] = field(default_factory=dict[int, PartitionHistory])
     answered: set[int] = field(default_factory=set[int])
     gone: set[int] = field(default_factory=set[int])
     """Lost with a leader before they were durable: never to be seen."""
@@ -261,9 +259,7 @@ class History:
             for number in operation.partitions:
                 self.partitions[number].is_deleted = True
 
-    def _land(
-        self, partition: PartitionHistory, operation: object, record: Record
-    ) -> None:
+    def _land(self, partition: PartitionHistory, operation: object, record: Record) -> None:
         if partition.is_deleted:
             return
         match operation:
@@ -322,7 +318,9 @@ class History:
         assert append.origin is not None
         origin = append.origin
         (group,) = (
-            each for each in partition.groups.values() if each.name == origin.group
+            each
+            for each in partition.groups.values()
+            if each.name == origin.group
             and origin.offset in partition.channel(each.channel).numbers
         )
         for place, number in enumerate(_numbers(append.bodies[0], append.counts[0])):
@@ -335,9 +333,7 @@ class History:
             offset = append.dues[0] << INDEX_BITS | append.first_index + place
             self._appear(partition, DEAD_LETTER_CHANNEL, offset, number)
 
-    def _appear(
-        self, partition: PartitionHistory, name: str, offset: int, number: int
-    ) -> None:
+    def _appear(self, partition: PartitionHistory, name: str, offset: int, number: int) -> None:
         channel = partition.channel(name)
         if offset <= channel.passed:
             raise Violation(
@@ -503,9 +499,7 @@ class History:
 
     # --- reading ------------------------------------------------------------------------------
 
-    def read(
-        self, number: int, name: str, low: int, top: int, slices: Iterable[Slice]
-    ) -> None:
+    def read(self, number: int, name: str, low: int, top: int, slices: Iterable[Slice]) -> None:
         """A reader was shown `[low, top]` of a channel: exactly what stands there, for ever."""
         partition = self.partitions[number]
         channel = partition.channel(name)

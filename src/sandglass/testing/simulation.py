@@ -302,9 +302,7 @@ class Simulation:
             for channel in CHANNELS:
                 self._create_group(ref.number, channel, "first", is_from_now=False)
 
-    def _create_group(
-        self, number: int, channel: str, name: str, *, is_from_now: bool
-    ) -> None:
+    def _create_group(self, number: int, channel: str, name: str, *, is_from_now: bool) -> None:
         partition = self.node.partition(number)
         if partition is None:
             return
@@ -379,9 +377,7 @@ class Simulation:
                 body = message_bytes(number, width)
                 left_ms = at_ms - moment.wall_ms if at_ms else 0
                 messages.append(
-                    Sent(
-                        number, partition.number, channel, at_ms, left_ms, self.now_ms, body
-                    )
+                    Sent(number, partition.number, channel, at_ms, left_ms, self.now_ms, body)
                 )
                 bodies[-1] += body
         batch = Batch(
@@ -489,8 +485,7 @@ class Simulation:
             known = self.history.partitions[ref.number].groups.values()
             partition = self.node.partition(ref.number)
             if partition is not None and any(
-                (group.channel, group.name) == (client.channel, client.group)
-                for group in known
+                (group.channel, group.name) == (client.channel, client.group) for group in known
             ):
                 group = partition.group(client.channel, client.group, self.node.view)
                 found.append((partition, group))
@@ -722,8 +717,10 @@ class Simulation:
     def _is_unclear(self, known: GroupHistory, number: int) -> bool:
         """A scheduled message of which only the core knows whether its wait is over."""
         message = self.history.sent[number]
-        if message.left_ms <= 0 or number in known.held or self.history.is_early(
-            message, self.now_ms
+        if (
+            message.left_ms <= 0
+            or number in known.held
+            or self.history.is_early(message, self.now_ms)
         ):
             return False
         counted = known.attempts.get(number, 0) + known.releases.get(number, 0)
