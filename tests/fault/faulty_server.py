@@ -20,7 +20,7 @@ RESERVE_BYTES = 256 * 1024
 
 def main() -> int:
     disk = FaultyDisk(Path(sys.argv[1]))
-    node.FileLog = partial(  # pyright: ignore[reportAttributeAccessIssue]
+    node.FileLog = partial(
         FileLog, files=disk, segment_bytes=SEGMENT_BYTES, reserve_bytes=RESERVE_BYTES
     )
     return server.main(sys.argv[2:])

@@ -308,17 +308,15 @@ class Broker:
     ) -> AsyncIterator[list[Slice]]:
         """Messages with offsets in `[low, high]`, up to what is readable now, in order."""
         channel = _checked_channel(channel, is_read=True)
-        await self.loop.freshen()
+        await self.loop.freshen([partition.number])
         loop = self.loop
         top = high
         while low <= top:
-            readable = loop.partition(partition.number).readable(
-                loop.machine.promised_ms << INDEX_BITS
-            )
-            top = min(top, readable)
+            promised = loop.promised(loop.moment())
+            top = min(top, loop.partition(partition.number).readable(promised))
             slices: list[Slice] = []
             for piece in loop.partition(partition.number).fetch(
-                channel, low, top, loop.machine.promised_ms << INDEX_BITS, loop.view
+                channel, low, top, promised, loop.view
             ):
                 slices.append(piece)
                 if len(slices) == FETCH_ROW_COUNT:
@@ -431,7 +429,7 @@ class Broker:
             )
 
     async def _plan_drain(self, subscription: Subscription) -> None:
-        await self.loop.freshen()
+        await self.loop.freshen([ref.number for ref in subscription.refs])
         moment = self.loop.moment()
         targets: dict[int, int] = {}
         for ref in subscription.refs:

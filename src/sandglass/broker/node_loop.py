@@ -23,7 +23,7 @@ What it leaves to others: who consumes (`sandglass.broker.subscription`), names 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -35,7 +35,7 @@ from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine, promise_until
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
-from sandglass.core.record import NODE, Operation, Promise, Record
+from sandglass.core.record import NODE, Promise, Record
 from sandglass.core.view import Overlay
 from sandglass.errors import (
     BusyError,
@@ -126,6 +126,10 @@ class NodeLoop:
     _planned_ms: int = 0
     _housekeeping_ms: int = 0
     _promise_queued_ms: int = 0
+    _is_voiding: bool = False
+    """A record that voids the promise is on its way: until then the promise counts no more."""
+    _blocked: set[int] = field(default_factory=set[int])
+    """Partitions with something due beyond the promise, or behind a record in flight."""
     _is_stopping: bool = False
     _task: asyncio.Task[None] | None = None
     _thread: ThreadPoolExecutor = field(
@@ -153,8 +157,10 @@ class NodeLoop:
         )
         moment = self.moment()
         self._planned_ms = moment.steady_ms
-        self.submit(self.machine.lead(moment))
+        epoch = self.commit(self.machine.lead(moment))
         self._task = asyncio.create_task(self._run(), name="sandglass-loop")
+        # Tokens carry the epoch: none is given out before it can't be anybody else's.
+        await epoch
 
     async def stop(self) -> None:
         """Finishes what is queued, closes the offsets exactly, and ends the loop."""
@@ -250,12 +256,27 @@ class NodeLoop:
         self.submit(record, lambda error: resolve(future, error))
         return asyncio.shield(future)
 
-    async def freshen(self) -> None:
-        """Waits until a promise covers this moment, so that a read sees what was answered."""
+    async def freshen(self, numbers: Iterable[int]) -> None:
+        """
+        Waits until promises cover this moment, so that a read of these partitions sees all that
+        was answered.
+        """
         moment = self.moment()
-        if self.is_behind(moment) or self.machine.promised_ms > moment.wall_ms:
+        if not self.is_behind(moment):
+            if self.promised(moment) <= moment.wall_ms << INDEX_BITS:
+                await self.commit(self._promise(moment))
             return
-        await self.commit(self._promise(moment))
+        exact = (self.partition(number).admit_promise(moment) for number in numbers)
+        await asyncio.gather(*[self.commit(record) for record in exact if record is not None])
+
+    def promised(self, moment: Moment) -> int:
+        """
+        The offset below which a durable promise covers what is handed out: 0 while the clock
+        stands back, and until the record is durable that says so.
+        """
+        if self._is_voiding or self.is_behind(moment):
+            return 0
+        return self.machine.promised_ms << INDEX_BITS
 
     def ready(self, number: int) -> None:
         """A partition may have something to hand out."""
@@ -395,7 +416,7 @@ class NodeLoop:
         if not self._ready or self._is_stopping:
             return
         numbers, self._ready = self._ready, {}
-        promised = self.machine.promised_ms << INDEX_BITS
+        promised = self.promised(moment)
         is_behind = self.is_behind(moment)
         for number in numbers:
             if number in self.stopped or number not in self.machine.refs:
@@ -408,9 +429,7 @@ class NodeLoop:
                 record = partition.admit_promise(moment)
                 if record is not None:
                     self.submit(record)
-            deliveries, records = partition.dispatch(
-                moment, 0 if is_behind else promised, self.view
-            )
+            deliveries, records = partition.dispatch(moment, promised, self.view)
             for record in records:
                 self.submit(record)
             if deliveries:
@@ -429,6 +448,11 @@ class NodeLoop:
         if lease_ms is not None:
             at_ms.append(moment.steady_ms + max(1, lease_ms - moment.lease_ms))
         number = partition.number
+        self._blocked.discard(number)
+        if any(group.is_blocked and group.has_credit() for group in partition.reading):
+            self._blocked.add(number)
+            if self._lacks_promise(moment.wall_ms):
+                self._kick.set()
         if not at_ms:
             if partition.reading:
                 self._wake_of[number] = -1
@@ -467,13 +491,15 @@ class NodeLoop:
     def _make_promise(self, moment: Moment) -> None:
         """Queues a promise if one is needed now: see rules 2 and 3."""
         if self.is_behind(moment):
-            if self.machine.promised_ms or self._promise_queued_ms:
+            if (self.machine.promised_ms or self._promise_queued_ms) and not self._is_voiding:
+                self._is_voiding = True
                 self._promise_queued_ms = 0
-                self._submit_node(self.machine.close_exact(), moment)
-                for number in self._wake_of:
-                    self._ready[number] = None
+                exact = self.machine.record([self.machine.close_exact()], moment)
+                self.submit(exact, self._voided)
             return
-        is_due = bool(self._ready) or bool(self._queue)
+        if self._is_voiding:
+            return
+        is_due = bool(self._ready) or bool(self._queue) or bool(self._blocked)
         if not is_due and self._wakes:
             is_due = self._wakes[0][0] <= moment.steady_ms + PROMISE_AHEAD_MS
         if is_due and self._lacks_promise(moment.wall_ms + limits.PROMISE_MS // 2):
@@ -487,8 +513,8 @@ class NodeLoop:
         self._promise_queued_ms = max(self._promise_queued_ms, until_ms)
         return self.machine.record([Promise(until_ms)], moment)
 
-    def _submit_node(self, operation: Operation, moment: Moment) -> None:
-        self.submit(self.machine.record([operation], moment))
+    def _voided(self, _: SandglassError | None) -> None:
+        self._is_voiding = False
 
     # --- housekeeping, end --------------------------------------------------------------------
 
