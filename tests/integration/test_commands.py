@@ -79,7 +79,9 @@ class Server:
     def group(self, topic: str, group: str = "sandctl") -> dict[str, Any]:
         """Sums over the partitions."""
         rows = json.loads(self.ok("groups", "list", topic, "--json"))
-        nobody: dict[str, Any] = dict.fromkeys(("leased_count", "acked_count", "lag_count", "retry_count"), 0)
+        nobody: dict[str, Any] = dict.fromkeys(
+            ("leased_count", "acked_count", "lag_count", "retry_count"), 0
+        )
         return next((row for row in rows if row["group"] == group), nobody)
 
 
