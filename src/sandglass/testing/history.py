@@ -63,6 +63,8 @@ class _Message:
     """As asked for, Unix time; 0 for at once."""
     passed: int
     """The highest offset of the partition that a reader had been given when it was sent."""
+    epoch: int
+    """How often the node had been restarted when it was sent."""
     offset: int | None = None
     """Known from the answer, or the first delivery."""
     is_answered: bool = False
@@ -73,8 +75,6 @@ class _Message:
 class _GroupHistory:
     delivered: dict[int, int] = field(default_factory=dict[int, int])
     """How often each message was."""
-    in_epoch: set[int] = field(default_factory=set[int])
-    """Delivered since the last restart."""
     acking: set[int] = field(default_factory=set[int])
     """An ack was sent."""
     acked: set[int] = field(default_factory=set[int])
@@ -91,13 +91,16 @@ class History:
         self._at: dict[tuple[str, int], int] = {}
         self._passed: dict[str, int] = {}
         self._groups: dict[str, _GroupHistory] = {}
+        self._epoch = 0
 
     # --- what clients saw ---------------------------------------------------------------------
 
     def sent(self, number: int, partition: str, *, due_ms: int = 0) -> None:
         """A produce leaves a client."""
         assert number not in self._messages, f"message {number} is sent twice"
-        self._messages[number] = _Message(partition, due_ms, self._passed.get(partition, -1))
+        self._messages[number] = _Message(
+            partition, due_ms, self._passed.get(partition, -1), self._epoch
+        )
 
     def answered(self, number: int, offset: int) -> None:
         """It is said to be durable."""
@@ -136,8 +139,8 @@ class History:
         seen = self._groups.setdefault(group, _GroupHistory())
         if number in seen.acked:
             raise Impossible(f"I6: message {number} was acked, and came again to {group}")
-        if number not in seen.in_epoch:
-            seen.in_epoch.add(number)
+        if number not in seen.delivered and message.epoch == self._epoch:
+            # What was there before a restart may have been handed out, and given back, unseen.
             if seen.highest.get((consumer, partition), -1) >= offset:
                 raise Impossible(f"I9: message {number} came out of order to {consumer}")
             seen.highest[consumer, partition] = offset
@@ -155,8 +158,8 @@ class History:
     def restarted(self) -> None:
         """The node has died, or was stopped, and is there again."""
         for seen in self._groups.values():
-            seen.in_epoch.clear()
             seen.highest.clear()
+        self._epoch += 1
 
     # --- what must be in the end --------------------------------------------------------------
 
