@@ -158,6 +158,8 @@ class NodeLoop:
         moment = self.moment()
         self._planned_ms = moment.steady_ms
         epoch = self.commit(self.machine.lead(moment))
+        # What the leader before promised counts as reached: a clock below it stands back.
+        self.reached_ms = max(self.reached_ms, self.machine.closing_ms)
         self._task = asyncio.create_task(self._run(), name="sandglass-loop")
         # Tokens carry the epoch: none is given out before it can't be anybody else's.
         await epoch

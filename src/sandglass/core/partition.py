@@ -352,6 +352,7 @@ class Partition:
         A promise of what exists, for a leader whose clock stands behind now; None if there is
         nothing beyond the last one.
         """
+        self.see(moment.wall_ms)
         bound = self.read_bound()
         if bound <= max(self.promised, self.closed):
             return None

@@ -7,8 +7,8 @@ It keeps the rules of a host, in the smallest form:
 2. Nothing is handed out before the record that opens the leader's epoch is durable, nor beyond a
    durable promise. A promise is made when there is work, or something stands blocked.
 3. While the wall clock stands behind what was reached, the closed offsets are written exactly,
-   once, and from that moment on the promise counts for nothing; each partition then promises
-   what exists.
+   once, and from that moment on the promise counts for nothing. Then, and where a partition's
+   now is ahead of the clock since its leader began, each partition promises what exists.
 4. A partition is looked at when a record of it, a promise, credit or its wake-up says so, and at
    no other time: a wake-up that the core forgets shows as a message that never comes.
 
@@ -85,8 +85,9 @@ class SimulatedNode:
             wall_ms=wall_ms, monotonic_ms=monotonic_ms, steady_ms=steady_ms
         )
         moment = self.moment(wall_ms, monotonic_ms)
-        self.reached_ms = max(reached_ms, wall_ms)
         record = self.machine.lead(moment)
+        # What the leader before promised counts as reached: a clock below it stands back.
+        self.reached_ms = max(reached_ms, wall_ms, self.machine.closing_ms)
         self.history.begin_epoch(
             {
                 number: self.machine.partition(number, self.view).closed
@@ -197,6 +198,10 @@ class SimulatedNode:
         """The clock was stepped back."""
         return moment.wall_ms < self.reached_ms
 
+    def is_standing(self, partition: Partition, moment: Moment) -> bool:
+        """Now is ahead of the clock, here or for the node: what exists is promised exactly."""
+        return self.is_behind(moment) or partition.now_ms > moment.wall_ms
+
     def promised(self, moment: Moment) -> int:
         """The offset below which a durable promise covers what is handed out."""
         if self.is_voiding or self.is_behind(moment):
@@ -222,7 +227,7 @@ class SimulatedNode:
                 continue
             for record in partition.admit_expired(moment, self.view):
                 self.submit(record, moment)
-            if self.is_behind(moment) and partition.reading:
+            if self.is_standing(partition, moment) and partition.reading:
                 record = partition.admit_promise(moment)
                 if record is not None:
                     self.submit(record, moment)

@@ -412,7 +412,7 @@ class Simulation:
             return
         number, node = partition.number, self.node
         moment = self._see()
-        if node.is_behind(moment):
+        if node.is_standing(partition, moment):
             record = partition.admit_promise(moment)
             if record is not None:
                 node.submit(record, moment)
