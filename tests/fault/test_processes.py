@@ -1,11 +1,11 @@
-"""Real processes: killed, stopped, paused, starved; and what clients have seen must be possible."""
+"""Real processes, killed, stopped, paused, starved: what clients saw must be possible."""
 
 import asyncio
 import random
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -331,30 +331,42 @@ async def test_a_full_disk_refuses_producers_serves_consumers_and_recovers(
 ) -> None:
     switches = tmp_path / "switches"
     switches.mkdir()
-    async with NodeProcess(tmp_path / "data", command=[*FAULTY, str(switches)]) as faulty:
-        async with grpc.aio.insecure_channel(faulty.address) as channel:
-            wire = Wire(channel)
-            await wire.create("t")
-            session = RawSession(channel)
-            await session.hello()
-            await session.subscribe("t", credit_count=10_000, credit_bytes=50 << 20)
-            await wire.produce("t", b"x")
-            held = await session.delivery()
-            (switches / "full").touch()
+    faulty = NodeProcess(tmp_path / "data", command=[*FAULTY, str(switches)])
+    await faulty.start()
+    async with faulty_channel(faulty) as channel:
+        wire = Wire(channel)
+        await wire.create("t")
+        session = RawSession(channel)
+        await session.hello()
+        await session.subscribe("t", credit_count=10_000, credit_bytes=50 << 20)
+        await wire.produce("t", b"x")
+        held = await session.delivery()
+        (switches / "full").touch()
 
-            refusal = await _fill(wire)
-            acked = await session.ack(held)
-            (switches / "full").unlink()
-            async with asyncio.timeout(20):
-                while True:
-                    with suppress(grpc.aio.AioRpcError):
-                        await wire.produce("t", batch(b"again"))
-                        break
-                    await asyncio.sleep(0.1)
+        refusal = await _fill(wire)
+        acked = await session.ack(held)
+        (switches / "full").unlink()
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(grpc.aio.AioRpcError):
+                    await wire.produce("t", batch(b"again"))
+                    break
+                await asyncio.sleep(0.1)
 
     assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "full" in (refusal.details() or "")
     assert not acked.HasField("error")
+
+
+@asynccontextmanager
+async def faulty_channel(faulty: NodeProcess) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a node that is running, and is stopped with it."""
+    try:
+        async with grpc.aio.insecure_channel(faulty.address) as channel:
+            yield channel
+    finally:
+        faulty.terminate()
+        await faulty.wait()
 
 
 async def _fill(wire: Wire) -> grpc.aio.AioRpcError:

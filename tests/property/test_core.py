@@ -1,5 +1,6 @@
 """Laws of the core's pure parts."""
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -148,7 +149,7 @@ def test_a_lease_names_exactly_the_messages_that_it_is_asked_for(
     covered = sorted((low, high) for low, high, _ in (*ranges, *rest))
     assert covered[0][0] == lease.low
     assert covered[-1][1] == lease.high
-    assert all(one[1] == other[0] for one, other in zip(covered, covered[1:], strict=False))
+    assert all(one[1] == other[0] for one, other in pairwise(covered))
 
 
 def _lease(shape: list[tuple[int, int]]) -> tuple[Lease, list[int]]:

@@ -1,6 +1,6 @@
 """
-Random histories of a node in virtual time: none may break an invariant, and each rule of the core
-is taken out once, to see that its absence is noticed.
+Random histories of a node in virtual time: none may break an invariant, and each rule of the
+core is taken out once, to see that its absence is noticed.
 """
 
 import pytest
@@ -10,10 +10,11 @@ from sandglass.testing.simulation import simulate
 
 SEED_COUNT = 160
 PART_COUNT = 8
-FOUND_WITHIN = {rule: 60 for rule in RULES} | {"applied": 0}
+FOUND_WITHIN = dict.fromkeys(RULES, 60) | {"applied": 0}
 """
-Seeds within which a history without the rule goes wrong. `applied` needs a crash while the clock
-stands back, in the very millisecond: `make simulate ARGS='--without applied'` looks for longer.
+Seeds within which a history without the rule goes wrong. `applied` needs a crash while the
+clock stands back, in the very millisecond: `make simulate ARGS='--without applied'` looks for
+longer.
 """
 
 

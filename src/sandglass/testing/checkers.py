@@ -2,8 +2,8 @@
 What a history must show: the invariants of the guarantees, checked from the outside.
 
 `History` is told what clients and readers see (a produce and its answer, deliveries, outcomes,
-reads), and which records the log took. It holds a naive model: a dict for each message and group.
-It raises `Violation` at the first thing that must not be.
+reads), and which records the log took. It holds a naive model: a dict for each message and
+group. It raises `Violation` at the first thing that must not be.
 
 The numbers I1 to I16 are those of the guarantees. Which of them a check is for stands in the
 violation's text.
@@ -13,7 +13,6 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import NoReturn
 
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery, Moment
@@ -37,7 +36,7 @@ WIDTH_MIN = 8
 """Bytes of a simulated message: its number, then filling."""
 
 
-class Violation(Exception):  # noqa: N818 - it is a finding, not an error of the program
+class Violation(Exception):
     """An invariant doesn't hold in a history."""
 
 
@@ -591,9 +590,7 @@ def _numbers(raw: bytes, count: int) -> list[int]:
     ]
 
 
-def _check(
-    holds: bool, invariant: str, what: str, group: GroupHistory, number: int
-) -> None | NoReturn:
+def _check(holds: bool, invariant: str, what: str, group: GroupHistory, number: int) -> None:
     if not holds:
         raise Violation(
             f"{invariant}: message {number} {what}, in group {group.name} of partition"

@@ -2,8 +2,9 @@
 `python -m sandglass.testing.simulate`: random histories in virtual time, by seed.
 
     make simulate SEEDS=5000
-    python -m sandglass.testing.simulate --seed 17             one history again, with its report
-    python -m sandglass.testing.simulate --without inflight    with a rule of the core taken out
+    python -m sandglass.testing.simulate --seed 17             one history again, with its
+    report python -m sandglass.testing.simulate --without inflight    with a rule of the core
+    taken out
 
 Exit code 0 if no history broke an invariant; with `--without`, if one did: a rule whose absence
 nobody notices is not tested.
@@ -99,9 +100,9 @@ RULES: dict[str, Patch] = {
 }
 """
 Rules of the core that can be taken out, each of which has lost, doubled or hastened messages:
-reads stay below what is in flight; the bound goes by applied indexes; a promise counts as closed;
-what waits for the clock is moved; tiles never reach ahead; retry scans stay below moves in
-flight; a move's due time stays above the retry cursor; what is done is skipped.
+reads stay below what is in flight; the bound goes by applied indexes; a promise counts as
+closed; what waits for the clock is moved; tiles never reach ahead; retry scans stay below moves
+in flight; a move's due time stays above the retry cursor; what is done is skipped.
 """
 
 

@@ -4,13 +4,13 @@ A node for the simulation: what a host does with the core, in one thread and wit
 It keeps the rules of a host, in the smallest form:
 
 1. Nothing is applied before it is durable. While one sync runs, the next records queue.
-2. Nothing is handed out before the record that opens the leader's epoch is durable, nor beyond a
-   durable promise. A promise is made when there is work, or something stands blocked.
+2. Nothing is handed out before the record that opens the leader's epoch is durable, nor beyond
+   a durable promise. A promise is made when there is work, or something stands blocked.
 3. While the wall clock stands behind what was reached, the closed offsets are written exactly,
    once, and from that moment on the promise counts for nothing. Then, and where a partition's
    now is ahead of the clock since its leader began, each partition promises what exists.
-4. A partition is looked at when a record of it, a promise, credit or its wake-up says so, and at
-   no other time: a wake-up that the core forgets shows as a message that never comes.
+4. A partition is looked at when a record of it, a promise, credit or its wake-up says so, and
+   at no other time: a wake-up that the core forgets shows as a message that never comes.
 
 A crash keeps any first part of what was not synced, and any first part of what was not flushed.
 """

@@ -3,8 +3,8 @@ Random histories of one node in virtual time, from a seed.
 
 Producers, consumers of several groups, tail readers, retention and an operator act on the core
 through a `SimulatedNode`; syncs take time; the node crashes, stops and starts again; clocks are
-stepped. At the end everything heals: what is scheduled comes due, diligent consumers take it, and
-nothing may be missing. `History` watches, and the same seed gives the same history.
+stepped. At the end everything heals: what is scheduled comes due, diligent consumers take it,
+and nothing may be missing. `History` watches, and the same seed gives the same history.
 
 Time is an event heap: an event is a moment of the monotonic clock and a function.
 """
@@ -432,7 +432,7 @@ class Simulation:
     # --- consumers ----------------------------------------------------------------------------
 
     def _join(self, topic: Topic, *, is_diligent: bool = False) -> None:
-        """A consumer comes for a group of a topic, in all its partitions that have the group."""
+        """A consumer comes for a group of a topic, in all partitions that have the group."""
         chance = self.chance
         channel = CHANNELS[0] if chance.random() < 0.7 else CHANNELS[1]
         name = chance.choice(("first", "second"))
@@ -525,7 +525,9 @@ class Simulation:
 
     def _deliver(self, delivery: Delivery, moment: Moment) -> None:
         numbers = self.history.deliver(delivery, moment, self.now_ms)
-        group, client = delivery.group, self.clients[delivery.consumer.key]
+        group, client = delivery.group, self.clients.get(delivery.consumer.key)
+        if client is None:
+            return  # it left while the end of its topic was on its way
         task = Task(
             client,
             delivery.partition,
@@ -694,8 +696,8 @@ class Simulation:
             known.not_before_ms.pop(number, None)
         if len(offsets + extra) - ignored_count != len(taken):
             raise Violation(
-                f"I7: {ignored_count} of {len(offsets + extra)} outcomes by offset were ignored,"
-                f" but {taken} of {numbers} were free to take, in group {known.name}"
+                f"I7: {ignored_count} of {len(offsets + extra)} outcomes by offset were"
+                f" ignored, but {taken} of {numbers} were free to take, in group {known.name}"
             )
         for number in held:
             if number not in known.ending:

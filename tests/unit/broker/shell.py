@@ -117,8 +117,8 @@ class Shell:
                 lambda: (
                     not self.loop._queue
                     and self.loop._sync is None
-                    and self.loop.stats.turn_count > turn_count + 2
-                )  # noqa: B023
+                    and self.loop.stats.turn_count > turn_count + 2  # noqa: B023  # called at once
+                )
             )
 
     async def advance(self, by_ms: int, *, step_ms: int = 100) -> None:
