@@ -390,6 +390,34 @@ async def test_leaving_by_break_gives_back_what_was_not_begun(client: AsyncClien
     assert [str(each).encode() for each in range(5, 20)] == rest
 
 
+async def test_a_message_in_hand_can_be_settled_after_leaving(client: AsyncClient) -> None:
+    await client.produce_many("t", [b"1", b"2"])
+
+    async for message in client.consume("t", group="g"):
+        break
+    await asyncio.sleep(0)  # the iterator is closed now
+    await message.ack(wait=True)
+
+    (rest,) = await take(client, 1)
+    assert b"2" == rest.value
+
+
+async def test_leaving_in_full_flow_leaves_nothing_leased(client: AsyncClient) -> None:
+    """What is on its way when the consumer leaves is given back, not left to its lease."""
+    await client.produce_many("t", [b"x"] * 5000)
+    count = 0
+
+    async for message in client.consume("t", group="g"):
+        await message.ack()
+        count += 1
+        if count == 3000:
+            break
+
+    assert 2000 == len(await drain(client))
+    (status,) = await client.list_groups("t", "g")
+    assert (5000, 0) == (status.acked_count, status.leased_count)
+
+
 async def test_leaving_by_an_error_gives_back_what_was_not_begun(client: AsyncClient) -> None:
     await client.produce_many("t", [b"1", b"2", b"3"])
 
