@@ -15,7 +15,10 @@ Rules that this file keeps for the core:
    shortly before the next message is due, while the node is busy.
 3. A clock that was stepped back: the closed offsets are written exactly, at once, which voids
    the promise; until the clock has caught up, each partition promises what exists and no more.
-4. After a pause of the process, what came in is taken before anything expires.
+4. After a pause of the process, what came in is taken before anything expires: the pause, from
+   the last sign of life before it, is added to every lease.
+5. The log's reserve is not for producers: on a full disk their batches are taken back, and all
+   else goes on.
 
 What it leaves to others: who consumes (`sandglass.broker.subscription`), names and checks
 (`sandglass.broker.broker`).
@@ -25,7 +28,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
 
@@ -56,14 +59,22 @@ PROMISE_AHEAD_MS = 20
 """How long before the next due message its promise is made: some syncs."""
 
 STALL_RETRY_MS = 5
+
+LIFE_SIGN_MS = 250
+"""While there are leases the loop looks at the clock so often, to know how long a pause was."""
+
+DRIFT_MS = 5
+"""Wall and steady time may part by so much before every planned wake is planned anew."""
+
 HOUSEKEEPING_MS = 1000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     record: Record
     done: Done | None
-    raw: bytes = b""
+    is_append: bool = False
+    """Produced: it can be taken back while the log hasn't got it."""
 
 
 @dataclass(slots=True)
@@ -123,7 +134,14 @@ class NodeLoop:
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _applied: int = 0
     _keep_from: int | None = None
+    _alive_ms: int = 0
+    """Steady time at the last sign of life."""
     _planned_ms: int = 0
+    """When there will be the next."""
+    _drift_ms: int = 0
+    """Wall less steady time, when wakes were planned."""
+    _append_again_ms: int = 0
+    """No room, not even in the reserve: when to try once more."""
     _housekeeping_ms: int = 0
     _promise_queued_ms: int = 0
     _is_voiding: bool = False
@@ -155,8 +173,8 @@ class NodeLoop:
         self.time = Timekeeper.start(
             wall_ms=wall_ms, monotonic_ms=self.clock.monotonic_ms(), steady_ms=steady_ms
         )
+        self._alive_ms = self._planned_ms = steady_ms
         moment = self.moment()
-        self._planned_ms = moment.steady_ms
         epoch = self.commit(self.machine.lead(moment))
         # What the leader before promised counts as reached: a clock below it stands back.
         self.reached_ms = max(self.reached_ms, self.machine.closing_ms)
@@ -199,9 +217,17 @@ class NodeLoop:
     # --- what the broker uses -----------------------------------------------------------------
 
     def moment(self) -> Moment:
-        """The leader's clocks now."""
+        """The leader's clocks now. Whoever asks first after a pause finds it taken off."""
         moment = self.time.read(self.clock.wall_ms(), self.clock.monotonic_ms())
         self.reached_ms = max(self.reached_ms, moment.wall_ms)
+        if moment.steady_ms - self._planned_ms > limits.PAUSE_MS:
+            pause_ms = moment.steady_ms - self._alive_ms
+            self.stats.pause_count += 1
+            logger.warning("paused for %d ms", pause_ms)
+            self.time.pause(pause_ms)
+            moment = replace(moment, lease_ms=moment.lease_ms - pause_ms)
+        self._alive_ms = moment.steady_ms
+        self._planned_ms = max(self._planned_ms, moment.steady_ms)
         return moment
 
     def partition(self, number: int) -> Partition:
@@ -246,7 +272,7 @@ class NodeLoop:
                 done(self.failure)
             return
         self.queued_bytes += size_bytes
-        self._queue.append(_Waiting(record, _counted(self, done, size_bytes)))
+        self._queue.append(_Waiting(record, _counted(self, done, size_bytes), size_bytes > 0))
         self._kick.set()
 
     def commit(self, record: Record) -> Awaitable[None]:
@@ -303,11 +329,14 @@ class NodeLoop:
             self._fail(error)
 
     def _is_idle(self) -> bool:
-        return not self._queue and self._sync is None and not self.view.changes
+        """All is done that a stop waits for; what a stalled view lacks is in the log."""
+        if self._sync is not None or (self.view.changes and not self.is_stalled):
+            return False
+        return not self._queue or bool(self._append_again_ms)
 
     async def _sleep(self) -> None:
         delay_ms = self._delay_ms()
-        self._planned_ms = self.moment().steady_ms + delay_ms
+        self._planned_ms = self._alive_ms + delay_ms
         if not self._kick.is_set() and delay_ms > 0:
             handle = asyncio.get_running_loop().call_later(delay_ms / 1000, self._kick.set)
             await self._kick.wait()
@@ -319,13 +348,13 @@ class NodeLoop:
 
     async def _turn(self) -> None:
         self.stats.turn_count += 1
+        pause_count = self.stats.pause_count
         moment = self.moment()
-        if moment.steady_ms - self._planned_ms > limits.PAUSE_MS:
-            self.stats.pause_count += 1
-            logger.warning("paused for %d ms", moment.steady_ms - self._planned_ms)
-            self.time.pause(moment.steady_ms - self._planned_ms)
+        self._planned_ms = moment.steady_ms
+        if self.stats.pause_count > pause_count:
             await asyncio.sleep(0)
             moment = self.moment()
+        self._follow_clock(moment)
         if self._sync is not None and self._sync.done():
             self._sync.result()
             synced, self._sync, self._syncing = self._syncing, None, []
@@ -342,24 +371,55 @@ class NodeLoop:
 
     def _append(self, moment: Moment) -> None:
         """Hands all that is queued to the log, with a promise where one is due."""
-        if self._sync is not None:
+        if self._sync is not None or moment.steady_ms < self._append_again_ms:
             return
+        self._append_again_ms = 0
         self._make_promise(moment)
         if not self._queue:
             return
-        self._syncing, self._queue = self._queue, []
-        raws = [waiting.raw or codec.encode(waiting.record) for waiting in self._syncing]
+        raws = [codec.encode(waiting.record) for waiting in self._queue]
         try:
             self.log.append(raws)
         except NoSpaceError as error:
-            logger.warning("no room for another segment: %s", error)
-            self.is_full = True
-            self.log.append(raws, may_use_reserve=True)
-        self.stats.record_count += len(raws)
+            if not self._append_to_reserve(error, moment):
+                return
+        self._syncing, self._queue = self._queue, []
+        self.stats.record_count += len(self._syncing)
         self.stats.sync_count += 1
         loop = asyncio.get_running_loop()
         self._sync = loop.run_in_executor(self._thread, self.log.sync)
         self._sync.add_done_callback(lambda _: self._kick.set())
+
+    def _append_to_reserve(self, error: NoSpaceError, moment: Moment) -> bool:
+        """All that is queued, producers' batches excepted; false if there is nothing in it."""
+        if not self.is_full:
+            logger.warning("no room for another segment: %s", error)
+        self.is_full = True
+        refused = [waiting for waiting in self._queue if waiting.is_append]
+        for waiting in reversed(refused):
+            self._take_back(waiting)
+        if not self._queue:
+            return False
+        raws = [codec.encode(waiting.record) for waiting in self._queue]
+        try:
+            self.log.append(raws, may_use_reserve=True)
+        except NoSpaceError as worse:
+            # What is admitted can't be refused any more: it waits.
+            logger.error("no room, not even in the reserve: %s", worse)
+            self._append_again_ms = moment.steady_ms + HOUSEKEEPING_MS
+            return False
+        return True
+
+    def _take_back(self, refused: _Waiting) -> None:
+        """Undoes the admission of a batch that the log has no room for, and says so."""
+        number = refused.record.partition
+        if number in self.machine.refs and number not in self.stopped:
+            moved = self.machine.partition(number, self.view).retract(refused.record)
+            for waiting in self._queue if moved else ():
+                waiting.record = moved.get(id(waiting.record), waiting.record)
+        self._queue.remove(refused)
+        if refused.done is not None:
+            refused.done(NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS))
 
     def _land(self, synced: list[_Waiting]) -> None:
         """Applies what is durable, writes it, and answers."""
@@ -403,12 +463,24 @@ class NodeLoop:
         try:
             self.store.write(changes, self._applied)
             self.is_stalled = False
-        except BusyError:
+        except BusyError as error:
             self.stats.stall_count += 1
             self.is_stalled = True
+            self.is_full = self.is_full or isinstance(error, NoSpaceError)
             self.view.lay(changes)
 
     # --- dispatch -----------------------------------------------------------------------------
+
+    def _follow_clock(self, moment: Moment) -> None:
+        """
+        Wakes are planned in steady time: when the wall clock was stepped or slewed, they are
+        planned anew.
+        """
+        drift_ms = moment.wall_ms - moment.steady_ms
+        if abs(drift_ms - self._drift_ms) >= DRIFT_MS:
+            self._drift_ms = drift_ms
+            for number in self._wake_of:
+                self._ready[number] = None
 
     def _dispatch(self, moment: Moment) -> None:
         while self._wakes and self._wakes[0][0] <= moment.steady_ms:
@@ -473,7 +545,7 @@ class NodeLoop:
         """How long there is nothing to do."""
         if (
             self._is_stopping
-            or (self._queue and self._sync is None)
+            or (self._queue and self._sync is None and not self._append_again_ms)
             or (self._sync is not None and self._sync.done())
         ):
             return 0
@@ -481,6 +553,10 @@ class NodeLoop:
         if self.is_stalled:
             return STALL_RETRY_MS
         at_ms = self._housekeeping_ms
+        if self._append_again_ms:
+            at_ms = min(at_ms, self._append_again_ms)
+        if self._wake_of:
+            at_ms = min(at_ms, moment.steady_ms + LIFE_SIGN_MS)
         if self._wakes:
             wake_ms = self._wakes[0][0]
             if self._lacks_promise(moment.wall_ms + wake_ms - moment.steady_ms):

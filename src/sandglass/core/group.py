@@ -72,7 +72,7 @@ class Group:
     """The row that the cursor stands in, whole; None if it stands between rows."""
     is_aligned: bool = False
     """The cursor stands at the start of a row, or between two."""
-    retry_cursor: tuple[int, int] = (0, 0)
+    retry_cursor: tuple[int, int] = (0, -1)
     """(due, highest offset) of the last retry row scanned: also past what may be left of it."""
     retry_parts: list[RetryPart] = field(default_factory=list[RetryPart])
     """Read from the store, not handed out yet: in order, all below the retry cursor."""
@@ -241,7 +241,7 @@ class Group:
         end_ms = self.retry_end(steady_ms)
         prefix = self._retry_prefix()
         until_ms, low = self.retry_cursor
-        first = keys.retry_key(prefix, until_ms, low) + b"\0"
+        first = keys.retry_key(prefix, until_ms, low + 1)
         for key, value in view.range(first, keys.after_prefix(prefix)):
             until_ms, low = keys.retry_place(key)
             if until_ms >= end_ms:
@@ -376,7 +376,7 @@ class Group:
 
     def retry_clamp(self, until_ms: int) -> int:
         """A due time for a move such that no scan has passed it."""
-        return max(until_ms, self.retry_cursor[0] + 1 if self.retry_cursor[1] else 0)
+        return max(until_ms, self.retry_cursor[0] + 1 if self.retry_cursor[1] >= 0 else 0)
 
     def retry_end(self, steady_ms: int) -> int:
         """Retry rows due before this may be scanned: neither the clock nor a move is passed."""

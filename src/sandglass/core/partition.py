@@ -26,7 +26,7 @@ it is applied; operations in flight are applied in the order of their admission.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from operator import add
 from struct import Struct
@@ -208,6 +208,45 @@ class Partition:
         record = self._record([append], moment, lowest=lowest)
         return record, Placed(self.id, first_index, dues, batch.counts)
 
+    def retract(self, record: Record) -> dict[int, Record]:
+        """
+        Takes back an append that is admitted, and will never be in the log: nothing was told
+        about it. Its indexes go to the appends after it.
+
+        Returns:
+            What replaces later records in flight, by the `id` of each.
+        """
+        place = next(
+            place for place, each in enumerate(self.in_flight) if each.record is record
+        )
+        count = sum(sum(each.counts) for each in record.operations if isinstance(each, Append))
+        del self.in_flight[place]
+        self.assigned_index -= count
+        moved: dict[int, Record] = {}
+        for landing in list(self.in_flight)[place:]:
+            if landing.lowest is None:
+                continue
+            before = landing.record
+            operations = [self._shifted(each, count) for each in before.operations]
+            landing.record = moved[id(before)] = replace(before, operations=operations)
+            landing.lowest = min(
+                min(each.dues) << INDEX_BITS | each.first_index
+                for each in operations
+                if isinstance(each, Append)
+            )
+        return moved
+
+    def _shifted(self, operation: Operation, count: int) -> Operation:
+        """An append with lower indexes; later, if that would put it below what is closed."""
+        if not isinstance(operation, Append):
+            return operation
+        first_index = operation.first_index - count
+        open_ms = self.closed >> INDEX_BITS
+        if open_ms << INDEX_BITS | first_index <= self.closed:
+            open_ms += 1
+        dues = [max(due_ms, open_ms) for due_ms in operation.dues]
+        return replace(operation, first_index=first_index, dues=dues)
+
     def admit_group(
         self, channel: str, name: str, *, is_from_now: bool, moment: Moment, view: View
     ) -> Record | None:
@@ -340,11 +379,14 @@ class Partition:
     def admit_cut(self, below: int, moment: Moment) -> Record | None:
         """
         Retention: what is below goes, by whole milliseconds, so that no row is cut in two. None
-        if it is gone already; what nobody may have read yet stays.
+        if it is gone already; what may not be read yet stays. It closes what it takes: where
+        nobody reads, nothing else does.
         """
-        below = min(below, self.closed) >> INDEX_BITS << INDEX_BITS
+        self.see(moment.wall_ms)
+        below = min(below, self.read_bound() + 1) >> INDEX_BITS << INDEX_BITS
         if below <= self.cut or self.last_index == 0:
             return None
+        self.closed = max(self.closed, below - 1)
         return self._record([Cut(below)], moment)
 
     def admit_promise(self, moment: Moment) -> Record | None:

@@ -91,6 +91,8 @@ class Shell:
         self.log.release_sync()
         task.cancel()
         await asyncio.wait([task])
+        if self.loop._sync is not None:
+            await asyncio.gather(self.loop._sync, return_exceptions=True)
         self.loop._thread.shutdown()
         self.memory_log.crash(kept_batch_count)
         self.memory_store.crash(kept_write_count)

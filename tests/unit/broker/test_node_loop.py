@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from sandglass.core import codec, limits
-from sandglass.core.record import Promise
+from sandglass.core.record import Append, Ending, Promise
 from sandglass.errors import (
     BusyError,
     InternalError,
     LeaseLostError,
+    NoSpaceError,
     UnavailableError,
 )
 from tests.unit.broker.shell import Shell, delivered_offsets, running
@@ -147,6 +148,18 @@ async def test_the_view_may_have_lost_everything_that_was_not_flushed(shell: She
     assert delivered_offsets(consumer) == [shell.offsets(each)[0] for each in placed]
 
 
+async def test_a_clean_stop_leaves_no_promise_to_wait_for(shell: Shell) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"x")
+    await shell.until(lambda: consumer.values)
+    assert shell.loop.machine.promised_ms > shell.clock.wall_ms()
+
+    await shell.stop()
+    await shell.start()  # it would wait for a clock that stands still
+
+    assert shell.loop.machine.closing_ms == 0
+
+
 # --- the log fails --------------------------------------------------------------------------
 
 
@@ -185,7 +198,144 @@ async def test_after_a_failed_sync_a_new_life_has_everything_that_was_answered(
     assert consumer.values == [b"answered"]
 
 
+async def test_a_full_disk_refuses_producers_while_outcomes_go_on(shell: Shell) -> None:
+    consumer = await shell.consume()
+    for number in range(5):
+        await shell.produce(b"%d" % number)
+        await shell.until(lambda: len(consumer.deliveries) == number + 1)  # noqa: B023
+    shell.log.is_full = True
+
+    refused = shell.produce_nowait(b"no room")
+    await shell.until(lambda: refused.told)
+    acks = [shell.settle(consumer, delivery) for delivery in consumer.deliveries]
+    await shell.until(lambda: all(ack.told for ack in acks))
+
+    assert isinstance(refused.told[0], NoSpaceError)
+    assert not refused.told[0].is_result_unknown
+    assert [ack.told for ack in acks] == [[None]] * 5
+    assert not shell.failures
+
+
+async def test_producers_never_get_the_reserve(shell: Shell) -> None:
+    """However often a full disk is tried anew."""
+    await shell.quiet()
+    shell.log.is_full = True
+    appended: list[bytes] = []
+    append = shell.memory_log.append
+
+    def spy(records: list[bytes], *, may_use_reserve: bool = False) -> int:
+        appended.extend(records)
+        return append(records, may_use_reserve=may_use_reserve)
+
+    shell.memory_log.append = spy  # pyright: ignore[reportAttributeAccessIssue]
+    for _ in range(20):
+        await shell.advance(500)
+        try:
+            shell.produce_nowait(b"x" * 1000)
+        except NoSpaceError:
+            continue
+    await shell.quiet()
+
+    operations = [each for raw in appended for each in codec.decode(raw).operations]
+    assert not [each for each in operations if isinstance(each, Append)]
+
+
+async def test_when_space_returns_producers_go_on_where_they_were(shell: Shell) -> None:
+    """What was refused leaves no gap: the next message takes its index."""
+    first = await shell.produce(b"first")
+    shell.log.is_full = True
+    refused = [shell.produce_nowait(b"refused", b"too") for _ in range(3)]
+    await shell.until(lambda: all(each.told for each in refused))
+
+    shell.log.is_full = False
+    await shell.advance(1100)
+    second = await shell.produce(b"second")
+    consumer = await shell.consume()
+    await shell.until(lambda: len(consumer.values) == 2)
+
+    assert (first.first_index, second.first_index) == (1, 2)
+    assert consumer.values == [b"first", b"second"]
+    assert not shell.loop.stopped
+    assert shell.loop.queued_bytes == 0
+
+
+async def test_outcomes_between_refused_batches_are_carried_out(shell: Shell) -> None:
+    """Also those that take an index of their own: a dead letter."""
+    consumer = await shell.consume()
+    for value in (b"a", b"b", b"c"):
+        await shell.produce(value)
+    await shell.until(lambda: len(consumer.values) == 3)
+    deliveries = consumer.deliveries
+    shell.log.is_full = True
+
+    refused = [shell.produce_nowait(b"no")]
+    dead = [shell.settle(consumer, deliveries[0], Ending.DEAD)]
+    refused.append(shell.produce_nowait(b"no", b"no"))
+    dead.append(shell.settle(consumer, deliveries[1], Ending.DEAD))
+    acked = shell.settle(consumer, deliveries[2])
+    refused.append(shell.produce_nowait(b"no"))
+    await shell.until(lambda: acked.told and all(each.told for each in (*refused, *dead)))
+    shell.log.is_full = False
+    await shell.advance(1100)
+    placed = await shell.produce(b"later")
+
+    assert all(isinstance(each.told[0], NoSpaceError) for each in refused)
+    assert [each.told for each in dead] == [[None], [None]]
+    assert acked.told == [None]
+    assert not shell.loop.stopped
+    assert placed.first_index == 6  # three messages, two dead letters
+    status = shell.broker.group_status(shell.t)[0]
+    assert (status.acked_count, status.dead_count) == (1, 2)
+
+
+async def test_a_disk_without_even_a_reserve_keeps_outcomes_waiting(shell: Shell) -> None:
+    """They are neither lost nor refused, and the node doesn't spin meanwhile."""
+    consumer = await shell.consume()
+    await shell.produce(b"x")
+    await shell.until(lambda: consumer.deliveries)
+    await shell.quiet()
+    shell.log.is_full, shell.log.has_reserve = True, False
+
+    ack = shell.settle(consumer, consumer.deliveries[0])
+    for _ in range(50):
+        await asyncio.sleep(0)
+    delay_ms, failures = shell.loop._delay_ms(), shell.failures[:]
+    shell.log.is_full = False
+    shell.clock.advance(1000)
+    await shell.until(lambda: ack.told)
+
+    assert failures == []
+    assert delay_ms > 0
+    assert ack.told == [None]
+
+
 # --- the store fails ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("stall", BusyError), ("fill", NoSpaceError)])
+async def test_a_store_that_takes_nothing_holds_producers_and_nobody_else(
+    shell: Shell, fault: str, kind: type[BusyError]
+) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"0")
+    await shell.until(lambda: consumer.deliveries)
+    getattr(shell.store, fault)()
+
+    answer = shell.produce_nowait(b"1")
+    await shell.until(lambda: answer.told)
+    with pytest.raises(BusyError) as caught:
+        shell.produce_nowait(b"2")
+    ack = shell.settle(consumer, consumer.deliveries[0])
+    await shell.until(lambda: ack.told and len(consumer.values) == 2)
+    shell.store.heal()
+    await shell.until(lambda: not shell.loop.is_stalled)
+    await shell.advance(1100)
+    third = await shell.produce(b"3")
+
+    assert type(caught.value) is kind
+    assert (answer.told, ack.told) == ([None], [None])
+    assert third.first_index == 3
+    assert shell.memory_store.applied_position == shell.memory_log.durable_position
 
 
 async def test_what_a_stalled_store_lacks_is_there_after_a_crash(shell: Shell) -> None:
@@ -197,6 +347,20 @@ async def test_what_a_stalled_store_lacks_is_there_after_a_crash(shell: Shell) -
     await shell.until(lambda: consumer.values)
 
     assert delivered_offsets(consumer) == shell.offsets(placed)
+
+
+async def test_a_store_that_never_recovers_does_not_hold_up_the_stop(shell: Shell) -> None:
+    await shell.produce(b"x")
+    shell.store.stall()
+    await shell.produce(b"y")
+
+    await shell.stop()
+    shell.store.heal()
+    await shell.start()
+    consumer = await shell.consume()
+    await shell.until(lambda: len(consumer.values) == 2)
+
+    assert not shell.failures
 
 
 # --- one partition fails --------------------------------------------------------------------
@@ -257,9 +421,9 @@ async def test_more_in_flight_than_the_limit_is_busy_until_some_is_durable(
 ) -> None:
     shell.log.hold_sync()
     answers = []
-    with pytest.raises(BusyError) as caught:  # noqa: PT012  # until it is refused
+    with pytest.raises(BusyError) as caught:
         for _ in range(200):
-            answers.append(shell.produce_nowait(b"x" * MIB))  # noqa: PERF401  # as above
+            answers.append(shell.produce_nowait(b"x" * MIB))
     held_bytes = shell.loop.queued_bytes
 
     shell.log.release_sync()
@@ -292,6 +456,22 @@ async def test_messages_for_now_flow_on_after_a_step_back(shell: Shell, back_ms:
     assert not shell.loop.stopped
 
 
+async def test_a_scheduled_message_is_not_early_after_a_step_back(shell: Shell) -> None:
+    consumer = await shell.consume()
+    due_ms = shell.clock.wall_ms() + 10_000
+    await shell.produce(b"due", due_ms=due_ms)
+
+    await shell.advance(9000)
+    shell.clock.step(-3_600_000)
+    await shell.advance(1000 + 30_000)
+    early = consumer.values[:]
+    shell.clock.step(3_600_000)
+    await shell.advance(61_000)
+
+    assert early == []
+    assert consumer.values == [b"due"]
+
+
 async def test_after_a_step_back_a_delay_passes_by_the_steady_clock(shell: Shell) -> None:
     consumer = await shell.consume()
     await shell.produce(b"now")
@@ -308,7 +488,66 @@ async def test_after_a_step_back_a_delay_passes_by_the_steady_clock(shell: Shell
     assert consumer.values == [b"now", b"in 5 s"]
 
 
+async def test_a_small_step_forward_is_believed_at_once(shell: Shell) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"due", delay_ms=4000)
+
+    shell.clock.step(limits.CLOCK_STEP_MS)
+    await shell.until(lambda: consumer.values)
+
+    assert consumer.values == [b"due"]
+
+
+async def test_a_large_step_forward_is_not_believed_for_a_minute(shell: Shell) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"in 10 min", delay_ms=600_000)
+
+    shell.clock.step(3_600_000)
+    await shell.advance(limits.CLOCK_STABLE_MS - 1000, step_ms=1000)
+    early = consumer.values[:]
+    await shell.produce(b"now")
+    await shell.until(lambda: consumer.values)
+    flowing = consumer.values[:]
+    await shell.advance(3000, step_ms=1000)
+
+    assert early == []
+    assert flowing == [b"now"]
+    assert consumer.values == [b"now", b"in 10 min"]
+
+
+async def test_a_large_step_that_is_taken_back_was_never_believed(shell: Shell) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"in 10 min", delay_ms=600_000)
+
+    shell.clock.step(3_600_000)
+    await shell.advance(30_000, step_ms=1000)
+    shell.clock.step(-3_600_000)
+    await shell.advance(300_000, step_ms=1000)
+    early = consumer.values[:]
+    await shell.advance(300_000, step_ms=1000)
+
+    assert early == []
+    assert consumer.values == [b"in 10 min"]
+
+
 # --- pauses ---------------------------------------------------------------------------------
+
+
+async def test_a_pause_is_added_to_every_lease(shell: Shell) -> None:
+    """Wherever in its wait the process was stopped: also just before it would have woken."""
+    consumer = await shell.consume(ack_timeout_ms=3000)
+    await shell.produce(b"x")
+    await shell.until(lambda: consumer.deliveries)
+    await shell.advance(2000)
+
+    shell.clock.advance(60_000)
+    await shell.quiet()
+    await shell.advance(500)
+    ack = shell.settle(consumer, consumer.deliveries[0])
+    await shell.until(lambda: ack.told)
+
+    assert ack.told == [None]
+    assert len(consumer.deliveries) == 1
 
 
 @pytest.mark.parametrize("slept_ms", [0, 100, 500, 900])
@@ -348,6 +587,39 @@ async def test_a_lease_still_ends_after_a_pause(shell: Shell) -> None:
 # --- retention ------------------------------------------------------------------------------
 
 
+async def test_retention_cuts_by_age_and_counts_what_was_not_settled() -> None:
+    shell = Shell()
+    shell.settings = type(shell.settings)(retention_ms=limits.RETENTION_MS_MIN)
+    async with running(shell):
+        consumer = await shell.consume(credit_count=2)
+        for number in range(5):
+            await shell.produce(b"%d" % number)
+            await shell.advance(10)
+        await shell.until(lambda: len(consumer.values) == 2)
+        ack = shell.settle(consumer, consumer.deliveries[0])
+        await shell.until(lambda: ack.told)
+        await shell.produce(b"far", delay_ms=3_600_000)
+        shell.broker.grant(consumer.subscription, 10, 1000)
+        await shell.until(lambda: len(consumer.values) == 5)
+
+        await shell.advance(8000, step_ms=500)
+        partition = shell.loop.partition(shell.t.partitions[0].number)
+        group = partition.group("master", "g", shell.loop.view)
+        kept = [
+            piece
+            async for pieces in shell.broker.fetch(
+                shell.t, shell.t.partitions[0], "", 0, (1 << 112) - 1
+            )
+            for piece in pieces
+        ]
+
+        assert kept == []
+        assert (group.acked_count, group.expired_count) == (1, 4)
+        assert partition.last_index == 6
+        await shell.advance(3_600_000, step_ms=60_000)
+        await shell.until(lambda: b"far" in consumer.values)
+
+
 async def test_without_a_reader_nothing_is_cut_before_its_age(shell: Shell) -> None:
     await shell.produce(b"x")
 
@@ -356,6 +628,19 @@ async def test_without_a_reader_nothing_is_cut_before_its_age(shell: Shell) -> N
     await shell.until(lambda: consumer.values)
 
     assert consumer.values == [b"x"]
+
+
+async def test_what_nobody_reads_is_cut_too() -> None:
+    """The closed offset is moved by housekeeping, not by readers alone."""
+    shell = Shell()
+    shell.settings = type(shell.settings)(retention_ms=limits.RETENTION_MS_MIN)
+    async with running(shell):
+        await shell.produce(*[b"x"] * 100)
+
+        await shell.advance(8000, step_ms=500)
+        partition = shell.loop.partition(shell.t.partitions[0].number)
+
+        assert not partition.has_below(shell.clock.wall_ms() << 64, shell.loop.view)
 
 
 # --- the port ---------------------------------------------------------------------------------

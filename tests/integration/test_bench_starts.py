@@ -1,0 +1,42 @@
+"""`make bench` in small: does every line run, and find everything that it sent?"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RUN_S_MAX = 120
+"""A deadline, not a measure: the run takes some ten seconds."""
+
+BESIDE_FLOORS = {"produce", "consume", "both", "schedule"}
+ALONE = {
+    "schedule: a year later",
+    "lateness",
+    "lateness: a year later",
+    "client produce_many",
+    "client async for + ack",
+}
+
+
+def test_every_line_of_the_bench_runs_and_loses_nothing() -> None:
+    command = [sys.executable, "-m", "bench", "--quick", "--json"]
+
+    run = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads(run.stdout)
+    assert report["failures"] == {}
+    assert ALONE | BESIDE_FLOORS == _lines_of(report, "node")
+    assert BESIDE_FLOORS == _lines_of(report, "file")
+    assert BESIDE_FLOORS == _lines_of(report, "empty")
+    assert all(each["count"] > 0 and each["rate"] > 0 for each in report["figures"])
+    (lateness,) = (each for each in report["figures"] if each["line"] == "lateness")
+    assert lateness["notes"]["early"] == 0
+
+
+def _lines_of(report: dict[str, Any], kind: str) -> set[str]:
+    return {each["line"] for each in report["figures"] if each["kind"] == kind}

@@ -1,0 +1,82 @@
+"""Records as bytes, by example; that any record comes back stands in the property tests."""
+
+from zlib import crc32
+
+import pytest
+
+from sandglass.core import codec
+from sandglass.core.message import DeadLetterOrigin
+from sandglass.core.record import Append, Ending, Head, Promise, Record, Settle
+from sandglass.errors import CorruptError
+
+HEAD = Head(epoch=2, closed=3, now_ms=4, reached_ms=5, steady_ms=6)
+APPEND = Append("m", 1, 4, [4, 9], [2, 1], [b"ab", b"c"], [False, True], [0, 8])
+
+
+def test_bytes_of_a_record_are_those_of_format_version_1() -> None:
+    """Changes only together with the version, and with a reader of the old one."""
+    raw = codec.encode(Record(0, HEAD, [Promise(7)]))
+
+    columns = bytes.fromhex(
+        """
+        00000000 00000002 0000000000000000000000000003
+        0000000000000004 0000000000000005 0000000000000006 0001
+        08 0000000000000007
+        """
+    )
+    start = b"\x01" + crc32(columns).to_bytes(4, "big") + len(columns).to_bytes(4, "big")
+    assert start + columns == raw
+
+
+@pytest.mark.parametrize(
+    "append",
+    [
+        APPEND,
+        Append("m", 1, 4, [4], [1], [b""], [True], []),
+        Append("m", 1, 4, [4], [1], [b"x"], [False], [], DeadLetterOrigin(5, "g", 2, "bad")),
+    ],
+)
+def test_append_comes_back_with_its_flags_waits_and_origin(append: Append) -> None:
+    record = Record(1, HEAD, [append, append])
+
+    assert record == codec.decode(codec.encode(record))
+
+
+def test_record_of_another_version_is_refused() -> None:
+    raw = codec.encode(Record(0, HEAD, []))
+
+    with pytest.raises(CorruptError, match="format version 2; this node reads 1"):
+        codec.decode(b"\x02" + raw[1:])
+
+
+def test_wrong_checksum_is_refused() -> None:
+    raw = bytearray(codec.encode(Record(0, HEAD, [Promise(7)])))
+    raw[-1] ^= 1
+
+    with pytest.raises(CorruptError, match="wrong checksum"):
+        codec.decode(bytes(raw))
+
+
+def test_batch_that_is_cut_short_is_refused() -> None:
+    raw = codec.encode(Record(1, HEAD, [APPEND]))
+
+    with pytest.raises(CorruptError, match="cut short"):
+        codec.decode(raw[:-1])
+
+
+def test_bytes_behind_a_record_are_refused() -> None:
+    raw = codec.encode(Record(1, HEAD, [APPEND]))
+
+    with pytest.raises(CorruptError, match="ends at"):
+        codec.decode(raw + b"x")
+
+
+def test_unknown_operation_and_unknown_ending_are_refused() -> None:
+    raw = codec.encode(Record(1, HEAD, [Settle(1, Ending.ACKED, [], [])]))
+    columns = bytearray(raw[9:])
+    for place, value in ((len(columns) - 14, 99), (len(columns) - 9, 0)):
+        wrong = bytearray(columns)
+        wrong[place] = value
+        start = b"\x01" + crc32(wrong).to_bytes(4, "big") + len(wrong).to_bytes(4, "big")
+        with pytest.raises(CorruptError):
+            codec.decode(start + bytes(wrong))

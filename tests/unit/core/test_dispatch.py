@@ -1,0 +1,331 @@
+"""Who gets what: credit, fairness, order, and what one turn may cost."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sandglass.core import keys, limits
+from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.lease import Consumer
+from sandglass.core.message import DEAD_LETTER_CHANNEL
+from sandglass.core.offset import MAX
+from sandglass.core.partition import Partition
+from sandglass.core.record import CreateGroup, Ending, Head, Record
+from sandglass.core.topic import TopicSettings
+from sandglass.core.view import Changes, Row
+from sandglass.testing.checkers import take_messages
+from tests.unit.core.drive import START_MS, Drive, numbers_of, offset
+
+
+def _shares(deliveries: list[Delivery]) -> dict[int, int]:
+    shares: dict[int, int] = {}
+    for each in deliveries:
+        key = each.consumer.key
+        shares[key] = shares.get(key, 0) + each.lease.count
+    return shares
+
+
+def test_what_is_ready_is_shared_evenly_among_consumers_with_credit() -> None:
+    drive = Drive()
+    group = drive.group()
+    for credit_count in (100, 100, 100):
+        drive.read(group, credit_count)
+    drive.produce(0, counts=[30])
+
+    assert {1: 10, 2: 10, 3: 10} == _shares(drive.dispatch())
+
+
+def test_what_one_consumer_cannot_take_goes_to_the_others() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.read(group, 2)
+    drive.read(group, 100)
+    drive.produce(0, counts=[30])
+
+    assert {1: 2, 2: 28} == _shares(drive.dispatch())
+
+
+def test_single_messages_go_round_among_consumers() -> None:
+    drive = Drive()
+    group = drive.group()
+    for _ in range(3):
+        drive.read(group, 100)
+    served: list[int] = []
+
+    for _ in range(6):
+        drive.produce()
+        served += _shares(drive.dispatch())
+
+    assert 2 == max(served.count(key) for key in (1, 2, 3))
+
+
+def test_count_of_credit_bounds_what_is_handed_out_and_more_credit_gets_the_rest() -> None:
+    drive = Drive()
+    consumer = drive.read(drive.group(), credit_count=2)
+    drive.produce(0, counts=[3])
+
+    assert [1, 2] == drive.take()
+    assert [] == drive.take()
+    assert (None, None, 500) == drive.partition.wake_at()
+    consumer.credit_count += 1
+    assert (0, 0, 0) == drive.partition.wake_at()
+    assert [3] == drive.take()
+
+
+def test_bytes_of_credit_bound_what_is_handed_out() -> None:
+    drive = Drive()
+    consumer = drive.read(drive.group(), credit_bytes=50)
+    drive.produce(0, counts=[4], width=20)
+
+    deliveries = drive.dispatch()
+
+    assert [[1, 2], [3]] == [numbers_of(each.slices) for each in deliveries]
+    assert -10 == consumer.credit_bytes
+
+
+def test_one_message_larger_than_the_credit_comes_alone() -> None:
+    drive = Drive()
+    consumer = drive.read(drive.group(), credit_bytes=50)
+    drive.produce(0, counts=[2], width=80)
+
+    assert [1] == drive.take()
+    assert -30 == consumer.credit_bytes
+    consumer.credit_bytes += 80
+    assert [2] == drive.take()
+
+
+def test_retry_row_is_handed_out_in_parts_as_credit_allows() -> None:
+    drive = Drive()
+    consumer = drive.read(drive.group())
+    drive.produce(0, 0, counts=[3, 3])
+    drive.end(drive.dispatch()[0], Ending.NACKED)
+    consumer.credit_count, consumer.credit_bytes = 2, 1000
+
+    assert [1, 2] == drive.take()
+    consumer.credit_count, consumer.credit_bytes = 100, 16
+    assert [3, 4] == drive.take()
+    consumer.credit_bytes = 16
+    assert [5, 6] == drive.take()
+
+
+def test_retries_come_before_the_main_order() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.read(group)
+    drive.produce()
+    (first,) = drive.dispatch()
+    drive.produce(0, counts=[2])
+    drive.end(first, Ending.NACKED)
+
+    assert [1, 2, 3] == drive.take()
+
+
+def test_lease_never_spans_what_is_done_so_that_a_nack_brings_nothing_settled_back() -> None:
+    drive = Drive()
+    drive.read(drive.group())
+    drive.produce(0, counts=[5])
+    drive.end(drive.dispatch()[0], Ending.ACKED, [(2, 1)])
+    drive.restart()
+    drive.read(drive.group())
+
+    deliveries = drive.dispatch()
+
+    assert [[1, 2], [4, 5]] == [numbers_of(each.slices) for each in deliveries]
+    for delivery in deliveries:
+        drive.end(delivery, Ending.NACKED)
+    assert [1, 2, 4, 5] == drive.take()
+
+
+def test_rows_of_one_lease_come_together_and_a_lease_ends_at_the_bytes_of_a_delivery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "DELIVERY_BYTES_MAX", 40)
+    drive = Drive()
+    drive.read(drive.group())
+    drive.produce(0, 0, 0, counts=[2, 2, 3])
+
+    assert [5, 2] == [each.lease.count for each in drive.dispatch()]
+
+
+def test_turn_hands_out_only_so_much_and_says_that_there_is_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "TURN_ROW_COUNT_MAX", 2)
+    drive = Drive()
+    group = drive.group()
+    drive.read(group)
+    drive.produce(0, 0, 0)
+
+    assert [1, 2] == drive.take()
+    assert group.is_ready
+    assert [3] == drive.take()
+
+
+def test_turn_hands_out_only_so_many_retry_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.read(group)
+    drive.produce(0, counts=[3])
+    (delivery,) = drive.dispatch()
+    for place in range(3):
+        drive.end(delivery, Ending.NACKED, [(place, 1)])
+    monkeypatch.setattr(limits, "TURN_ROW_COUNT_MAX", 2)
+
+    assert [1, 2] == drive.take()
+    assert group.is_ready
+    assert [3] == drive.take()
+
+
+def test_scheduled_message_waits_when_the_clock_does_not_show_its_time() -> None:
+    """A leader whose clock stands behind takes over: now is at the promise, the clock isn't."""
+    drive = Drive()
+    group = drive.group()
+    drive.produce(0, START_MS + 100)
+    drive.wall_ms -= 200
+    drive.restart(promised=START_MS + 250)
+    group = drive.group()
+    drive.read(group)
+
+    assert [1] == drive.take()
+    assert [] == drive.take()
+    assert 1 == group.retry_count
+    drive.go(299)
+    assert [] == drive.take()
+    drive.go(1)
+    assert [2] == drive.take()
+
+
+def test_message_that_waits_behind_one_that_does_not_is_moved_in_the_next_turn() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.produce()
+    drive.wall_ms -= 600
+    drive.produce(0, drive.wall_ms + 50, 0)
+    drive.read(group)
+
+    assert [1, 2] == drive.take()
+    assert group.is_ready
+    assert [4] == drive.take()
+    assert 1 == group.retry_count
+
+
+def test_group_without_credit_keeps_what_is_ready_for_later() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.read(group, credit_count=0)
+    drive.produce()
+
+    assert [] == drive.dispatch()
+    assert group.is_ready
+
+
+def test_part_of_a_retry_row_that_holds_nothing_is_passed_over() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.read(group)
+    drive.produce()
+    drive.end(drive.dispatch()[0], Ending.NACKED, delay_ms=10)
+    drive.end_offsets(group, [offset(START_MS, 1)], Ending.ACKED)
+
+    drive.go(10)
+    assert [] == drive.take()
+
+    assert (1, 0) == (group.acked_count, group.retry_count)
+    assert offset(START_MS, 2) == group.committed(drive.store)
+
+
+def test_dead_letters_of_different_origin_come_in_deliveries_of_their_own() -> None:
+    drive = Drive()
+    drive.read(drive.group())
+    drive.produce(0, counts=[4])
+    (delivery,) = drive.dispatch()
+    for place, reason in enumerate(("bad", "bad", "worse", "bad")):
+        drive.end(delivery, Ending.DEAD, [(place, 1)], reason=reason)
+    drive.read(drive.group("dead", channel=DEAD_LETTER_CHANNEL))
+
+    deliveries = drive.dispatch()
+
+    assert [[1, 2], [3], [4]] == [numbers_of(each.slices) for each in deliveries]
+
+
+# --- what a turn costs ------------------------------------------------------------------------
+
+PENDING_COUNT = 1_000_000
+
+
+class EndlessView:
+    """A view that makes its rows up: one message a row, a row a millisecond, far ahead too."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.read_count = 0
+        self.prefix = keys.rows_prefix(1, "master")
+        self.value = keys.row_columns(0) + b"12345678"
+
+    def get(self, key: bytes) -> bytes | None:
+        self.read_count += 1
+        return self.rows.get(key)
+
+    def range(self, first: bytes, end: bytes) -> Iterator[Row]:
+        if not first.startswith(self.prefix):
+            for key in sorted(self.rows):
+                if first <= key < end:
+                    self.read_count += 1
+                    yield key, self.rows[key]
+            return
+        begin = int.from_bytes(first[len(self.prefix) :][:6], "big") - START_MS
+        for number in range(max(0, begin), PENDING_COUNT):
+            row = self._row(number)
+            if first <= row[0] < end:
+                self.read_count += 1
+                yield row
+
+    def last(self, first: bytes, end: bytes) -> Row | None:
+        self.read_count += 1
+        if not first.startswith(self.prefix):
+            return max(
+                (row for row in self.rows.items() if first <= row[0] < end), default=None
+            )
+        number = int.from_bytes(end[len(self.prefix) :][:6], "big") - START_MS
+        for each in (number, number - 1):
+            if 0 <= each < PENDING_COUNT and self._row(each)[0] < end:
+                return self._row(each)
+        return None
+
+    def lay(self, changes: Changes) -> None:
+        for key, value in changes.rows.items():
+            if value is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = value
+
+    def _row(self, number: int) -> Row:
+        return keys.row_key(self.prefix, START_MS + number, number + 1, 1), self.value
+
+
+def test_million_pending_messages_cost_a_turn_no_more_than_what_it_hands_out() -> None:
+    view = EndlessView()
+    partition = Partition(1, "P", TopicSettings(), take_messages)
+    partition.last_index = partition.assigned_index = PENDING_COUNT
+    created = Record(1, Head(1, 0, 0, 0, 0), [CreateGroup(1, "master", "g", 0)])
+    view.lay(partition.apply(created, view))
+    group = partition.group("master", "g", view)
+    consumer = Consumer(1, 5, 1000)
+    partition.add_consumer(group, consumer)
+
+    for turn in range(200):
+        moment = Moment(START_MS + 5 * turn + 4, 5 * turn, 5 * turn)
+        before = view.read_count
+        (delivery,), records = partition.dispatch(moment, MAX, view)
+        record = partition.admit_outcome(
+            group, delivery.lease.token, [], Ending.ACKED, moment=moment, view=view
+        )
+        view.lay(partition.apply(record, view))
+        consumer.credit_count, consumer.credit_bytes = 5, 1000
+
+        assert (5, []) == (delivery.lease.count, records)
+        assert view.read_count - before <= 10
+        assert (0, 0) == (len(group.leases), len(group.order))
+        assert (0, 0) == (len(group.done.lows), len(group.retry_parts))
+        assert 0 == len(partition.in_flight)
+    assert 1000 == group.acked_count

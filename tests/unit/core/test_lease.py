@@ -1,0 +1,62 @@
+"""Places of a lease, and the parts of its tile that they stand for."""
+
+from sandglass.core.lease import Lease, merged
+
+
+def _lease() -> Lease:
+    """Three messages from 110 on, two from 120 on; the tile is [100, 130)."""
+    return Lease(
+        token=9,
+        group=1,
+        consumer=1,
+        attempts=0,
+        releases=0,
+        is_retry=False,
+        low=100,
+        high=130,
+        lease_ms=10,
+        ends_ms=10,
+        pieces=[(100, 110, 3), (113, 120, 2)],
+        starts=[0, 3],
+        count=5,
+        open=0b11111,
+    )
+
+
+def test_all_places_cover_the_whole_tile() -> None:
+    lease = _lease()
+
+    assert [(100, 130, 5)] == lease.ranges(lease.take([]))
+    assert 0 == lease.open
+
+
+def test_gap_before_a_message_belongs_to_it() -> None:
+    assert [(113, 121, 1)] == _lease().ranges([(3, 1)])
+
+
+def test_end_of_the_tile_belongs_to_the_last_message() -> None:
+    assert [(121, 130, 1)] == _lease().ranges([(4, 1)])
+
+
+def test_ranges_that_touch_are_one() -> None:
+    assert [(111, 121, 3)] == _lease().ranges([(1, 2), (3, 1)])
+
+
+def test_open_places_are_stretches() -> None:
+    lease = _lease()
+    lease.take([(1, 1), (4, 1)])
+
+    assert [(0, 1), (2, 2)] == lease.open_places()
+
+
+def test_place_of_an_offset_is_found_or_none() -> None:
+    lease = _lease()
+
+    found = [lease.place_of(offset) for offset in (109, 110, 112, 113, 120, 121, 122)]
+
+    assert [None, 0, 2, None, 3, 4, None] == found
+
+
+def test_stretches_are_sorted_and_joined() -> None:
+    assert [(0, 3), (5, 1)] == merged([(5, 1), (1, 2), (0, 1)])
+    assert [(4, 2)] == merged([(4, 2)])
