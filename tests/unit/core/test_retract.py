@@ -1,13 +1,27 @@
 """Admissions that are undone, because the log has no room for them."""
 
-from sandglass.core.record import Record
-from tests.unit.core.drive import Drive, offset
+from sandglass.core.offset import MAX
+from sandglass.core.record import Append, Ending, Record
+from tests.unit.core.drive import Drive, numbers_of, offset
+
+
+def _dead_letter(drive: Drive) -> Record:
+    """On its way: the first message of the one delivery."""
+    (delivery,) = drive.dispatch()
+    return drive.partition.admit_outcome(
+        delivery.group,
+        delivery.lease.token,
+        [(0, 1)],
+        Ending.DEAD,
+        moment=drive.moment,
+        view=drive.store,
+    )
 
 
 def test_what_is_taken_back_leaves_no_gap() -> None:
     drive = Drive()
     drive.produce()
-    refused, _ = drive.admit(counts=[3])
+    refused, _ = drive.admit(0, counts=[3])
 
     assert {} == drive.partition.retract(refused)
 
@@ -21,6 +35,7 @@ def test_what_is_taken_back_holds_back_no_reader() -> None:
     drive.produce()
     refused, _ = drive.admit()
     drive.go(1)
+    drive.partition.see(drive.wall_ms)
     before = drive.partition.read_bound()
 
     drive.partition.retract(refused)
@@ -28,12 +43,44 @@ def test_what_is_taken_back_holds_back_no_reader() -> None:
     assert before < offset(drive.wall_ms, 0) <= drive.partition.read_bound()
 
 
-def _with_a_dead_letter_behind(drive: Drive, *dues: int) -> tuple[Record, Record, Record]:
-    """An append that finds no room; then a dead letter and an ack, all on their way."""
+def test_outcomes_behind_it_stay_and_a_dead_letter_takes_its_index() -> None:
+    drive = Drive()
     group = drive.group()
     drive.read(group)
+    drive.produce(0, counts=[2])
+    refused, _ = drive.admit(0, counts=[3])
+    dead = _dead_letter(drive)
+    token = next(iter(group.leases))
+    ack = drive.partition.admit_outcome(
+        group, token, [(1, 1)], Ending.ACKED, moment=drive.moment, view=drive.store
+    )
+
+    moved = drive.partition.retract(refused)
+
+    assert [id(dead)] == list(moved)
+    drive.apply(moved[id(dead)])
+    drive.apply(ack)
+    assert (1, 1) == (group.acked_count, group.dead_count)
+    assert 3 == drive.partition.last_index
+    assert [1] == numbers_of(drive.fetch("__death_letter"))
+
+
+def test_a_dead_letter_that_moves_stays_above_what_is_closed() -> None:
+    """A far message held back no reader, so the index that falls free may be closed by now."""
+    drive = Drive()
+    drive.read(drive.group())
     drive.produce()
-    drive.produce()
-    first, second = drive.dispatch()[:2] if len(drive.deliver(2)) == 2 else drive.split()
-    refused, _ = drive.admit(*dues)
-    return refused, first, second
+    refused, _ = drive.admit(drive.wall_ms + 100_000)
+    dead = _dead_letter(drive)
+    drive.partition.fetch("master", 0, MAX, MAX, drive.store)
+    drive.partition.closed = offset(drive.wall_ms, 2)
+
+    (moved,) = drive.partition.retract(refused).values()
+
+    assert dead is not moved
+    (append,) = [each for each in moved.operations if isinstance(each, Append)]
+    assert offset(append.dues[0], append.first_index) > drive.partition.closed
+    drive.apply(moved)
+    assert [] == drive.fetch("__death_letter")
+    drive.go(1)
+    assert [1] == numbers_of(drive.fetch("__death_letter"))
