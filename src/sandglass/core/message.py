@@ -8,6 +8,8 @@ batch, checks it, and cuts it into rows before it comes here.
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from sandglass.core import limits
+
 CHANNEL_DEFAULT: Final = "master"
 DEAD_LETTER_CHANNEL: Final = "__death_letter"
 """The name that users of the first Sandglass know. Reserved: nobody produces to it."""
@@ -80,3 +82,25 @@ class Slice(NamedTuple):
     produced_ms: int
     origin: DeadLetterOrigin | None = None
     low: int = 0
+
+
+def channel_to_write(name: str) -> str:
+    """
+    A channel as a producer names it; `master` for none.
+
+    Raises:
+        InvalidError: not a name. The dead letters' channel is none: nobody produces to it.
+    """
+    if name in {"", CHANNEL_DEFAULT}:
+        return CHANNEL_DEFAULT
+    return limits.check_name(name, field="channel")
+
+
+def channel_to_read(name: str) -> str:
+    """
+    A channel as a reader names it: as for a producer, or the dead letters.
+
+    Raises:
+        InvalidError: not a name.
+    """
+    return name if name == DEAD_LETTER_CHANNEL else channel_to_write(name)

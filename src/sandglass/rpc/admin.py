@@ -4,7 +4,8 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 
 import grpc
 
-from sandglass.broker.broker import Broker, GroupStatus, PartitionStatus
+from sandglass.broker.broker import Broker
+from sandglass.broker.status import GroupStatus, PartitionStatus
 from sandglass.core import limits, offset
 from sandglass.core.topic import Topic, TopicKind, TopicSettings
 from sandglass.rpc import calls
@@ -23,7 +24,7 @@ class Admin:
         self, request: admin_pb2.CreateTopicRequest
     ) -> admin_pb2.CreateTopicReply:
         """0 partitions mean 1, and so do 0 replicas."""
-        topic = await self._broker.create_topic(
+        topic = await self._broker.catalog.create_topic(
             request.name,
             kind=kind_of(request.kind),
             partition_count=request.partition_count or 1,
@@ -36,30 +37,30 @@ class Admin:
         self, request: admin_pb2.ListTopicsRequest
     ) -> admin_pb2.ListTopicsReply:
         """By name."""
-        topics = sorted(self._broker.topics(), key=lambda topic: topic.name)
+        topics = sorted(self._broker.catalog.topics(), key=lambda topic: topic.name)
         return admin_pb2.ListTopicsReply(topics=[_topic(topic) for topic in topics])
 
     async def show_topic(self, request: admin_pb2.ShowTopicRequest) -> admin_pb2.ShowTopicReply:
         """A topic and how its partitions stand."""
-        topic = self._broker.topic(request.name)
+        topic = self._broker.catalog.topic(request.name)
         return admin_pb2.ShowTopicReply(
             topic=_topic(topic),
-            partitions=[_partition(each) for each in self._broker.partition_status(topic)],
+            partitions=[_partition(each) for each in self._broker.status.partitions(topic)],
         )
 
     async def delete_topic(
         self, request: admin_pb2.DeleteTopicRequest
     ) -> admin_pb2.DeleteTopicReply:
         """With its messages and groups."""
-        await self._broker.delete_topic(request.name)
+        await self._broker.catalog.delete_topic(request.name)
         return admin_pb2.DeleteTopicReply()
 
     async def list_groups(
         self, request: admin_pb2.ListGroupsRequest
     ) -> admin_pb2.ListGroupsReply:
         """Of one topic; one group or all."""
-        topic = self._broker.topic(request.topic)
-        groups = self._broker.group_status(topic, request.group)
+        topic = self._broker.catalog.topic(request.topic)
+        groups = self._broker.status.groups(topic, request.group)
         return admin_pb2.ListGroupsReply(groups=[_group(each) for each in groups])
 
 

@@ -21,7 +21,7 @@ import grpc
 
 from sandglass.broker.broker import Broker
 from sandglass.core import limits, offset
-from sandglass.core.message import CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL, Slice
+from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.topic import PartitionRef, Topic, TopicSettings
 from sandglass.errors import InvalidError, UnsupportedError
 from sandglass.rpc import calls
@@ -66,7 +66,7 @@ class BrokerService:
                 " 1 (Badger)",
                 field="storageDriver",
             )
-        await self._broker.create_topic(
+        await self._broker.catalog.create_topic(
             request.name,
             kind=kind_of(request.kind),
             partition_count=request.numPartitions,
@@ -81,7 +81,7 @@ class BrokerService:
 
     async def get_topic(self, request: pb.GetTopicParams) -> pb.GetTopicReply:
         """The ids of its partitions, in order."""
-        topic = self._broker.topic(request.name)
+        topic = self._broker.catalog.topic(request.name)
         ids = [partition.id for partition in topic.partitions]
         return pb.GetTopicReply(name=topic.name, partitions=ids)
 
@@ -92,12 +92,12 @@ class BrokerService:
     def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
         """What is ready when the call begins, leased to the consumer; then the end."""
         topic, partition = self._place(request.topic, request.partition)
-        channel = _channel(request.channel)
+        channel = channel_to_read(request.channel)
         group = limits.check_name(request.consumerGroupName, field="consumerGroupName")
         consumer = CONSUMER_DEFAULT
         if request.consumerName:
             consumer = limits.check_name(request.consumerName, field="consumerName")
-        drained = self._broker.drain(topic, partition, channel, group, consumer)
+        drained = self._broker.consumers.drain(topic, partition, channel, group, consumer)
         return _messages(drained, channel)
 
     def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
@@ -123,12 +123,12 @@ class BrokerService:
         self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int
     ) -> AsyncGenerator[bytes, None]:
         topic, partition = self._place(topic_name, partition_id)
-        channel = _channel(channel_name)
+        channel = channel_to_read(channel_name)
         return _messages(self._broker.fetch(topic, partition, channel, low, high), channel)
 
     async def _mark(self, request: pb.MarkRequest, *, is_ack: bool) -> pb.MarkResponse:
         topic, partition = self._place(request.topic, request.partition)
-        channel = _channel(request.channel)
+        channel = channel_to_read(request.channel)
         group = limits.check_name(request.consumerGroup, field="consumerGroup")
         # A state that is set says more than the method; one of kind Unknown is not set.
         if request.state.kind != pb.Unknown:
@@ -145,20 +145,20 @@ class BrokerService:
         ]
         offsets = [each for each in offsets if each != offset.NIL]
         if offsets:
-            await self._broker.settle_offsets(
+            await self._broker.consumers.settle_offsets(
                 topic, partition, channel, group, offsets, is_ack=is_ack
             )
         return pb.MarkResponse(success=True)
 
     def _place(self, topic_name: str, partition_id: str) -> tuple[Topic, PartitionRef]:
-        topic = self._broker.topic(topic_name)
+        topic = self._broker.catalog.topic(topic_name)
         if not partition_id:
             raise InvalidError(
                 f"ErrNoPartitionSet: name one of the {len(topic.partitions)} partitions of"
                 f" topic {topic.name!r}",
                 field="partition",
             )
-        return topic, self._broker.partition(topic, partition_id)
+        return topic, self._broker.catalog.partition(topic, partition_id)
 
 
 def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
@@ -213,15 +213,6 @@ async def _messages(
             for piece in slices:
                 for message in compatible_messages(piece, channel):
                     yield message
-
-
-def _channel(name: str) -> str:
-    """For reading: the dead letters' channel too."""
-    if not name:
-        return CHANNEL_DEFAULT
-    if name in {CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL}:
-        return name
-    return limits.check_name(name, field="channel")
 
 
 def _bound(raw: bytes, *, field: str, unset: int) -> int:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sandglass.broker.broker import Broker
-from sandglass.core import limits
-from sandglass.core.message import CHANNEL_DEFAULT, Batch, Placed
+from sandglass.core.message import Batch, Placed, channel_to_write
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import SandglassError
 from sandglass.wire import convert
@@ -80,10 +79,10 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
         As `produce`.
     """
     cut = cut_compatible(request)
-    topic = broker.topic(cut.topic)
+    topic = broker.catalog.topic(cut.topic)
     atoms: list[_Atom] = []
     for part in cut.parts:
-        channel = _channel(part.channel)
+        channel = channel_to_write(part.channel)
         atoms += (
             replace(atom, places=_within(part.places, atom.places))
             for atom in _routed(broker, topic, cut.partition, channel, part.checked)
@@ -97,8 +96,8 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
 
 
 def _atoms(broker: Broker, request: broker_pb2.ProduceRequest) -> list[_Atom]:
-    topic = broker.topic(request.topic)
-    channel = _channel(request.channel)
+    topic = broker.catalog.topic(request.topic)
+    channel = channel_to_write(request.channel)
     content = (request.batch, request.count, request.due_ms, request.delay_ms)
     plain = convert.cut_plain(*content)
     if plain is not None:
@@ -108,13 +107,11 @@ def _atoms(broker: Broker, request: broker_pb2.ProduceRequest) -> list[_Atom]:
 
 
 def _named_or_next(broker: Broker, topic: Topic, partition: str) -> PartitionRef:
-    return broker.partition(topic, partition) if partition else broker.spread(topic)
-
-
-def _channel(name: str) -> str:
-    if name in {"", CHANNEL_DEFAULT}:
-        return CHANNEL_DEFAULT
-    return limits.check_name(name, field="channel")
+    return (
+        broker.catalog.partition(topic, partition)
+        if partition
+        else broker.catalog.spread(topic)
+    )
 
 
 def _routed(
@@ -125,7 +122,7 @@ def _routed(
     if keys is None:
         target = _named_or_next(broker, topic, partition)
         return [_Atom(target, channel, None, convert.cut(checked))]
-    spread = 0 if all(keys) else partitions.index(broker.spread(topic))
+    spread = 0 if all(keys) else partitions.index(broker.catalog.spread(topic))
     split = convert.split_by_partition(
         checked, convert.places_of(keys, len(partitions), spread=spread)
     )

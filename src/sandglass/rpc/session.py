@@ -102,7 +102,7 @@ class SessionStream:
                 task.cancel()
             await asyncio.gather(*parts, *self._tasks, return_exceptions=True)
             if self.session is not None:
-                self.broker.detach(self.session, self.attachment)
+                self.broker.consumers.detach(self.session, self.attachment)
         for task in parts:
             error = None if task.cancelled() else task.exception()
             if isinstance(error, SandglassError):
@@ -127,7 +127,7 @@ class SessionStream:
     def _hello(self, frame: pb.ClientFrame) -> None:
         if not frame.HasField("hello"):
             raise InvalidError("the first frame of a session has a hello", field="hello")
-        session, is_resumed = self.broker.open_session(
+        session, is_resumed = self.broker.consumers.open_session(
             frame.hello.session_id, frame.hello.client_name
         )
         self.session, self.attachment = session, session.attachment
@@ -141,13 +141,13 @@ class SessionStream:
                     partition_number=subscription.place_of(number),
                     token=token,
                 )
-                for subscription, number, token in self.broker.open_leases(session)
+                for subscription, number, token in self.broker.consumers.open_leases(session)
             ]
         self._reply.welcome.CopyFrom(
             pb.Welcome(
                 session_id=session.id,
                 is_resumed=is_resumed,
-                session_grace_ms=self.broker.session_grace_ms,
+                session_grace_ms=self.broker.consumers.session_grace_ms,
                 heartbeat_ms=HEARTBEAT_MS,
                 node_name=self.broker.node_name,
                 open_leases=leases,
@@ -170,7 +170,7 @@ class SessionStream:
         for request in frame.produces:
             self._take_produce(request)
         if frame.is_goodbye and self.session is not None:
-            self.broker.close_session(self.session, is_goodbye=True)
+            self.broker.consumers.close_session(self.session, is_goodbye=True)
         return frame.is_goodbye
 
     def _take_outcome(self, item: pb.Outcome) -> None:
@@ -191,7 +191,7 @@ class SessionStream:
             places = list(zip(item.places[::2], item.places[1::2], strict=False))
             if len(item.places) % 2:
                 raise InvalidError("places are pairs of first and count", field="places")
-            self.broker.settle(
+            self.broker.consumers.settle(
                 subscription,
                 partition,
                 item.token,
@@ -208,7 +208,7 @@ class SessionStream:
         reply = pb.ExtendReply(request_id=item.request_id, token=item.token)
         try:
             subscription, partition = self._held(item.subscription_id, item.partition_number)
-            reply.lease_ends_ms = self.broker.extend(
+            reply.lease_ends_ms = self.broker.consumers.extend(
                 subscription,
                 partition,
                 item.token,
@@ -227,18 +227,18 @@ class SessionStream:
         if subscription is None:
             return  # it ended while the credit was on its way
         try:
-            self.broker.grant(subscription, item.count, item.bytes)
+            self.broker.consumers.grant(subscription, item.count, item.bytes)
         except SandglassError as error:
-            self.broker.unsubscribe(self.session, subscription)
+            self.broker.consumers.unsubscribe(self.session, subscription)
             self.ended(subscription, error)
 
     async def _take_subscribe(self, item: pb.Subscribe) -> None:
         assert self.session is not None
         reply = pb.Subscribed(subscription_id=item.subscription_id)
         try:
-            topic = self.broker.topic(item.topic)
-            refs = [self.broker.partition(topic, name) for name in item.partitions]
-            await self.broker.subscribe(
+            topic = self.broker.catalog.topic(item.topic)
+            refs = [self.broker.catalog.partition(topic, name) for name in item.partitions]
+            await self.broker.consumers.subscribe(
                 self.session,
                 self,
                 subscription_id=item.subscription_id,
@@ -263,7 +263,7 @@ class SessionStream:
         assert self.session is not None
         subscription = self.session.subscriptions.get(item.subscription_id)
         if subscription is not None:
-            self.broker.unsubscribe(self.session, subscription)
+            self.broker.consumers.unsubscribe(self.session, subscription)
             self.ended(subscription, None)
 
     def _take_produce(self, request: pb.ProduceRequest) -> None:

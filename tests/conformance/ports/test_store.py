@@ -305,6 +305,12 @@ def test_crash_leaves_an_exact_prefix_that_reaches_the_flushed_position(
         flushed = harness.store.flushed_position()
         assert flushed_position <= flushed <= position
         flushed_position = flushed
+    # A flush runs in the background: the first may still be under way.
+    deadline = time.monotonic() + 10
+    while not flushed_position:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+        flushed_position = harness.store.flushed_position()
 
     harness.crash()
 

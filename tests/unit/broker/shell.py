@@ -72,9 +72,9 @@ class Shell:
             self.loop, Generator(wall_ms=self.clock.wall_ms, entropy=self._entropy)
         )
         await self.loop.start()
-        self.topic = self.broker.topics()[0] if self.broker.topics() else None
+        self.topic = self.broker.catalog.topics()[0] if self.broker.catalog.topics() else None
         if self.topic is None:
-            self.topic = await self.broker.create_topic(
+            self.topic = await self.broker.catalog.create_topic(
                 "t", partition_count=self.partition_count, settings=self.settings
             )
 
@@ -168,7 +168,7 @@ class Shell:
     ) -> Consumer:
         consumer = Consumer(None)  # pyright: ignore[reportArgumentType] - set below
         async with asyncio.timeout(DEADLINE_S):
-            consumer.subscription = await self.broker.subscribe(
+            consumer.subscription = await self.broker.consumers.subscribe(
                 session,
                 consumer,
                 subscription_id=1,
@@ -187,7 +187,7 @@ class Shell:
         self, consumer: Consumer, delivery: Delivery, ending: Ending = Ending.ACKED
     ) -> "Answer":
         answer = Answer()
-        self.broker.settle(
+        self.broker.consumers.settle(
             consumer.subscription,
             delivery.partition,
             delivery.lease.token,

@@ -284,7 +284,7 @@ async def test_outcomes_between_refused_batches_are_carried_out(shell: Shell) ->
     assert acked.told == [None]
     assert not shell.loop.stopped
     assert placed.first_index == 6  # three messages, two dead letters
-    status = shell.broker.group_status(shell.t)[0]
+    status = shell.broker.status.groups(shell.t)[0]
     assert (status.acked_count, status.dead_count) == (1, 2)
 
 
@@ -599,7 +599,7 @@ async def test_retention_cuts_by_age_and_counts_what_was_not_settled() -> None:
         ack = shell.settle(consumer, consumer.deliveries[0])
         await shell.until(lambda: ack.told)
         await shell.produce(b"far", delay_ms=3_600_000)
-        shell.broker.grant(consumer.subscription, 10, 1000)
+        shell.broker.consumers.grant(consumer.subscription, 10, 1000)
         await shell.until(lambda: len(consumer.values) == 5)
 
         await shell.advance(8000, step_ms=500)

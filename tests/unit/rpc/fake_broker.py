@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from sandglass.broker.broker import GroupStatus, PartitionStatus
+from sandglass.broker.status import GroupStatus, PartitionStatus
 from sandglass.core import offset
 from sandglass.core.message import Batch, Placed, Slice
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
@@ -37,6 +37,12 @@ class FakeBroker:
     """If a list, answers wait in it instead of being given at once."""
     error: Exception | None = None
     """Raised by the next reads and outcomes."""
+
+    @property
+    def catalog(self) -> "FakeBroker":
+        return self
+
+    consumers = status = catalog
 
     def topics(self) -> list[Topic]:
         return list(self.known.values())
@@ -86,13 +92,13 @@ class FakeBroker:
         self.spread_count += 1
         return topic.partitions[(self.spread_count - 1) % len(topic.partitions)]
 
-    def partition_status(self, topic: Topic) -> list[PartitionStatus]:
+    def partitions(self, topic: Topic) -> list[PartitionStatus]:
         return [
             PartitionStatus(each.id, 7, offset.make(NOW_MS, 7), ["master"])
             for each in topic.partitions
         ]
 
-    def group_status(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+    def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
         name, partition = group or "g", topic.partitions[0].id
         committed, consumed = offset.make(NOW_MS, 1), offset.make(NOW_MS, 2)
         return [

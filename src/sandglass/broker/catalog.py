@@ -1,0 +1,144 @@
+"""
+The catalog: topics and their partitions, by name.
+
+A topic is a record of the node like everything durable; what this file adds is names, limits,
+and what is on its way.
+"""
+
+from collections.abc import Callable
+
+from sandglass.broker.node_loop import NodeLoop
+from sandglass.core import limits
+from sandglass.core.machine import encode_topic
+from sandglass.core.record import DeleteTopic, PutTopic
+from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    UnsupportedError,
+)
+from sandglass.sandflake import Generator
+
+
+class Catalog:
+    """All calls run in the event loop's thread. `on_deleted` is told a topic before it goes."""
+
+    def __init__(self, loop: NodeLoop, ids: Generator) -> None:
+        self.loop = loop
+        self.ids = ids
+        self.on_deleted: Callable[[Topic], None] = lambda _: None
+        self._spread: dict[str, int] = {}
+        self._creating: set[str] = set()
+
+    def topics(self) -> list[Topic]:
+        """All topics, by name."""
+        return [topic for _, topic in sorted(self.loop.machine.topics.items())]
+
+    def topic(self, name: str) -> Topic:
+        """
+        A topic by its name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        topic = self.loop.machine.topics.get(name)
+        if topic is None:
+            raise NotFoundError(
+                f"ErrTopicNotFound: topic '{name[:200]}' not found", field="topic"
+            )
+        return topic
+
+    def partition(self, topic: Topic, partition_id: str) -> PartitionRef:
+        """
+        A partition of a topic by its id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        for ref in topic.partitions:
+            if ref.id == partition_id:
+                return ref
+        raise NotFoundError(
+            f"ErrPartitionNotFound: topic '{topic.name}' has no partition"
+            f" '{partition_id[:64]}'",
+            field="partition",
+        )
+
+    def spread(self, topic: Topic) -> PartitionRef:
+        """The next partition in turn, for messages without a key."""
+        place = self._spread.get(topic.name, 0)
+        self._spread[topic.name] = place + 1
+        return topic.partitions[place % len(topic.partitions)]
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        kind: TopicKind = TopicKind.TIMER,
+        partition_count: int = 1,
+        replication_factor: int = 1,
+        settings: TopicSettings | None = None,
+    ) -> Topic:
+        """
+        Creates a topic, durably.
+
+        Raises:
+            InvalidError: a name or number outside its limits.
+            ConflictError: there is one of this name.
+            PreconditionError: more replicas than members.
+            UnsupportedError: a kind that this node doesn't know.
+        """
+        limits.check_name(name, field="topic")
+        limits.check_range(
+            partition_count, field="partition_count", low=1, high=limits.PARTITION_COUNT_MAX
+        )
+        limits.check_range(replication_factor, field="replication_factor", low=1, high=64)
+        settings = settings or TopicSettings()
+        settings.check()
+        machine = self.loop.machine
+        if name in machine.topics or name in self._creating:
+            raise ConflictError(
+                f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
+            )
+        if kind is not TopicKind.TIMER:
+            raise UnsupportedError("KV topics are not there yet", field="kind")
+        if replication_factor > 1:
+            raise PreconditionError(
+                f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
+                f" {replication_factor} members, and this node serves alone:"
+                f" {replication_factor - 1} missing",
+                field="replication_factor",
+            )
+        if len(machine.topics) + len(self._creating) >= limits.TOPIC_COUNT_MAX:
+            raise BusyError(f"there are {limits.TOPIC_COUNT_MAX} topics, the most there may be")
+        moment = self.loop.moment()
+        first = machine.assigned_partition
+        machine.assigned_partition += partition_count
+        refs = tuple(
+            PartitionRef(str(self.ids.next()), first + place)
+            for place in range(partition_count)
+        )
+        topic = Topic(name, kind, refs, replication_factor, moment.wall_ms, settings)
+        self._creating.add(name)
+        try:
+            operation = PutTopic(name, encode_topic(topic))
+            await self.loop.commit(machine.record([operation], moment))
+        finally:
+            self._creating.discard(name)
+        return topic
+
+    async def delete_topic(self, name: str) -> None:
+        """
+        Deletes a topic with all its messages; its consumers end.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        topic = self.topic(name)
+        numbers = [ref.number for ref in topic.partitions]
+        self.on_deleted(topic)
+        machine = self.loop.machine
+        operation = DeleteTopic(name, numbers)
+        await self.loop.commit(machine.record([operation], self.loop.moment()))

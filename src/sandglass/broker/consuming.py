@@ -1,0 +1,490 @@
+"""
+Consuming: subscriptions with their credit, sessions with their grace, outcomes and drains.
+
+Deliveries come from the node loop's dispatch and go to whoever is attached; outcomes become
+records at once, and are answered when those are applied. What is refused is refused here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from itertools import count
+
+from sandglass.broker.node_loop import Done, NodeLoop
+from sandglass.broker.subscription import Receiver, Session, Subscription
+from sandglass.core import limits
+from sandglass.core.dispatch import Delivery
+from sandglass.core.group import Group
+from sandglass.core.lease import Consumer, Places
+from sandglass.core.message import Slice, channel_to_read
+from sandglass.core.partition import Partition
+from sandglass.core.record import Ending
+from sandglass.core.topic import PartitionRef, Topic
+from sandglass.errors import (
+    BusyError,
+    ConflictError,
+    InvalidError,
+    LeaseLostError,
+    NotFoundError,
+    SandglassError,
+    UnavailableError,
+)
+from sandglass.sandflake import Generator
+
+DRAIN_CREDIT_COUNT = 10_000
+DRAIN_CREDIT_BYTES = 8 * 1024 * 1024
+
+
+class Consumers:
+    """All calls run in the event loop's thread. `session_grace_ms`: how long a session that
+    broke may stay away."""
+
+    def __init__(self, loop: NodeLoop, ids: Generator, *, session_grace_ms: int) -> None:
+        self.loop = loop
+        self.ids = ids
+        self.session_grace_ms = session_grace_ms
+        self.sessions: dict[str, Session] = {}
+        self.ignored_count = 0
+        """Offsets in outcomes that held no message, or were never handed out."""
+        self._subscriptions: dict[int, Subscription] = {}
+        self._drains: dict[int, Subscription] = {}
+        self._consumer_keys = count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        loop.on_deliveries = self._deliver
+        loop.on_dispatched = self._dispatched
+
+    async def subscribe(
+        self,
+        session: Session | None,
+        receiver: Receiver,
+        *,
+        subscription_id: int,
+        topic: Topic,
+        refs: Sequence[PartitionRef],
+        channel: str,
+        group: str,
+        consumer: str,
+        credit_count: int,
+        credit_bytes: int,
+        ack_timeout_ms: int = 0,
+        is_from_now: bool = False,
+        is_drain: bool = False,
+    ) -> Subscription:
+        """
+        A consumer of a group begins; the group is made where there is none.
+
+        Raises:
+            InvalidError: a name, credit or time outside its limits.
+            ConflictError: the session has a subscription of this id.
+        """
+        channel = channel_to_read(channel)
+        limits.check_name(group, field="group")
+        limits.check_name(consumer, field="consumer")
+        _check_credit(credit_count, credit_bytes)
+        if ack_timeout_ms:
+            limits.check_range(
+                ack_timeout_ms,
+                field="ack_timeout_ms",
+                low=limits.ACK_TIMEOUT_MS_MIN,
+                high=limits.LEASE_MS_MAX,
+            )
+        key = next(self._consumer_keys)
+        subscription = Subscription(
+            subscription_id,
+            topic,
+            list(refs),
+            channel,
+            group,
+            consumer,
+            Consumer(key, credit_count, credit_bytes, ack_timeout_ms),
+            receiver,
+        )
+        if session is not None:
+            self._join(session, subscription)
+        try:
+            await self._make_groups(subscription, is_from_now=is_from_now)
+            if is_drain:
+                await self._plan_drain(subscription)
+        except BaseException:
+            self._forget(subscription)
+            if session is not None:
+                session.subscriptions.pop(subscription.id, None)
+            raise
+        if subscription.is_closed:
+            raise UnavailableError("the session has ended")
+        self._begin(subscription)
+        return subscription
+
+    def _join(self, session: Session, subscription: Subscription) -> None:
+        if subscription.id in session.subscriptions:
+            raise ConflictError(
+                f"subscription {subscription.id} exists already", field="subscription_id"
+            )
+        self._drop_left(session)
+        if len(session.subscriptions) >= limits.SUBSCRIPTION_COUNT_MAX:
+            raise BusyError(
+                f"a session has at most {limits.SUBSCRIPTION_COUNT_MAX} subscriptions",
+                field="subscription_id",
+            )
+        session.subscriptions[subscription.id] = subscription
+
+    async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
+        loop = self.loop
+        waits: list[Awaitable[None]] = []
+        for ref in subscription.refs:
+            record = loop.partition(ref.number).admit_group(
+                subscription.channel,
+                subscription.group,
+                is_from_now=is_from_now,
+                moment=loop.moment(),
+                view=loop.view,
+            )
+            if record is not None:
+                waits.append(loop.commit(record))
+        if waits:
+            await asyncio.gather(*waits)
+        for ref in subscription.refs:
+            while (subscription.channel, subscription.group) in loop.partition(
+                ref.number
+            ).creating:
+                await loop.commit(loop.machine.record([], loop.moment()))
+            subscription.groups[ref.number] = loop.partition(ref.number).group(
+                subscription.channel, subscription.group, loop.view
+            )
+
+    async def _plan_drain(self, subscription: Subscription) -> None:
+        await self.loop.freshen([ref.number for ref in subscription.refs])
+        moment = self.loop.moment()
+        targets: dict[int, int] = {}
+        for ref in subscription.refs:
+            partition = self.loop.partition(ref.number)
+            partition.see(moment.wall_ms)
+            targets[ref.number] = partition.read_bound()
+            subscription.groups[ref.number].scanned_to = 0
+        subscription.drain_targets = targets
+
+    def _begin(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription.consumer.key] = subscription
+        if subscription.drain_targets is not None:
+            self._drains[subscription.consumer.key] = subscription
+        for ref in subscription.refs:
+            partition = self.loop.partition(ref.number)
+            partition.add_consumer(subscription.groups[ref.number], subscription.consumer)
+            self.loop.ready(ref.number)
+
+    def grant(self, subscription: Subscription, credit_count: int, credit_bytes: int) -> None:
+        """
+        More room at the consumer.
+
+        Raises:
+            InvalidError: more than a subscription may have.
+        """
+        consumer = subscription.consumer
+        if subscription.held_credit is not None:
+            count, size_bytes = subscription.held_credit
+            subscription.held_credit = (count + credit_count, size_bytes + credit_bytes)
+            return
+        _check_credit(
+            max(0, consumer.credit_count) + credit_count,
+            max(0, consumer.credit_bytes) + credit_bytes,
+        )
+        consumer.credit_count += credit_count
+        consumer.credit_bytes += credit_bytes
+        # A drain that had used up its credit may be over: only a turn finds out.
+        is_drain = subscription.drain_targets is not None
+        for number, group in subscription.groups.items():
+            has_later = group.next_wall_ms is not None or group.next_steady_ms is not None
+            if is_drain or group.is_ready or group.is_blocked or group.retry_parts or has_later:
+                self.loop.ready(number)
+
+    def settle(
+        self,
+        subscription: Subscription,
+        partition: int,
+        token: int,
+        places: Places,
+        ending: Ending,
+        done: Done | None,
+        *,
+        delay_ms: int = 0,
+        reason: str = "",
+    ) -> None:
+        """
+        An outcome for messages of a delivery; `partition` is its number on this node.
+
+        Raises:
+            InvalidError: places, delay or reason outside their limits.
+            LeaseLostError: the lease has ended, or a message has an outcome already.
+        """
+        limits.check_range(delay_ms, field="delay_ms", low=0, high=limits.NACK_DELAY_MS_MAX)
+        if len(reason.encode()) > limits.REASON_BYTES_MAX:
+            raise InvalidError(
+                f"reason has {len(reason.encode())} bytes; the limit is"
+                f" {limits.REASON_BYTES_MAX}",
+                field="reason",
+            )
+        group = subscription.groups.get(partition)
+        if group is None:
+            raise LeaseLostError("the subscription has no such partition")
+        loop = self.loop
+        record = loop.partition(partition).admit_outcome(
+            group,
+            token,
+            places,
+            ending,
+            moment=loop.moment(),
+            view=loop.view,
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+        loop.submit(record, done)
+
+    def extend(
+        self,
+        subscription: Subscription,
+        partition: int,
+        token: int,
+        *,
+        lease_ms: int,
+        begun_count: int,
+    ) -> int:
+        """
+        Keeps a lease; returns when it ends, in Unix ms.
+
+        Raises:
+            InvalidError: longer than a lease may be.
+            LeaseLostError: it has ended.
+        """
+        limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
+        group = subscription.groups.get(partition)
+        if group is None:
+            raise LeaseLostError("the subscription has no such partition")
+        moment = self.loop.moment()
+        ends_ms = self.loop.partition(partition).extend(
+            group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
+        )
+        return moment.wall_ms + ends_ms - moment.lease_ms
+
+    async def settle_offsets(
+        self,
+        topic: Topic,
+        partition: PartitionRef,
+        channel: str,
+        group: str,
+        offsets: list[int],
+        *,
+        is_ack: bool,
+    ) -> None:
+        """
+        Outcomes by offset, from whoever sends them: for protocols without tokens.
+
+        What holds no message, or was never handed out, is ignored, and counted.
+
+        Raises:
+            InvalidError: names outside their limits.
+        """
+        channel = channel_to_read(channel)
+        limits.check_name(group, field="consumerGroup")
+        loop = self.loop
+        try:
+            found = loop.partition(partition.number).group(channel, group, loop.view)
+        except NotFoundError:
+            self.ignored_count += len(offsets)
+            return
+        ending = Ending.ACKED if is_ack else Ending.NACKED
+        records, ignored = loop.partition(partition.number).admit_offsets(
+            found, offsets, ending, loop.moment(), loop.view
+        )
+        self.ignored_count += ignored
+        if records:
+            await asyncio.gather(*[loop.commit(record) for record in records])
+
+    async def drain(
+        self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
+    ) -> AsyncIterator[list[Slice]]:
+        """
+        Hands out what is ready for a group, then ends. Leases last `ack_timeout`, whoever
+        closes the iterator.
+        """
+        receiver = _DrainReceiver()
+        subscription = await self.subscribe(
+            None,
+            receiver,
+            subscription_id=0,
+            topic=topic,
+            refs=[partition],
+            channel=channel,
+            group=group,
+            consumer=consumer,
+            credit_count=DRAIN_CREDIT_COUNT,
+            credit_bytes=DRAIN_CREDIT_BYTES,
+            is_drain=True,
+        )
+        try:
+            while True:
+                delivery = await receiver.queue.get()
+                if delivery is None:
+                    return
+                if isinstance(delivery, SandglassError):
+                    raise delivery
+                yield delivery.slices
+                size_bytes = sum(len(part.body) for part in delivery.slices)
+                if not subscription.is_closed:
+                    self.grant(subscription, delivery.lease.count, size_bytes)
+        finally:
+            self._forget(subscription)
+
+    def unsubscribe(self, session: Session, subscription: Subscription) -> None:
+        """The consumer ends; what it holds stays leased until its outcome, its time, or the
+        session's end."""
+        self._forget(subscription)
+        subscription.is_left = True
+        self._drop_left(session)
+
+    def _drop_left(self, session: Session) -> None:
+        """Subscriptions that were left are kept only for the leases that they hold."""
+        for subscription in [*session.subscriptions.values()]:
+            if subscription.is_left and not any(self._leases_of(subscription)):
+                del session.subscriptions[subscription.id]
+
+    def _leases_of(self, subscription: Subscription) -> Iterator[tuple[int, int]]:
+        """(partition number, token) of each."""
+        for number, group in subscription.groups.items():
+            for lease in group.leases.values():
+                if lease.consumer == subscription.consumer.key:
+                    yield number, lease.token
+
+    def _forget(self, subscription: Subscription) -> None:
+        subscription.is_closed = True
+        self._subscriptions.pop(subscription.consumer.key, None)
+        self._drains.pop(subscription.consumer.key, None)
+        for number, group in subscription.groups.items():
+            if number in self.loop.machine.refs and self.loop.failure is None:
+                partition = self.loop.machine.partition(number, self.loop.view)
+                partition.remove_consumer(group, subscription.consumer)
+
+    def end_topic(self, topic: Topic) -> None:
+        """A topic is about to be deleted: its consumers are told."""
+        for subscription in [*self._subscriptions.values()]:
+            if subscription.topic.name == topic.name:
+                error = NotFoundError(
+                    f"ErrTopicNotFound: topic '{topic.name}' was deleted", field="topic"
+                )
+                self._forget(subscription)
+                subscription.receiver.ended(subscription, error)
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    def open_session(self, session_id: str, client_name: str) -> tuple[Session, bool]:
+        """A session, and whether it is the one that was asked for, within its grace."""
+        session = self.sessions.get(session_id) if session_id else None
+        if session is not None and not session.is_closed:
+            session.is_attached = True
+            session.attachment += 1
+            for subscription in session.subscriptions.values():
+                subscription.go_on()
+                for number in subscription.groups:
+                    self.loop.ready(number)
+            return session, True
+        session = Session(str(self.ids.next()), client_name[:200])
+        self.sessions[session.id] = session
+        return session, False
+
+    def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
+        """(subscription, partition number, token) of all that the session holds."""
+        return [
+            (subscription, number, token)
+            for subscription in session.subscriptions.values()
+            for number, token in self._leases_of(subscription)
+        ]
+
+    def detach(self, session: Session, attachment: int) -> None:
+        """A session's connection broke: it has its grace to come back."""
+        if session.is_closed or session.attachment != attachment:
+            return
+        session.is_attached = False
+        for subscription in session.subscriptions.values():
+            subscription.hold()
+        asyncio.get_running_loop().call_later(
+            self.session_grace_ms / 1000, self._grace_over, session, attachment
+        )
+
+    def _grace_over(self, session: Session, attachment: int) -> None:
+        if not session.is_attached and session.attachment == attachment:
+            self.close_session(session, is_goodbye=False)
+
+    def close_session(self, session: Session, *, is_goodbye: bool) -> None:
+        """
+        Ends a session. What it holds is given back: uncounted after a goodbye; otherwise what
+        had been begun counts an attempt.
+        """
+        if session.is_closed:
+            return
+        session.is_closed = True
+        self.sessions.pop(session.id, None)
+        held = self.open_leases(session)
+        for subscription in session.subscriptions.values():
+            self._forget(subscription)
+        if held:
+            task = asyncio.create_task(self._give_back(held, is_goodbye=is_goodbye))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _give_back(
+        self, held: list[tuple[Subscription, int, int]], *, is_goodbye: bool
+    ) -> None:
+        loop = self.loop
+        for place, (subscription, number, token) in enumerate(held):
+            if place % limits.TURN_ENDING_COUNT_MAX == limits.TURN_ENDING_COUNT_MAX - 1:
+                await asyncio.sleep(0)
+            if number not in loop.machine.refs or loop.failure is not None:
+                continue
+            partition = loop.partition(number)
+            group = subscription.groups[number]
+            if is_goodbye and token in group.leases:
+                group.leases[token].begun = 0
+            for record in partition.admit_break(group, token, loop.moment(), loop.view):
+                loop.submit(record)
+
+    # --- what the loop tells ------------------------------------------------------------------
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            subscription = self._subscriptions.get(delivery.consumer.key)
+            if subscription is not None:
+                subscription.receiver.deliver(subscription, delivery)
+
+    def _dispatched(self, partition: Partition) -> None:
+        if not self._drains:
+            return
+        for subscription in [*self._drains.values()]:
+            targets = subscription.drain_targets
+            target = targets.get(partition.number) if targets else None
+            if targets is None or target is None:
+                continue
+            group: Group = subscription.groups[partition.number]
+            if subscription.consumer.has_credit and group.is_drained(target):
+                del targets[partition.number]
+            if not targets:
+                self._forget(subscription)
+                subscription.receiver.ended(subscription, None)
+
+    async def stop(self) -> None:
+        """Waits for what is being given back."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+
+class _DrainReceiver:
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Delivery | SandglassError | None] = asyncio.Queue()
+
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
+        self.queue.put_nowait(delivery)
+
+    def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
+        self.queue.put_nowait(error)
+
+
+def _check_credit(credit_count: int, credit_bytes: int) -> None:
+    limits.check_range(credit_count, field="credit_count", low=0, high=limits.CREDIT_COUNT_MAX)
+    limits.check_range(credit_bytes, field="credit_bytes", low=0, high=limits.CREDIT_BYTES_MAX)

@@ -1,0 +1,91 @@
+"""How partitions and groups stand, for operators: values, read when asked for."""
+
+from dataclasses import dataclass
+
+from sandglass.broker.node_loop import NodeLoop
+from sandglass.core.partition import Partition
+from sandglass.core.topic import PartitionRef, Topic
+
+LAG_ROW_COUNT_MAX = 10_000
+"""Rows that a group's lag is counted over; beyond that it is a lower bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """A partition, for operators; `closed_offset` as an int."""
+
+    id: str
+    last_index: int
+    closed_offset: int
+    channels: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """One group in one partition and channel, for operators; offsets as ints."""
+
+    topic: str
+    partition: str
+    channel: str
+    group: str
+    committed: int
+    consumed: int
+    lag_count: int
+    leased_count: int
+    retry_count: int
+    acked_count: int
+    dead_count: int
+    generation: int
+    consumer_count: int
+
+
+class Status:
+    """Reads, and changes nothing."""
+
+    def __init__(self, loop: NodeLoop) -> None:
+        self.loop = loop
+
+    def partitions(self, topic: Topic) -> list[PartitionStatus]:
+        """The partitions of a topic, in order."""
+        status: list[PartitionStatus] = []
+        for ref in topic.partitions:
+            partition = self.loop.partition(ref.number)
+            channels = partition.channel_names(self.loop.view)
+            status.append(
+                PartitionStatus(ref.id, partition.last_index, partition.closed, channels)
+            )
+        return status
+
+    def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+        """The groups of a topic, one entry for each partition and channel."""
+        status: list[GroupStatus] = []
+        for ref in topic.partitions:
+            partition = self.loop.partition(ref.number)
+            for channel, name in partition.group_names(self.loop.view):
+                if not group or name == group:
+                    status.append(self._group_status(topic, ref, partition, channel, name))
+        return status
+
+    def _group_status(
+        self, topic: Topic, ref: PartitionRef, partition: Partition, channel: str, name: str
+    ) -> GroupStatus:
+        group = partition.group(channel, name, self.loop.view)
+        leased = sum(lease.open.bit_count() for lease in group.leases.values())
+        unread = partition.count_unread(
+            group, self.loop.moment(), self.loop.view, row_count_max=LAG_ROW_COUNT_MAX
+        )
+        return GroupStatus(
+            topic.name,
+            ref.id,
+            channel,
+            name,
+            group.committed(self.loop.view),
+            group.consumed,
+            unread + leased + group.retry_count,
+            leased,
+            group.retry_count,
+            group.acked_count,
+            group.dead_count,
+            group.generation,
+            len(group.consumers),
+        )
