@@ -11,7 +11,7 @@ from itertools import count
 
 from sandglass.broker.node_loop import Done, NodeLoop
 from sandglass.broker.subscription import Receiver, Session, Subscription
-from sandglass.core import limits
+from sandglass.core import limits, outcome
 from sandglass.core.dispatch import Delivery
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
@@ -226,7 +226,8 @@ class Consumers:
         if group is None:
             raise LeaseLostError("the subscription has no such partition")
         loop = self.loop
-        record = loop.partition(partition).admit_outcome(
+        record = outcome.admit_outcome(
+            loop.partition(partition),
             group,
             token,
             places,
@@ -291,8 +292,8 @@ class Consumers:
             self.ignored_count += len(offsets)
             return
         ending = Ending.ACKED if is_ack else Ending.NACKED
-        records, ignored = loop.partition(partition.number).admit_offsets(
-            found, offsets, ending, loop.moment(), loop.view
+        records, ignored = outcome.admit_offsets(
+            loop.partition(partition.number), found, offsets, ending, loop.moment(), loop.view
         )
         self.ignored_count += ignored
         if records:
@@ -442,7 +443,9 @@ class Consumers:
             group = subscription.groups[number]
             if is_goodbye and token in group.leases:
                 group.leases[token].begun = 0
-            for record in partition.admit_break(group, token, loop.moment(), loop.view):
+            for record in outcome.admit_break(
+                partition, group, token, loop.moment(), loop.view
+            ):
                 loop.submit(record)
 
     # --- what the loop tells ------------------------------------------------------------------

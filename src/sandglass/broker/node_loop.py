@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import count
 
-from sandglass.core import codec, limits
+from sandglass.core import codec, limits, outcome
 from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine, promise_until
@@ -497,7 +497,7 @@ class NodeLoop:
                 self._wake_of.pop(number, None)
                 continue
             partition = self.machine.partition(number, self.view)
-            for record in partition.admit_expired(moment, self.view):
+            for record in outcome.admit_expired(partition, moment, self.view):
                 self.submit(record)
             if is_behind and partition.reading:
                 record = partition.admit_promise(moment)

@@ -25,20 +25,18 @@ it is applied; operations in flight are applied in the order of their admission.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
+from heapq import heappush
 from operator import add
 from struct import Struct
 
 from sandglass.core import keys, limits
-from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group, wait_ms
-from sandglass.core.group import Group, read_row, read_slices
-from sandglass.core.lease import Consumer, Lease, Places, merged
+from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
+from sandglass.core.group import Group, read_slices
+from sandglass.core.lease import Consumer
 from sandglass.core.message import (
-    DEAD_LETTER_CHANNEL,
     Batch,
-    DeadLetterOrigin,
     Placed,
     Slice,
 )
@@ -47,12 +45,10 @@ from sandglass.core.record import (
     Append,
     CreateGroup,
     Cut,
-    Ending,
     Head,
     Move,
     Operation,
     PromiseExact,
-    Range,
     Record,
     Settle,
 )
@@ -205,7 +201,7 @@ class Partition:
         lowest = min(dues) << INDEX_BITS | first_index
         assert lowest > self.closed, "an append at or below the closed offset"
         self.assigned_index += batch.count
-        record = self._record([append], moment, lowest=lowest)
+        record = self.record([append], moment, lowest=lowest)
         return record, Placed(self.id, first_index, dues, batch.counts)
 
     def retract(self, record: Record) -> dict[int, Record]:
@@ -267,114 +263,7 @@ class Partition:
         operation = CreateGroup(self.assigned_group, channel, name, start)
         self.assigned_group += 1
         self.creating.add((channel, name))
-        return self._record([operation], moment)
-
-    def admit_outcome(
-        self,
-        group: Group,
-        token: int,
-        places: Places,
-        ending: Ending,
-        *,
-        moment: Moment,
-        view: View,
-        delay_ms: int = 0,
-        reason: str = "",
-    ) -> Record:
-        """
-        An outcome for messages under a lease; no places means all that are open.
-
-        Raises:
-            LeaseLostError: the lease ended, or one of the messages has an outcome already.
-            InvalidError: a place outside the delivery.
-        """
-        lease = group.leases.get(token)
-        if lease is None or not lease.open:
-            raise LeaseLostError(
-                f"lease {token:x} of group {group.name!r} in partition {self.id} has ended"
-            )
-        taken = lease.take(places)
-        return self._end(group, lease, taken, ending, moment, view, delay_ms, reason)
-
-    def admit_break(self, group: Group, token: int, moment: Moment, view: View) -> list[Record]:
-        """
-        The session that held a lease is gone: messages that had been begun count an attempt,
-        the others are given back.
-        """
-        lease = group.leases.get(token)
-        if lease is None:
-            return []
-        records: list[Record] = []
-        begun: Places = []
-        rest: Places = []
-        for first, count in lease.take([]):
-            some = min(count, max(0, lease.begun - first))
-            if some:
-                begun.append((first, some))
-            if count > some:
-                rest.append((first + some, count - some))
-        for taken, ending in ((begun, Ending.BROKEN), (rest, Ending.RELEASED)):
-            if taken:
-                records.append(self._end(group, lease, taken, ending, moment, view))
-        return records
-
-    def admit_expired(self, moment: Moment, view: View) -> list[Record]:
-        """Ends leases whose time is over: a slice of them a turn."""
-        records: list[Record] = []
-        while self.deadlines and self.deadlines[0][0] <= moment.lease_ms:
-            if len(records) == limits.TURN_ENDING_COUNT_MAX:
-                break
-            _, number, token = heappop(self.deadlines)
-            lease = self.groups[number].leases.get(token)
-            if lease is None:
-                continue
-            if lease.ends_ms > moment.lease_ms:
-                heappush(self.deadlines, (lease.ends_ms, number, token))
-                continue
-            taken = lease.take([])
-            group = self.groups[number]
-            records.append(self._end(group, lease, taken, Ending.TIMED_OUT, moment, view))
-        return records
-
-    def admit_offsets(
-        self, group: Group, offsets: Sequence[int], ending: Ending, moment: Moment, view: View
-    ) -> tuple[list[Record], int]:
-        """
-        An outcome by offsets, from a protocol without tokens: taken for whoever holds a
-        message.
-
-        Settled is final. Offsets that hold no message, or were never handed out, are ignored;
-        what was closed when this leader began counts as handed out.
-
-        Returns:
-            The records, and how many offsets were ignored.
-        """
-        by_lease: dict[int, Places] = {}
-        elsewhere: list[int] = []
-        for offset in dict.fromkeys(offsets):
-            found = group.lease_at(offset)
-            if found is None:
-                elsewhere.append(offset)
-            else:
-                by_lease.setdefault(found[0].token, []).append((found[1], 1))
-        records = [
-            self._end(
-                group,
-                lease := group.leases[token],
-                lease.take(merged(places)),
-                ending,
-                moment,
-                view,
-            )
-            for token, places in by_lease.items()
-        ]
-        taken = sum(len(places) for places in by_lease.values())
-        for offset in elsewhere:
-            record = self._end_unleased(group, offset, ending, moment, view)
-            if record is not None:
-                records.append(record)
-                taken += 1
-        return records, len(offsets) - taken
+        return self.record([operation], moment)
 
     def admit_cut(self, below: int, moment: Moment) -> Record | None:
         """
@@ -387,7 +276,7 @@ class Partition:
         if below <= self.cut or self.last_index == 0:
             return None
         self.closed = max(self.closed, below - 1)
-        return self._record([Cut(below)], moment)
+        return self.record([Cut(below)], moment)
 
     def admit_promise(self, moment: Moment) -> Record | None:
         """
@@ -398,11 +287,11 @@ class Partition:
         bound = self.read_bound()
         if bound <= max(self.promised, self.closed):
             return None
-        return self._record([PromiseExact(bound)], moment)
+        return self.record([PromiseExact(bound)], moment)
 
     def admit_turn(self, turn_operations: list[Operation], moment: Moment) -> list[Record]:
         """Records for what a dispatch has moved."""
-        return [self._record([operation], moment) for operation in turn_operations]
+        return [self.record([operation], moment) for operation in turn_operations]
 
     def extend(
         self, group: Group, token: int, *, lease_ms: int, begun: int, moment: Moment
@@ -461,143 +350,6 @@ class Partition:
             ]
         return dues, scheduled, waits
 
-    def _end(
-        self,
-        group: Group,
-        lease: Lease,
-        taken: Places,
-        ending: Ending,
-        moment: Moment,
-        view: View,
-        delay_ms: int = 0,
-        reason: str = "",
-    ) -> Record:
-        """A record for places that were taken out of a lease."""
-        if not lease.open and lease.token in group.leases:
-            group.drop_lease(lease)
-        ranges = lease.ranges(taken)
-        main, retry = ([], ranges) if lease.is_retry else (ranges, [])
-        counts = (lease.attempts, lease.releases)
-        return self._ending(group, main, retry, counts, ending, moment, view, delay_ms, reason)
-
-    def _ending(
-        self,
-        group: Group,
-        main: list[Range],
-        retry: list[Range],
-        counts: tuple[int, int],
-        ending: Ending,
-        moment: Moment,
-        view: View,
-        delay_ms: int = 0,
-        reason: str = "",
-        held: Group | None = None,
-    ) -> Record:
-        self.see(moment.wall_ms)
-        attempts, releases = counts
-        if ending is Ending.ACKED:
-            settle = Settle(group.number, ending, main, retry)
-            return self._record([settle], moment, held=held)
-        if ending is Ending.RELEASED:
-            releases += 1
-            is_dead = releases >= limits.RELEASE_FACTOR * self.settings.max_deliveries
-            reason = reason or "released"
-        else:
-            attempts += 1
-            is_dead = ending is Ending.DEAD or attempts >= self.settings.max_deliveries
-            reason = reason or ending.name.lower()
-        if is_dead:
-            return self._bury(group, main, retry, attempts, reason, moment, view, held)
-        until_ms = group.retry_clamp(moment.steady_ms + delay_ms)
-        move = Move(group.number, ending, until_ms, attempts, releases, main, retry)
-        group.moving_ms.append(until_ms)
-        return self._record([move], moment, held=held)
-
-    def _bury(
-        self,
-        group: Group,
-        main: list[Range],
-        retry: list[Range],
-        attempts: int,
-        reason: str,
-        moment: Moment,
-        view: View,
-        held: Group | None,
-    ) -> Record:
-        """One record: the messages appear as dead letters, and are done with for the group."""
-        prefix = keys.rows_prefix(self.number, group.channel)
-        operations: list[Operation] = []
-        first_index = self.assigned_index + 1
-        for low, high, _ in (*main, *retry):
-            for part in read_slices(view, prefix, low, high):
-                offset = part.due_ms << INDEX_BITS | part.first_index
-                body = self.slicer(part.body, part.row_count, part.first, part.count)
-                operations.append(
-                    Append(
-                        DEAD_LETTER_CHANNEL,
-                        self.assigned_index + 1,
-                        part.produced_ms,
-                        [self.now_ms],
-                        [part.count],
-                        [body],
-                        [False],
-                        [],
-                        DeadLetterOrigin(offset, group.name, attempts, reason),
-                    )
-                )
-                self.assigned_index += part.count
-        lowest = self.now_ms << INDEX_BITS | first_index if operations else None
-        operations.append(Settle(group.number, Ending.DEAD, main, retry))
-        return self._record(operations, moment, lowest=lowest, held=held)
-
-    def _end_unleased(
-        self, group: Group, offset: int, ending: Ending, moment: Moment, view: View
-    ) -> Record | None:
-        """An outcome for a message that waits for its retry, or was held before this leader."""
-        prefix = keys.rows_prefix(self.number, group.channel)
-        found = view.last(prefix, keys.at(prefix, offset + 1))
-        if found is None or offset >= sum(keys.row_place(found[0])):
-            return None  # no message stands there
-        if self._is_ending(group, offset):
-            return None
-        if group.done.holds(offset):
-            part = group.retry_row(offset, view)
-            if part is None:
-                return None
-            counts = (part.attempts, part.releases)
-            if part.until_ms > moment.steady_ms and counts == (0, 0):
-                return None  # it waits for the clock, and never was handed out
-            group.forget_retry(offset)
-            main, retry = list[Range](), [(offset, offset + 1, 1)]
-        else:
-            if not group.cursor <= offset <= self.closed_at_start:
-                return None
-            row, flags, wait_until_ms = read_row(*found)
-            if wait_ms(row, flags, wait_until_ms, moment, self.reached_ms):
-                return None
-            low = self._end_before(prefix, offset, keys.row_place(found[0])[0], view)
-            counts = (0, 0)
-            main, retry = [(max(low, group.done.floor), offset + 1, 1)], list[Range]()
-        group.held_count += 1
-        return self._ending(group, main, retry, counts, ending, moment, view, held=group)
-
-    def _is_ending(self, group: Group, offset: int) -> bool:
-        """An outcome for the message at `offset` is on its way."""
-        return any(
-            low <= offset < high
-            for landing in self.in_flight
-            for operation in landing.record.operations
-            if isinstance(operation, Settle | Move) and operation.group == group.number
-            for low, high, _ in (*operation.main, *operation.retry)
-        )
-
-    def _end_before(self, prefix: bytes, offset: int, row_offset: int, view: View) -> int:
-        """Just above the message before the one at `offset`."""
-        if offset > row_offset:
-            return offset
-        before = view.last(prefix, keys.at(prefix, row_offset))
-        return sum(keys.row_place(before[0])) if before else 0
-
     def apply_close(self, closed: int, changes: Changes) -> None:
         """The closed offset as a leader that stops has left it."""
         self.closed = max(self.closed, closed)
@@ -608,7 +360,7 @@ class Partition:
         """The state that a record carries."""
         return Head(self.epoch, self.closed, self.now_ms, self.reached_ms, moment.steady_ms)
 
-    def _record(
+    def record(
         self,
         operations: list[Operation],
         moment: Moment,

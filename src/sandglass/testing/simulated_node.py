@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from sandglass.adapters.memory_log import MemoryLog
 from sandglass.adapters.memory_store import MemoryStore
-from sandglass.core import codec, limits
+from sandglass.core import codec, limits, outcome
 from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine, promise_until
@@ -225,7 +225,7 @@ class SimulatedNode:
             partition = self.partition(number)
             if partition is None:
                 continue
-            for record in partition.admit_expired(moment, self.view):
+            for record in outcome.admit_expired(partition, moment, self.view):
                 self.submit(record, moment)
             if self.is_standing(partition, moment) and partition.reading:
                 record = partition.admit_promise(moment)

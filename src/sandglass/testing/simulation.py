@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from sandglass.adapters.memory_store import MemoryStore
-from sandglass.core import codec
+from sandglass.core import codec, outcome
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
@@ -535,7 +535,9 @@ class Simulation:
             ]
             for token in tokens:
                 self._check_begun(partition.number, group, token)
-                for record in partition.admit_break(group, token, moment, self.node.view):
+                for record in outcome.admit_break(
+                    partition, group, token, moment, self.node.view
+                ):
                     self.node.submit(record, moment)
         self._kick()
 
@@ -635,7 +637,8 @@ class Simulation:
         is_right = bool(held) and (not places or len(held) == len(named))
         delay_ms = self.chance.choice((0, 0, 50, 400)) if ending is Ending.NACKED else 0
         try:
-            record = partition.admit_outcome(
+            record = outcome.admit_outcome(
+                partition,
                 group,
                 task.token,
                 places,
@@ -707,8 +710,8 @@ class Simulation:
         ending = self.chance.choice((Ending.ACKED, Ending.ACKED, Ending.NACKED))
         moment = self._see()
         held = [number for number in numbers if number in known.held]
-        records, ignored_count = partition.admit_offsets(
-            group, offsets + extra, ending, moment, self.node.view
+        records, ignored_count = outcome.admit_offsets(
+            partition, group, offsets + extra, ending, moment, self.node.view
         )
         for record in records:
             self.node.submit(record, moment)

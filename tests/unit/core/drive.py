@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sandglass.adapters.memory_store import MemoryStore
-from sandglass.core import codec
+from sandglass.core import codec, outcome
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
@@ -161,7 +161,8 @@ class Drive:
         reason: str = "",
     ) -> Record:
         return self.apply(
-            self.partition.admit_outcome(
+            outcome.admit_outcome(
+                self.partition,
                 delivery.group,
                 delivery.lease.token,
                 places or [],
@@ -175,8 +176,8 @@ class Drive:
 
     def end_offsets(self, group: Group, offsets: list[int], ending: Ending) -> int:
         """Returns how many were ignored."""
-        records, ignored_count = self.partition.admit_offsets(
-            group, offsets, ending, self.moment, self.store
+        records, ignored_count = outcome.admit_offsets(
+            self.partition, group, offsets, ending, self.moment, self.store
         )
         for record in records:
             self.apply(record)

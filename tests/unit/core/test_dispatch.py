@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandglass.core import keys, limits
+from sandglass.core import keys, limits, outcome
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.lease import Consumer
 from sandglass.core.message import DEAD_LETTER_CHANNEL
@@ -317,8 +317,8 @@ def test_million_pending_messages_cost_a_turn_no_more_than_what_it_hands_out() -
         moment = Moment(START_MS + 5 * turn + 4, 5 * turn, 5 * turn)
         before = view.read_count
         (delivery,), records = partition.dispatch(moment, MAX, view)
-        record = partition.admit_outcome(
-            group, delivery.lease.token, [], Ending.ACKED, moment=moment, view=view
+        record = outcome.admit_outcome(
+            partition, group, delivery.lease.token, [], Ending.ACKED, moment=moment, view=view
         )
         view.lay(partition.apply(record, view))
         consumer.credit_count, consumer.credit_bytes = 5, 1000

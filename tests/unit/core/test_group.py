@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandglass.core import limits
+from sandglass.core import limits, outcome
 from sandglass.core.lease import Lease
 from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin
 from sandglass.core.record import Append, Ending, Move, Settle
@@ -110,8 +110,8 @@ def test_outcome_under_an_unknown_token_is_refused() -> None:
     group = drive.group()
 
     with pytest.raises(LeaseLostError, match="lease 5 of group 'g' in partition P has ended"):
-        drive.partition.admit_outcome(
-            group, 5, [], Ending.ACKED, moment=drive.moment, view=drive.store
+        outcome.admit_outcome(
+            drive.partition, group, 5, [], Ending.ACKED, moment=drive.moment, view=drive.store
         )
 
 
@@ -157,8 +157,14 @@ def test_outcome_of_before_a_restart_is_refused_and_the_message_comes_again() ->
     drive.read(group)
 
     with pytest.raises(LeaseLostError):
-        drive.partition.admit_outcome(
-            group, before.lease.token, [], Ending.ACKED, moment=drive.moment, view=drive.store
+        outcome.admit_outcome(
+            drive.partition,
+            group,
+            before.lease.token,
+            [],
+            Ending.ACKED,
+            moment=drive.moment,
+            view=drive.store,
         )
     (again,) = drive.dispatch()
     assert 1 == again.attempt
@@ -175,9 +181,9 @@ def test_expired_lease_counts_an_attempt() -> None:
     drive.dispatch()
 
     drive.go(499)
-    assert [] == drive.partition.admit_expired(drive.moment, drive.store)
+    assert [] == outcome.admit_expired(drive.partition, drive.moment, drive.store)
     drive.go(1)
-    (record,) = drive.partition.admit_expired(drive.moment, drive.store)
+    (record,) = outcome.admit_expired(drive.partition, drive.moment, drive.store)
     drive.apply(record)
 
     assert 2 == drive.dispatch()[0].attempt
@@ -191,7 +197,7 @@ def test_lease_that_has_ended_does_not_expire() -> None:
 
     drive.go(500)
 
-    assert [] == drive.partition.admit_expired(drive.moment, drive.store)
+    assert [] == outcome.admit_expired(drive.partition, drive.moment, drive.store)
 
 
 def test_many_leases_expire_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +210,9 @@ def test_many_leases_expire_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     drive.dispatch()
     drive.go(500)
 
-    counts = [len(drive.partition.admit_expired(drive.moment, drive.store)) for _ in range(4)]
+    counts = [
+        len(outcome.admit_expired(drive.partition, drive.moment, drive.store)) for _ in range(4)
+    ]
 
     assert [2, 2, 1, 0] == counts
 
@@ -224,10 +232,10 @@ def test_extended_lease_lives_longer_and_a_shortened_one_ends_sooner() -> None:
     assert 600 == extend(0)
     assert 5100 == extend(5000)
     drive.go(500)
-    assert [] == partition.admit_expired(drive.moment, drive.store)
+    assert [] == outcome.admit_expired(partition, drive.moment, drive.store)
     assert 610 == extend(10)
     drive.go(10)
-    assert 1 == len(partition.admit_expired(drive.moment, drive.store))
+    assert 1 == len(outcome.admit_expired(partition, drive.moment, drive.store))
     with pytest.raises(LeaseLostError):
         extend(10)
 
@@ -242,14 +250,14 @@ def test_broken_session_counts_an_attempt_for_what_was_begun_and_gives_the_rest_
     drive.end(delivery, Ending.ACKED, [(1, 1)])
     partition.extend(group, token, lease_ms=0, begun=3, moment=drive.moment)
 
-    for record in partition.admit_break(group, token, drive.moment, drive.store):
+    for record in outcome.admit_break(partition, group, token, drive.moment, drive.store):
         drive.apply(record)
 
     again = {
         number: each.attempt for each in drive.dispatch() for number in numbers_of(each.slices)
     }
     assert {1: 2, 3: 2, 4: 1} == again
-    assert [] == partition.admit_break(group, token, drive.moment, drive.store)
+    assert [] == outcome.admit_break(partition, group, token, drive.moment, drive.store)
 
 
 # --- dead letters -----------------------------------------------------------------------------
@@ -391,14 +399,19 @@ def test_dispatch_waits_for_an_outcome_by_offset_that_is_on_its_way() -> None:
     group = drive.group()
     drive.read(group)
 
-    records, ignored_count = drive.partition.admit_offsets(
-        group, [offset(START_MS, 1)] * 2, Ending.ACKED, drive.moment, drive.store
+    records, ignored_count = outcome.admit_offsets(
+        drive.partition,
+        group,
+        [offset(START_MS, 1)] * 2,
+        Ending.ACKED,
+        drive.moment,
+        drive.store,
     )
 
     assert (1, 1) == (len(records), ignored_count)
     assert [] == drive.take()
-    again = drive.partition.admit_offsets(
-        group, [offset(START_MS, 1)], Ending.ACKED, drive.moment, drive.store
+    again = outcome.admit_offsets(
+        drive.partition, group, [offset(START_MS, 1)], Ending.ACKED, drive.moment, drive.store
     )
     assert ([], 1) == again
     drive.apply(records[0])
@@ -478,8 +491,14 @@ def test_move_in_flight_keeps_later_retries_back_and_wakes_them_when_it_lands() 
     (delivery,) = drive.dispatch()
     drive.end(delivery, Ending.NACKED, [(0, 1)], delay_ms=10)
     drive.go(5)
-    in_flight = drive.partition.admit_outcome(
-        group, delivery.lease.token, [], Ending.NACKED, moment=drive.moment, view=drive.store
+    in_flight = outcome.admit_outcome(
+        drive.partition,
+        group,
+        delivery.lease.token,
+        [],
+        Ending.NACKED,
+        moment=drive.moment,
+        view=drive.store,
     )
     drive.go(5)
 
@@ -497,7 +516,8 @@ def test_retry_that_is_not_due_yet_wakes_though_a_later_move_is_in_flight() -> N
     drive.produce(START_MS + 8, channel="side")
     (delivery,) = drive.dispatch()
     drive.end(delivery, Ending.NACKED, [(0, 1)], delay_ms=10)
-    drive.partition.admit_outcome(
+    outcome.admit_outcome(
+        drive.partition,
         group,
         delivery.lease.token,
         [],

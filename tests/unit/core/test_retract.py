@@ -1,5 +1,6 @@
 """Admissions that are undone, because the log has no room for them."""
 
+from sandglass.core import outcome
 from sandglass.core.offset import MAX
 from sandglass.core.record import Append, Ending, Record
 from tests.unit.core.drive import Drive, numbers_of, offset
@@ -8,7 +9,8 @@ from tests.unit.core.drive import Drive, numbers_of, offset
 def _dead_letter(drive: Drive) -> Record:
     """On its way: the first message of the one delivery."""
     (delivery,) = drive.dispatch()
-    return drive.partition.admit_outcome(
+    return outcome.admit_outcome(
+        drive.partition,
         delivery.group,
         delivery.lease.token,
         [(0, 1)],
@@ -51,8 +53,14 @@ def test_outcomes_behind_it_stay_and_a_dead_letter_takes_its_index() -> None:
     refused, _ = drive.admit(0, counts=[3])
     dead = _dead_letter(drive)
     token = next(iter(group.leases))
-    ack = drive.partition.admit_outcome(
-        group, token, [(1, 1)], Ending.ACKED, moment=drive.moment, view=drive.store
+    ack = outcome.admit_outcome(
+        drive.partition,
+        group,
+        token,
+        [(1, 1)],
+        Ending.ACKED,
+        moment=drive.moment,
+        view=drive.store,
     )
 
     moved = drive.partition.retract(refused)
