@@ -1,0 +1,67 @@
+"""Every command and every snippet that a page shows, runs."""
+
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from tests.integration.pages import Block, Reader, blocks
+
+NOT_RUN = {
+    ("README.md", "make demo"): "tests/integration/test_demo.py runs the demo",
+    ("README.md", "make install\n. .venv/bin/activate"): "these tests run in what it makes",
+    ("docs/quickstart.md", "make install\n. .venv/bin/activate"): "as above",
+}
+"""Blocks that nobody runs, and why."""
+
+NOT_CODE = {"mermaid"}
+"""Languages of blocks that are to be looked at."""
+
+HAVE_EMAILS = {"docs/guide/consume.md", "docs/guide/produce.md", "docs/guide/schedule.md"}
+"""Pages whose snippets take a topic `emails` for granted."""
+
+PAGES = {page: [*found] for page, found in groupby(blocks(), lambda block: block.page)}
+RUN = {
+    page: run
+    for page, found in PAGES.items()
+    if (run := [each for each in found if each.language not in NOT_CODE])
+}
+
+
+@pytest.mark.parametrize("page", RUN)
+async def test_a_page_works_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+    async with Reader(tmp_path, has_emails=page in HAVE_EMAILS) as reader:
+        for block in RUN[page]:
+            if (page, block.text) not in NOT_RUN:
+                await reader.do(block)
+
+
+def test_every_block_says_its_language_and_we_know_what_to_do_with_it() -> None:
+    known = {"python", "sh"} | NOT_CODE
+
+    found = [each for run in PAGES.values() for each in run]
+
+    assert [] == [each.place for each in found if each.language not in known]
+
+
+def test_every_exception_is_still_in_its_page() -> None:
+    found = {(each.page, each.text) for run in PAGES.values() for each in run}
+
+    assert set() == set(NOT_RUN) - found
+    assert set() == HAVE_EMAILS - set(RUN)
+
+
+async def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
+    wrong = [
+        ("sh", "false"),
+        ("sh", "sandctl topics show none"),
+        ("sh", "echo odd >&2"),
+        ("python", "await client.produce('none', b'')"),
+        ("python", "import asyncio\nasyncio.run(None)"),
+        ("python", "def test_it():\n    assert False"),
+    ]
+
+    async with Reader(tmp_path, has_emails=False) as reader:
+        for line, (language, text) in enumerate(wrong, 1):
+            with pytest.raises(AssertionError, match="a page"):
+                await reader.do(Block("a page", line, language, text))
