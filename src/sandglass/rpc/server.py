@@ -26,7 +26,8 @@ from grpc_reflection.v1alpha import reflection
 from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
-from sandglass.rpc import admin, calls, compat, produce
+from sandglass.rpc import admin, calls, compat
+from sandglass.surface import produce
 from sandglass.wire.v1 import broker_pb2
 
 V1_BROKER = broker_pb2.DESCRIPTOR.services_by_name["Broker"]

@@ -32,7 +32,7 @@ from sandglass.errors import (
     SandglassError,
 )
 from sandglass.rpc import calls
-from sandglass.rpc.produce import produce_nowait
+from sandglass.surface.produce import produce_nowait
 from sandglass.wire import convert, status
 from sandglass.wire.v1 import broker_pb2 as pb
 

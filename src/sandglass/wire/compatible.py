@@ -7,8 +7,8 @@ in protobuf the last one wins. `producedAt` is a message of its own, which is *m
 earlier one: so both of its fields are always written, zero or not.
 
 One request may be several atoms: one for each channel that its messages name (and, in
-`rpc.produce`, for each partition that their keys reach), and, since an atom's times are either
-due times or delays, one more where a request mixes custom offsets with `consumeIn`.
+`surface.produce`, for each partition that their keys reach), and, since an atom's times are
+either due times or delays, one more where a request mixes custom offsets with `consumeIn`.
 """
 
 from collections.abc import Iterator

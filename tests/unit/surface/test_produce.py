@@ -11,7 +11,7 @@ from sandglass.errors import (
     SandglassError,
     UnavailableError,
 )
-from sandglass.rpc.produce import (
+from sandglass.surface.produce import (
     produce,
     produce_compatible,
     produce_nowait,

@@ -1,0 +1,1 @@
+"""What every surface does alike: the calls of the protocols, carried out over the broker."""

@@ -1,0 +1,182 @@
+"""
+The compatible services, BrokerService and InternalService, over the broker.
+
+Rules:
+
+1. An empty channel is `master`, everywhere.
+2. Reading needs a partition; producing finds one by key, or spreads.
+3. An outcome needs no token and is taken from anyone; offsets that hold no message, or were
+   never handed out, are ignored.
+4. Texts keep the names of the prototype's errors; codes are proper ones.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Final, cast
+
+from sandglass.broker.broker import Broker
+from sandglass.core import limits, offset
+from sandglass.core.message import Slice, channel_to_read
+from sandglass.core.topic import PartitionRef, Topic, TopicSettings
+from sandglass.errors import InvalidError, UnsupportedError
+from sandglass.surface.admin import kind_of
+from sandglass.surface.produce import produce_compatible
+from sandglass.wire.compat import sandglass_pb2 as pb
+from sandglass.wire.compatible import compatible_messages
+
+CONSUMER_DEFAULT: Final = "anonymous"
+"""The prototype ignored the consumer's name in most places, so clients may send none."""
+
+_IS_ACK: Final = {pb.NotAcknowledged: False, pb.Acknowledged: True, pb.Commited: True}
+
+_log = logging.getLogger("sandglass.surface")
+
+
+class BrokerService:
+    """The calls of the service."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def create_topic(self, request: pb.TopicConfig) -> pb.TopicReply:
+        """Both numbers must be given. A Badger topic is stored as any other."""
+        limits.check_range(
+            request.numPartitions,
+            field="numPartitions",
+            low=1,
+            high=limits.PARTITION_COUNT_MAX,
+        )
+        if request.replicationFactor < 1:
+            raise InvalidError(
+                f"replicationFactor is {request.replicationFactor}; it must be 1 or more",
+                field="replicationFactor",
+            )
+        if request.storageDriver not in pb.StorageDriver.values():
+            raise InvalidError(
+                f"storageDriver {request.storageDriver} is not known; it is 0 (RocksDB) or"
+                " 1 (Badger)",
+                field="storageDriver",
+            )
+        await self._broker.catalog.create_topic(
+            request.name,
+            kind=kind_of(request.kind),
+            partition_count=request.numPartitions,
+            replication_factor=request.replicationFactor,
+            settings=TopicSettings(),
+        )
+        if request.storageDriver == pb.Badger:
+            _log.warning(
+                "topic %r asks for Badger; it is stored as RocksDB, like all", request.name
+            )
+        return pb.TopicReply(success=True)
+
+    async def get_topic(self, request: pb.GetTopicParams) -> pb.GetTopicReply:
+        """The ids of its partitions, in order."""
+        topic = self._broker.catalog.topic(request.name)
+        ids = [partition.id for partition in topic.partitions]
+        return pb.GetTopicReply(name=topic.name, partitions=ids)
+
+    async def produce(self, request: bytes) -> pb.ProduceResponse:
+        """Takes the request's bytes: its messages are stored as they came."""
+        return pb.ProduceResponse(offsets=await produce_compatible(self._broker, request))
+
+    def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
+        """What is ready when the call begins, leased to the consumer; then the end."""
+        topic, partition = self._place(request.topic, request.partition)
+        channel = channel_to_read(request.channel)
+        group = limits.check_name(request.consumerGroupName, field="consumerGroupName")
+        consumer = CONSUMER_DEFAULT
+        if request.consumerName:
+            consumer = limits.check_name(request.consumerName, field="consumerName")
+        drained = self._broker.consumers.drain(topic, partition, channel, group, consumer)
+        return _messages(drained, channel)
+
+    def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
+        """From an offset on, up to what is readable now. No group, no lease."""
+        low = _bound(getattr(request, "from"), field="from", unset=offset.NIL)
+        return self._fetch(request.topic, request.partition, request.channel, low, offset.MAX)
+
+    def fetch_range(self, request: pb.FetchRangeRequest) -> AsyncGenerator[bytes, None]:
+        """As `fetch_from`, up to `to`, which is included; an unset one is no bound."""
+        low = _bound(getattr(request, "from"), field="from", unset=offset.NIL)
+        high = _bound(request.to, field="to", unset=offset.MAX)
+        return self._fetch(request.topic, request.partition, request.channel, low, high)
+
+    async def acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
+        """Settled, for the group."""
+        return await self._mark(request, is_ack=True)
+
+    async def not_acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
+        """A failed attempt, counted."""
+        return await self._mark(request, is_ack=False)
+
+    def _fetch(
+        self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int
+    ) -> AsyncGenerator[bytes, None]:
+        topic, partition = self._place(topic_name, partition_id)
+        channel = channel_to_read(channel_name)
+        return _messages(self._broker.fetch(topic, partition, channel, low, high), channel)
+
+    async def _mark(self, request: pb.MarkRequest, *, is_ack: bool) -> pb.MarkResponse:
+        topic, partition = self._place(request.topic, request.partition)
+        channel = channel_to_read(request.channel)
+        group = limits.check_name(request.consumerGroup, field="consumerGroup")
+        # A state that is set says more than the method; one of kind Unknown is not set.
+        if request.state.kind != pb.Unknown:
+            if request.state.kind not in _IS_ACK:
+                raise UnsupportedError(
+                    f"state.kind {request.state.kind} cannot be set by a client; give"
+                    " NotAcknowledged (20), Acknowledged (30) or Commited (40)",
+                    field="state.kind",
+                )
+            is_ack = _IS_ACK[request.state.kind]
+        offsets = [
+            _bound(raw, field=f"offsets[{place}]", unset=offset.NIL)
+            for place, raw in enumerate(request.offsets)
+        ]
+        offsets = [each for each in offsets if each != offset.NIL]
+        if offsets:
+            await self._broker.consumers.settle_offsets(
+                topic, partition, channel, group, offsets, is_ack=is_ack
+            )
+        return pb.MarkResponse(success=True)
+
+    def _place(self, topic_name: str, partition_id: str) -> tuple[Topic, PartitionRef]:
+        topic = self._broker.catalog.topic(topic_name)
+        if not partition_id:
+            raise InvalidError(
+                f"ErrNoPartitionSet: name one of the {len(topic.partitions)} partitions of"
+                f" topic {topic.name!r}",
+                field="partition",
+            )
+        return topic, self._broker.catalog.partition(topic, partition_id)
+
+
+async def _messages(
+    found: AsyncIterator[list[Slice]], channel: str
+) -> AsyncGenerator[bytes, None]:
+    """Closes `found` as soon as it is closed itself: what a drain holds is then let go."""
+    async with aclosing(cast("AsyncGenerator[list[Slice], None]", found)) as batches:
+        async for slices in batches:
+            for piece in slices:
+                for message in compatible_messages(piece, channel):
+                    yield message
+
+
+def _bound(raw: bytes, *, field: str, unset: int) -> int:
+    """An offset; absent and all zeros are alike."""
+    if not any(raw):
+        if raw and len(raw) != offset.OFFSET_BYTES:
+            raise _length_error(raw, field)
+        return unset
+    if len(raw) != offset.OFFSET_BYTES:
+        raise _length_error(raw, field)
+    return offset.from_bytes(raw)
+
+
+def _length_error(raw: bytes, field: str) -> InvalidError:
+    return InvalidError(
+        f"{field}: length of offset should be {offset.OFFSET_BYTES} but got {len(raw)}",
+        field=field,
+    )
