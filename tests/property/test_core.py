@@ -153,18 +153,18 @@ def test_a_lease_names_exactly_the_messages_that_it_is_asked_for(
 
 
 def _lease(shape: list[tuple[int, int]]) -> tuple[Lease, list[int]]:
-    pieces: list[tuple[int, int, int]] = []
-    starts: list[int] = []
+    indexes: list[int] = []
     offsets: list[int] = []
     low = 100
     for gap, count in shape:
         first = low + gap
-        pieces.append((low, first, count))
-        starts.append(len(offsets))
+        indexes.append(first)
         offsets += range(first, first + count)
         low = first + count
-    count = len(offsets)
+    total = len(offsets)
+    counts = [count for _, count in shape]
+    dues = [0] * len(shape)
     lease = Lease(
-        1, 1, 1, 0, 0, False, 100, low, 10, 10, pieces, starts, count, (1 << count) - 1
+        1, 1, 1, 0, 0, False, 100, low, 10, 10, dues, indexes, counts, total, (1 << total) - 1
     )
     return lease, offsets

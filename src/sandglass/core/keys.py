@@ -36,10 +36,15 @@ LANE: Final = b"\0"
 
 _PARTITION = Struct(">cI")
 _PLACE = Struct(">QQH")
-_READ_PLACE = Struct(">HIQH")
-_PLACE_BYTES: Final = 16
 _NUMBER = Struct(">I")
 _RETRY = Struct(">Q")
+PLACE: Final = Struct(">HIQH")
+"""The end of a message row's key: due ms in two parts, first index, count."""
+
+PLACE_BYTES: Final = PLACE.size
+COLUMNS: Final = Struct(">BQ")
+"""What a message row begins with: flags, produced ms. Flags up to `IS_SCHEDULED`: no more."""
+
 PARTITION_KINDS: Final = b"mcghdrxp"
 
 
@@ -74,7 +79,7 @@ def row_keys(
 
 def row_place(key: bytes) -> tuple[int, int]:
     """(offset of the first message, count) of a message row's key."""
-    high, low, index, count = _READ_PLACE.unpack_from(key, len(key) - _PLACE_BYTES)
+    high, low, index, count = PLACE.unpack_from(key, len(key) - PLACE_BYTES)
     return ((high << 32 | low) << 64) | index, count
 
 
@@ -155,7 +160,6 @@ HAS_WAIT: Final = 2
 HAS_ORIGIN: Final = 4
 """A dead letter."""
 
-_COLUMNS = Struct(">BQ")
 _WAIT = Struct(">Q")
 _ORIGIN = Struct(">14sIHH")
 
@@ -173,7 +177,7 @@ def row_columns(
         | (HAS_WAIT if wait_until_ms else 0)
         | (HAS_ORIGIN if origin else 0)
     )
-    columns = _COLUMNS.pack(flags, produced_ms)
+    columns = COLUMNS.pack(flags, produced_ms)
     if wait_until_ms:
         columns += _WAIT.pack(wait_until_ms)
     if origin:
@@ -183,8 +187,8 @@ def row_columns(
 
 def read_row(value: bytes) -> tuple[int, int, int, DeadLetterOrigin | None, int]:
     """(flags, produced ms, wait until in steady ms, origin, where the batch starts)."""
-    flags, produced_ms = _COLUMNS.unpack_from(value)
-    start = _COLUMNS.size
+    flags, produced_ms = COLUMNS.unpack_from(value)
+    start = COLUMNS.size
     wait_until_ms, origin = 0, None
     if flags & HAS_WAIT:
         (wait_until_ms,) = _WAIT.unpack_from(value, start)

@@ -7,13 +7,15 @@ before to just above its last message, and never further. It names its messages 
 logged, gone with the leader, and nothing is lost when they are, since what isn't done is
 scanned again.
 
-Invariants: `pieces` are contiguous (each begins where the one before ends); `open` has a bit
-for each message that is neither settled nor moved, nor on its way to that.
+Invariants: the tile has no gap, so each run's part of it begins where the one before ends;
+`open` has a bit for each message that is neither settled nor moved, nor on its way to that.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
+from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Range
 from sandglass.errors import InvalidError, LeaseLostError
 
@@ -39,10 +41,6 @@ class Consumer:
         return self.credit_count > 0 and self.credit_bytes > 0
 
 
-Piece = tuple[int, int, int]
-"""Messages of one row: where their part of the tile begins, first offset, count."""
-
-
 @dataclass(slots=True)
 class Lease:
     """Messages handed out under one token; see the head of this file."""
@@ -59,13 +57,16 @@ class Lease:
     lease_ms: int
     ends_ms: int
     """In lease time: steady, less the pauses of the process."""
-    pieces: list[Piece]
-    starts: list[int]
-    """Place of each piece's first message."""
+    dues: list[int]
+    """Of each run, messages of one row: due ms; beside it the first index, and how many."""
+    indexes: list[int]
+    counts: list[int]
     count: int
     open: int
     begun: int = 0
     """Places below this have been begun, as far as the consumer has said."""
+    _starts: list[int] = field(default_factory=list[int])
+    """Place of each run's first message; most leases end whole, and never need it."""
 
     def take(self, places: Places) -> Places:
         """
@@ -125,25 +126,38 @@ class Lease:
 
     def place_of(self, offset: int) -> int | None:
         """The place of the message at `offset`, or None if it isn't in the lease."""
-        number = bisect_right(self.pieces, offset, key=_first_offset) - 1
-        if number < 0:
+        run = bisect_right(range(len(self.counts)), offset, key=self._first_offset) - 1
+        if run < 0:
             return None
-        _, first_offset, count = self.pieces[number]
-        inside = offset - first_offset
-        return self.starts[number] + inside if inside < count else None
+        inside = offset - self._first_offset(run)
+        return self._run_starts()[run] + inside if inside < self.counts[run] else None
 
     def _low(self, place: int) -> int:
-        number = bisect_right(self.starts, place) - 1
-        low, first_offset, _ = self.pieces[number]
-        inside = place - self.starts[number]
-        return first_offset + inside if inside else low
+        run, inside = self._run_at(place)
+        if inside:
+            return self._first_offset(run) + inside
+        return self._first_offset(run - 1) + self.counts[run - 1] if run else self.low
 
     def _high(self, end: int) -> int:
         """Just above the message before place `end`."""
         if end == self.count:
             return self.high
-        number = bisect_right(self.starts, end - 1) - 1
-        return self.pieces[number][1] + end - self.starts[number]
+        run, inside = self._run_at(end - 1)
+        return self._first_offset(run) + inside + 1
+
+    def _run_at(self, place: int) -> tuple[int, int]:
+        """The run that a place is in, and how far inside."""
+        starts = self._run_starts()
+        run = bisect_right(starts, place) - 1
+        return run, place - starts[run]
+
+    def _run_starts(self) -> list[int]:
+        if not self._starts:
+            self._starts = list(accumulate(self.counts[:-1], initial=0))
+        return self._starts
+
+    def _first_offset(self, run: int) -> int:
+        return self.dues[run] << INDEX_BITS | self.indexes[run]
 
 
 def merged(places: Places) -> Places:
@@ -157,7 +171,3 @@ def merged(places: Places) -> Places:
             count += before
         result.append((first, count))
     return result
-
-
-def _first_offset(piece: Piece) -> int:
-    return piece[1]

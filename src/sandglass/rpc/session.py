@@ -371,26 +371,18 @@ def to_wire(subscription: Subscription, delivery: Delivery) -> pb.Delivery:
         lease_ms=lease.lease_ms,
     )
     slices = delivery.slices
-    if len(slices) == 1:
-        part = slices[0]
-        wire.batch = convert.slice_body(part.body, part.row_count, part.first, part.count)
-        wire.run_due_ms.append(part.due_ms)
-        wire.run_first_index.append(part.first_index)
-        wire.run_count.append(part.count)
-        wire.run_produced_ms.append(part.produced_ms)
-    else:
-        wire.batch = b"".join(
-            [
-                part.body
-                if part.count == part.row_count
-                else convert.slice_body(part.body, part.row_count, part.first, part.count)
-                for part in slices
-            ]
-        )
-        wire.run_due_ms.extend([part.due_ms for part in slices])
-        wire.run_first_index.extend([part.first_index for part in slices])
-        wire.run_count.extend([part.count for part in slices])
-        wire.run_produced_ms.extend([part.produced_ms for part in slices])
+    wire.batch = b"".join(
+        [
+            part.body
+            if part.count == part.row_count
+            else convert.slice_body(part.body, part.row_count, part.first, part.count)
+            for part in slices
+        ]
+    )
+    wire.run_due_ms.extend(lease.dues)
+    wire.run_first_index.extend(lease.indexes)
+    wire.run_count.extend(lease.counts)
+    wire.run_produced_ms.extend([part.produced_ms for part in slices])
     origin = slices[0].origin
     if origin is not None:
         wire.dead_letter.group = origin.group

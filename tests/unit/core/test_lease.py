@@ -16,8 +16,9 @@ def _lease() -> Lease:
         high=130,
         lease_ms=10,
         ends_ms=10,
-        pieces=[(100, 110, 3), (113, 120, 2)],
-        starts=[0, 3],
+        dues=[0, 0],
+        indexes=[110, 120],
+        counts=[3, 2],
         count=5,
         open=0b11111,
     )
