@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sandglass.errors import OutOfRangeError as OutOfRangeError
     from sandglass.errors import PreconditionError as PreconditionError
     from sandglass.errors import SandglassError as SandglassError
+    from sandglass.errors import UnauthenticatedError as UnauthenticatedError
     from sandglass.errors import UnavailableError as UnavailableError
     from sandglass.errors import UnsupportedError as UnsupportedError
 
@@ -56,6 +57,7 @@ _HOMES = {
         "OutOfRangeError",
         "PreconditionError",
         "SandglassError",
+        "UnauthenticatedError",
         "UnavailableError",
         "UnsupportedError",
     ),

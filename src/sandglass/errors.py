@@ -91,6 +91,12 @@ class DeniedError(SandglassError):
     code = "DENIED"
 
 
+class UnauthenticatedError(DeniedError):
+    """The node doesn't know who is calling: no token, or none that it knows (any more)."""
+
+    code = "UNAUTHENTICATED"
+
+
 class BusyError(SandglassError):
     """Too much at once, or no room; wait `retry_after_ms` and repeat."""
 
@@ -138,6 +144,7 @@ _BY_CODE: dict[str, type[SandglassError]] = {
         OutOfRangeError,
         UnsupportedError,
         DeniedError,
+        UnauthenticatedError,
         BusyError,
         NoSpaceError,
         UnavailableError,

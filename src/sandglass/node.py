@@ -34,6 +34,7 @@ from sandglass.ports import Clock, Entropy
 from sandglass.rpc.server import Surface, serve
 from sandglass.rpc.session import Sessions
 from sandglass.sandflake import Generator
+from sandglass.security.access import Access
 from sandglass.wire.convert import slice_body
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,15 @@ class Node:
     """One process's node. `start` once, `stop` once."""
 
     def __init__(
-        self, config: NodeConfig, *, clock: Clock | None = None, entropy: Entropy | None = None
+        self,
+        config: NodeConfig,
+        *,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+        access: Access | None = None,
     ) -> None:
         self.config = config
+        self.access = access or Access()
         self.clock = clock or SystemClock()
         self.entropy = entropy or SystemEntropy()
         self.failed = asyncio.Event()
@@ -78,6 +85,7 @@ class Node:
         self._sessions: Sessions | None = None
         self._surface: Surface | None = None
         self._superblock: Superblock | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def broker(self) -> Broker:
@@ -120,8 +128,12 @@ class Node:
             host = self.config.bind_addr
             shown = f"[{host}]" if ":" in host else host
             self._surface = await serve(
-                self._broker, f"{shown}:{self.config.grpc_port}", session=self._sessions.serve
+                self._broker,
+                f"{shown}:{self.config.grpc_port}",
+                session=self._sessions.serve,
+                access=self.access,
             )
+            self._watch = asyncio.create_task(self.access.watch(), name="access-watch")
         except BaseException:
             await self.stop()
             raise
@@ -141,6 +153,9 @@ class Node:
             await self._broker.stop()
         if self._loop is not None:
             await self._loop.stop()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         self._close()
 
     def _open(self) -> None:

@@ -37,7 +37,7 @@ _BY_CODE: Final[dict[int, type[SandglassError]]] = {
     13: errors.InternalError,
     14: errors.UnavailableError,
     15: errors.CorruptError,
-    16: errors.DeniedError,  # UNAUTHENTICATED
+    16: errors.UnauthenticatedError,
 }
 
 

@@ -128,6 +128,26 @@ PAUSE_MS: Final = 500
 CUT_INTERVAL_MS: Final = 1000
 """Retention cuts a partition at most this often: range tombstones make seeks slow."""
 
+# --- who is let in ----------------------------------------------------------------------------
+
+TOKEN_COUNT_MAX: Final = 1000
+"""In a token file: one for each program, not one for each of its users."""
+
+TOKEN_FILE_BYTES_MAX: Final = 512 * 1024
+"""The largest number of the longest lines, and room for comments. It is read every second."""
+
+TOKEN_LENGTH_MAX: Final = 512
+"""Characters of a token as it is sent; those made by `sandglass token add` have 46."""
+
+SECURITY_REREAD_MS: Final = 1000
+"""How often token file and certificates are looked at again."""
+
+REVOKED_WITHIN_MS: Final = 5000
+"""A token that was taken out of the file works no longer than this, on open streams too."""
+
+TLS_FILE_BYTES_MAX: Final = 1024 * 1024
+"""Of a certificate chain, a key, or a file of authorities: a whole system's is 230 KiB."""
+
 # --- relations --------------------------------------------------------------------------------
 
 assert VALUE_BYTES_MAX + 3 * KEY_BYTES_MAX + HEADER_BYTES_MAX < ATOM_BYTES_MAX
@@ -136,6 +156,8 @@ assert ROW_BYTES_MAX <= DELIVERY_BYTES_MAX < FRAME_BYTES_MAX <= ATOM_BYTES_MAX
 assert ROW_MESSAGE_COUNT_MAX < 65_536, "a row's count is two bytes of its key"
 assert ATOM_BYTES_MAX < IN_FLIGHT_BYTES_MAX
 assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"
+assert TOKEN_COUNT_MAX * (NAME_LENGTH_MAX + 73) < TOKEN_FILE_BYTES_MAX
+assert 2 * SECURITY_REREAD_MS < REVOKED_WITHIN_MS
 assert ACK_TIMEOUT_MS_MIN <= ACK_TIMEOUT_MS_DEFAULT <= LEASE_MS_MAX
 
 

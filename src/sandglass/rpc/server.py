@@ -27,6 +27,9 @@ from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat
+from sandglass.rpc.guarding import Guarding
+from sandglass.security.access import Access
+from sandglass.security.tls import TlsParts
 from sandglass.surface import produce
 from sandglass.wire.v1 import broker_pb2
 
@@ -63,19 +66,26 @@ class Surface:
 
 
 async def serve(
-    broker: Broker, address: str, *, session: calls.SessionCall | None = None
+    broker: Broker,
+    address: str,
+    *,
+    session: calls.SessionCall | None = None,
+    access: Access | None = None,
 ) -> Surface:
     """
     Listens on `address`, `host:port`; port 0 takes a free one.
 
     Args:
         session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
+        access: the TLS and the tokens that are wanted; without, none.
 
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
         InvalidError: not an address.
     """
-    server = grpc.aio.server(options=_OPTIONS)
+    access = access or Access()
+    interceptors = [] if access.guard is None else [Guarding(access.guard)]
+    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
     server.add_generic_rpc_handlers(
         (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker, session))
     )
@@ -93,7 +103,10 @@ async def serve(
     host, port = _host_and_port(address)
     await asyncio.get_running_loop().run_in_executor(None, _check_free, host, port)
     try:
-        port = server.add_insecure_port(address)
+        if access.tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, _credentials(access, access.tls))
     except RuntimeError as error:
         raise PreconditionError(f"cannot listen on {address}: {error}") from error
     await server.start()
@@ -112,6 +125,27 @@ def _v1_broker(broker: Broker, session: calls.SessionCall | None) -> grpc.Generi
         handlers = {"Session": calls.session(session)}
     handlers["Produce"] = calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary)
     return calls.serviced(V1_BROKER, handlers)
+
+
+def _credentials(access: Access, tls: TlsParts) -> grpc.ServerCredentials:
+    """gRPC asks at each handshake, from a thread of its own, whether there is something new."""
+    current, configuration = tls, _configuration(tls)
+
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        nonlocal current, configuration
+        if access.tls is not None and access.tls is not current:
+            current, configuration = access.tls, _configuration(access.tls)
+        return configuration
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration, fetch, require_client_authentication=tls.client_ca is not None
+    )
+
+
+def _configuration(tls: TlsParts) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(tls.key, tls.certificate)], root_certificates=tls.client_ca
+    )
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

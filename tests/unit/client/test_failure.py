@@ -91,7 +91,7 @@ def test_details_of_a_status_are_read() -> None:
         (grpc.StatusCode.ALREADY_EXISTS, errors.ConflictError),
         (grpc.StatusCode.UNAVAILABLE, errors.UnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.UnavailableError),
-        (grpc.StatusCode.UNAUTHENTICATED, errors.DeniedError),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError),
         (grpc.StatusCode.UNKNOWN, errors.InternalError),
     ],
 )

@@ -1,0 +1,97 @@
+"""
+The guard at the gRPC port: every call shows its token before anything is done for it.
+
+An interceptor, so that no service can be forgotten: ours, reflection, and calls that don't
+exist. Health alone is open to everybody, for whoever watches over processes has no token. A
+call that streams is held by the guard, and ends when its token is revoked; one of a single
+request and reply was admitted when it came, and is finished.
+"""
+
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health
+
+from sandglass.errors import UnauthenticatedError
+from sandglass.rpc import calls
+from sandglass.security.guard import Admission, Guard
+
+OPEN: Final = f"/{health.SERVICE_NAME}/"
+HEADER: Final = "authorization"
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Guarding(grpc.aio.ServerInterceptor):
+    """Asks the guard for each call."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """See `grpc.aio.ServerInterceptor`."""
+        if handler_call_details.method.startswith(OPEN):
+            return await continuation(handler_call_details)
+        pairs = handler_call_details.invocation_metadata or ()
+        try:
+            admission = self._guard.admit([value for key, value in pairs if key == HEADER])
+        except UnauthenticatedError as error:
+            return _refusing(error)
+        handler = await continuation(handler_call_details)
+        if handler is None or not (handler.request_streaming or handler.response_streaming):
+            return handler
+        return _held(self._guard, admission, handler)
+
+
+def _refusing(error: UnauthenticatedError) -> Handler:
+    """Answers before it reads anything; so it does for calls of every kind."""
+
+    async def refuse(_: object, context: calls.Context) -> None:
+        await calls.abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _held(guard: Guard, admission: Admission, handler: Handler) -> Handler:
+    """The same handler, ended when the token is revoked."""
+    call: Any = next(
+        each
+        for each in (handler.unary_stream, handler.stream_stream, handler.stream_unary)
+        if each is not None
+    )
+
+    async def handle(request: Any, context: calls.Context) -> Any:
+        try:
+            async with guard.held(admission):
+                if not inspect.isasyncgenfunction(call):
+                    return await call(request, context)
+                async for reply in call(request, context):
+                    await context.write(reply)
+        except UnauthenticatedError as error:
+            await calls.abort(context, error)
+
+    return _like(handler, handle)
+
+
+def _like(handler: Handler, call: Callable[..., Any]) -> Handler:
+    """A handler of the same kind that reads and writes messages as the other does."""
+    if not handler.request_streaming:
+        make = grpc.unary_stream_rpc_method_handler
+    elif handler.response_streaming:
+        make = grpc.stream_stream_rpc_method_handler
+    else:
+        make = grpc.stream_unary_rpc_method_handler
+    return make(
+        call,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
