@@ -17,13 +17,17 @@ from sandglass.errors import (
     ConflictError,
     NotFoundError,
     PreconditionError,
+    SandglassError,
     UnsupportedError,
 )
 from sandglass.sandflake import Generator
 
 
 class Catalog:
-    """All calls run in the event loop's thread. `on_deleted` is told a topic before it goes."""
+    """
+    All calls run in the event loop's thread. `on_deleted` is told a topic that goes: before,
+    and once it is gone.
+    """
 
     def __init__(self, loop: NodeLoop, ids: Generator) -> None:
         self.loop = loop
@@ -121,12 +125,13 @@ class Catalog:
             for place in range(partition_count)
         )
         topic = Topic(name, kind, refs, replication_factor, moment.wall_ms, settings)
+        # Until the record has landed, whoever waits for it: a second topic of this name would
+        # take the first one's place, and leave its messages where nobody finds them.
         self._creating.add(name)
-        try:
-            operation = PutTopic(name, encode_topic(topic))
-            await self.loop.commit(machine.record([operation], moment))
-        finally:
-            self._creating.discard(name)
+        operation = PutTopic(name, encode_topic(topic))
+        await self.loop.commit(
+            machine.record([operation], moment), lambda _: self._creating.discard(name)
+        )
         return topic
 
     async def delete_topic(self, name: str) -> None:
@@ -141,4 +146,10 @@ class Catalog:
         self.on_deleted(topic)
         machine = self.loop.machine
         operation = DeleteTopic(name, numbers)
-        await self.loop.commit(machine.record([operation], self.loop.moment()))
+
+        def deleted(error: SandglassError | None) -> None:
+            if error is None:
+                self._spread.pop(name, None)
+                self.on_deleted(topic)  # those too who have come meanwhile
+
+        await self.loop.commit(machine.record([operation], self.loop.moment()), deleted)

@@ -7,17 +7,18 @@ records at once, and are answered when those are applied. What is refused is ref
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 
 from sandglass.broker.node_loop import Done, NodeLoop
 from sandglass.broker.subscription import Receiver, Session, Subscription
 from sandglass.core import limits, outcome
-from sandglass.core.dispatch import Delivery
+from sandglass.core.dispatch import Delivery, charged_bytes
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
 from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.partition import Partition
-from sandglass.core.record import Ending
+from sandglass.core.record import Ending, Record
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import (
     BusyError,
@@ -29,6 +30,9 @@ from sandglass.errors import (
     UnavailableError,
 )
 from sandglass.sandflake import Generator
+
+OFFSET_COUNT = 500
+"""Outcomes by offset that are admitted before others have the loop."""
 
 DRAIN_CREDIT_COUNT = 10_000
 DRAIN_CREDIT_BYTES = 8 * 1024 * 1024
@@ -51,6 +55,7 @@ class Consumers:
         self._tasks: set[asyncio.Task[None]] = set()
         loop.on_deliveries = self._deliver
         loop.on_dispatched = self._dispatched
+        loop.on_stopped = self._stopped
 
     async def subscribe(
         self,
@@ -153,12 +158,11 @@ class Consumers:
 
     async def _plan_drain(self, subscription: Subscription) -> None:
         await self.loop.freshen([ref.number for ref in subscription.refs])
-        moment = self.loop.moment()
+        promised = self.loop.promised(self.loop.moment())
         targets: dict[int, int] = {}
         for ref in subscription.refs:
-            partition = self.loop.partition(ref.number)
-            partition.see(moment.wall_ms)
-            targets[ref.number] = partition.read_bound()
+            # Not beyond what is promised: a turn might never come there.
+            targets[ref.number] = self.loop.partition(ref.number).readable(promised)
             subscription.groups[ref.number].scanned_to = 0
         subscription.drain_targets = targets
 
@@ -292,12 +296,14 @@ class Consumers:
             self.ignored_count += len(offsets)
             return
         ending = Ending.ACKED if is_ack else Ending.NACKED
-        records, ignored = outcome.admit_offsets(
-            loop.partition(partition.number), found, offsets, ending, loop.moment(), loop.view
-        )
-        self.ignored_count += ignored
-        if records:
-            await asyncio.gather(*[loop.commit(record) for record in records])
+        for start in range(0, len(offsets), OFFSET_COUNT):
+            some = offsets[start : start + OFFSET_COUNT]
+            records, ignored = outcome.admit_offsets(
+                loop.partition(partition.number), found, some, ending, loop.moment(), loop.view
+            )
+            self.ignored_count += ignored
+            if records:
+                await asyncio.gather(*[loop.commit(record) for record in records])
 
     async def drain(
         self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
@@ -328,7 +334,7 @@ class Consumers:
                 if isinstance(delivery, SandglassError):
                     raise delivery
                 yield delivery.slices
-                size_bytes = sum(len(part.body) for part in delivery.slices)
+                size_bytes = sum(map(charged_bytes, delivery.slices))
                 if not subscription.is_closed:
                     self.grant(subscription, delivery.lease.count, size_bytes)
         finally:
@@ -364,9 +370,9 @@ class Consumers:
                 partition.remove_consumer(group, subscription.consumer)
 
     def end_topic(self, topic: Topic) -> None:
-        """A topic is about to be deleted: its consumers are told."""
+        """A topic is deleted: its consumers are told."""
         for subscription in [*self._subscriptions.values()]:
-            if subscription.topic.name == topic.name:
+            if subscription.topic.partitions[0] == topic.partitions[0]:
                 error = NotFoundError(
                     f"ErrTopicNotFound: topic '{topic.name}' was deleted", field="topic"
                 )
@@ -433,20 +439,31 @@ class Consumers:
     async def _give_back(
         self, held: list[tuple[Subscription, int, int]], *, is_goodbye: bool
     ) -> None:
+        record_count = size_bytes = 0
+        for subscription, number, token in held:
+            for record in self._broken(subscription, number, token, is_goodbye=is_goodbye):
+                record_count += 1
+                size_bytes += record.body_bytes
+                if record_count < limits.TURN_ENDING_COUNT_MAX and (
+                    size_bytes < limits.TURN_ENDING_BYTES_MAX
+                ):
+                    self.loop.submit(record)
+                    continue
+                record_count = size_bytes = 0
+                with suppress(SandglassError):  # its partition is gone, or all is
+                    await self.loop.commit(record)
+
+    def _broken(
+        self, subscription: Subscription, number: int, token: int, *, is_goodbye: bool
+    ) -> list[Record]:
         loop = self.loop
-        for place, (subscription, number, token) in enumerate(held):
-            if place % limits.TURN_ENDING_COUNT_MAX == limits.TURN_ENDING_COUNT_MAX - 1:
-                await asyncio.sleep(0)
-            if number not in loop.machine.refs or loop.failure is not None:
-                continue
-            partition = loop.partition(number)
-            group = subscription.groups[number]
-            if is_goodbye and token in group.leases:
-                group.leases[token].begun = 0
-            for record in outcome.admit_break(
-                partition, group, token, loop.moment(), loop.view
-            ):
-                loop.submit(record)
+        if number not in loop.machine.refs or number in loop.stopped or loop.failure:
+            return []
+        partition = loop.partition(number)
+        group = subscription.groups[number]
+        if is_goodbye and token in group.leases:
+            group.leases[token].begun = 0
+        return outcome.admit_break(partition, group, token, loop.moment(), loop.view)
 
     # --- what the loop tells ------------------------------------------------------------------
 
@@ -470,6 +487,16 @@ class Consumers:
             if not targets:
                 self._forget(subscription)
                 subscription.receiver.ended(subscription, None)
+
+    def _stopped(self, number: int, error: SandglassError) -> None:
+        """Nothing more comes of a partition: drains of it end, and who waits for it alone."""
+        for subscription in [*self._subscriptions.values()]:
+            if number not in subscription.groups:
+                continue
+            is_last = all(each in self.loop.stopped for each in subscription.groups)
+            if is_last or subscription.drain_targets is not None:
+                self._forget(subscription)
+                subscription.receiver.ended(subscription, error)
 
     async def stop(self) -> None:
         """Waits for what is being given back."""

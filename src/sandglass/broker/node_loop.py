@@ -19,6 +19,7 @@ Rules that this file keeps for the core:
    the last sign of life before it, is added to every lease.
 5. The log's reserve is not for producers: on a full disk their batches are taken back, and all
    else goes on.
+6. A partition of which a rule is broken stops alone, for good: `sandglass.broker.quarantine`.
 
 What it leaves to others: who consumes (`sandglass.broker.subscription`), names and checks
 (`sandglass.broker.broker`).
@@ -29,9 +30,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
+from sandglass.broker import quarantine
 from sandglass.core import codec, limits, outcome
 from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Delivery, Moment
@@ -68,6 +70,9 @@ DRIFT_MS = 5
 
 HOUSEKEEPING_MS = 1000
 
+WAKE_COUNT_MIN = 1000
+"""So many planned wakes, stale ones included, aren't worth looking through."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
@@ -96,7 +101,8 @@ class NodeLoop:
     thread.
 
     `on_deliveries` is given what a dispatch hands out; `on_dispatched` each partition that had
-    a turn; `on_failure` the error after which the node has to stop.
+    a turn; `on_stopped` each that stands still from now on, and why; `on_failure` the error
+    after which the node has to stop.
     """
 
     log: Log
@@ -105,6 +111,7 @@ class NodeLoop:
     slicer: Slicer
     on_deliveries: Callable[[list[Delivery]], None] = lambda _: None
     on_dispatched: Callable[[Partition], None] = lambda _: None
+    on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
     on_failure: Callable[[BaseException], None] = lambda _: None
     housekeeping: Callable[[Moment], None] = lambda _: None
 
@@ -133,7 +140,6 @@ class NodeLoop:
     _number: "count[int]" = field(default_factory=count)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _applied: int = 0
-    _keep_from: int | None = None
     _alive_ms: int = 0
     """Steady time at the last sign of life."""
     _planned_ms: int = 0
@@ -192,13 +198,19 @@ class NodeLoop:
         await asyncio.wait([self._task])
         self._task = None
         self._thread.shutdown()
+        if self.failure is None:
+            self.failure = UnavailableError("the node has stopped")
+            self._refuse_all(self.failure)
 
     def _replay(self) -> None:
+        self.stopped = {number: reason for number, _, reason in quarantine.read(self.view)}
         for position, raw in self.log.read(self._applied + 1):
-            self.view.lay(self.machine.apply(codec.decode(raw), self.view))
             self._applied = position
+            self._apply(codec.decode(raw))
             if len(self.view.changes.rows) >= limits.REPLAY_ROW_COUNT:
                 self._write_all()
+        for number in quarantine.release(self.machine, self.view):
+            del self.stopped[number]
         self._write_all()
 
     def _write_all(self) -> None:
@@ -240,10 +252,9 @@ class NodeLoop:
         """
         if self.failure is not None:
             raise self.failure
-        if number in self.stopped:
-            raise InternalError(self.stopped[number])
-        if number not in self.machine.refs:
-            raise NotFoundError(f"partition {number} was deleted with its topic")
+        error = self._error_of(number)
+        if error is not None:
+            raise error
         return self.machine.partition(number, self.view)
 
     def check_room(self, size_bytes: int) -> None:
@@ -275,13 +286,19 @@ class NodeLoop:
         self._queue.append(_Waiting(record, _counted(self, done, size_bytes), size_bytes > 0))
         self._kick.set()
 
-    def commit(self, record: Record) -> Awaitable[None]:
+    def commit(self, record: Record, landed: Done | None = None) -> Awaitable[None]:
         """
         Queues an admitted record, at once; what it returns waits until the record is applied.
-        Cancelling the wait doesn't undo the record.
+        Cancelling the wait doesn't undo the record, and `landed` is told nevertheless.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.submit(record, lambda error: resolve(future, error))
+
+        def done(error: SandglassError | None) -> None:
+            if landed is not None:
+                landed(error)
+            resolve(future, error)
+
+        self.submit(record, done)
         return asyncio.shield(future)
 
     async def freshen(self, numbers: Iterable[int]) -> None:
@@ -375,85 +392,107 @@ class NodeLoop:
             return
         self._append_again_ms = 0
         self._make_promise(moment)
-        if not self._queue:
+        raws = self._encoded()
+        if not raws:
             return
-        raws = [codec.encode(waiting.record) for waiting in self._queue]
         try:
             self.log.append(raws)
         except NoSpaceError as error:
-            if not self._append_to_reserve(error, moment):
+            self._take_back(error)
+            raws = self._encoded()
+            if not raws or not self._append_to_reserve(raws, moment):
                 return
-        self._syncing, self._queue = self._queue, []
+        self._syncing, self._queue = self._queue[: len(raws)], self._queue[len(raws) :]
         self.stats.record_count += len(self._syncing)
         self.stats.sync_count += 1
         loop = asyncio.get_running_loop()
         self._sync = loop.run_in_executor(self._thread, self.log.sync)
         self._sync.add_done_callback(lambda _: self._kick.set())
 
-    def _append_to_reserve(self, error: NoSpaceError, moment: Moment) -> bool:
-        """All that is queued, producers' batches excepted; false if there is nothing in it."""
-        if not self.is_full:
-            logger.warning("no room for another segment: %s", error)
-        self.is_full = True
-        refused = [waiting for waiting in self._queue if waiting.is_append]
-        for waiting in reversed(refused):
-            self._take_back(waiting)
-        if not self._queue:
-            return False
-        raws = [codec.encode(waiting.record) for waiting in self._queue]
+    def _encoded(self) -> list[bytes]:
+        """The first records of the queue, as many as one append should take."""
+        raws: list[bytes] = []
+        size_bytes = 0
+        for waiting in self._queue:
+            raws.append(codec.encode(waiting.record))
+            size_bytes += len(raws[-1])
+            if size_bytes >= limits.TURN_APPEND_BYTES_MAX:
+                break
+        return raws
+
+    def _append_to_reserve(self, raws: list[bytes], moment: Moment) -> bool:
+        """What no producer waits for; false if there isn't even room for that."""
         try:
             self.log.append(raws, may_use_reserve=True)
-        except NoSpaceError as worse:
+        except NoSpaceError as error:
             # What is admitted can't be refused any more: it waits.
-            logger.error("no room, not even in the reserve: %s", worse)
+            logger.error("no room, not even in the reserve: %s", error)
             self._append_again_ms = moment.steady_ms + HOUSEKEEPING_MS
             return False
         return True
 
-    def _take_back(self, refused: _Waiting) -> None:
-        """Undoes the admission of a batch that the log has no room for, and says so."""
-        number = refused.record.partition
-        if number in self.machine.refs and number not in self.stopped:
-            moved = self.machine.partition(number, self.view).retract(refused.record)
-            for waiting in self._queue if moved else ():
-                waiting.record = moved.get(id(waiting.record), waiting.record)
-        self._queue.remove(refused)
-        if refused.done is not None:
-            refused.done(NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS))
+    def _take_back(self, error: NoSpaceError) -> None:
+        """Undoes the admission of all batches that the log has no room for, and says so."""
+        if not self.is_full:
+            logger.warning("no room for another segment: %s", error)
+        self.is_full = True
+        refused = [waiting for waiting in self._queue if waiting.is_append]
+        self._queue = [waiting for waiting in self._queue if not waiting.is_append]
+        records: dict[int, list[Record]] = {}
+        for waiting in refused:
+            records.setdefault(waiting.record.partition, []).append(waiting.record)
+        moved: dict[int, Record] = {}
+        for number, each in records.items():
+            if number in self.machine.refs and number not in self.stopped:
+                moved |= self.machine.partition(number, self.view).retract(each)
+        for waiting in self._queue:
+            waiting.record = moved.get(id(waiting.record), waiting.record)
+        for waiting in refused:
+            if waiting.done is not None:
+                waiting.done(NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS))
 
     def _land(self, synced: list[_Waiting]) -> None:
         """Applies what is durable, writes it, and answers."""
         for waiting in synced:
             self._applied += 1
-            self._apply(waiting)
+            self._apply(waiting.record)
         self._write()
         for waiting in synced:
             if waiting.done is not None:
-                waiting.done(self._stopped_error(waiting.record.partition))
+                waiting.done(self._error_of(waiting.record.partition))
 
-    def _apply(self, waiting: _Waiting) -> None:
-        record = waiting.record
+    def _apply(self, record: Record) -> None:
+        """Carries a record out; those of a partition that has to stop are set aside."""
         number = record.partition
+        if number not in self.stopped:
+            try:
+                self.view.lay(self.machine.apply(record, self.view))
+            except AssertionError as error:
+                if number == NODE:
+                    raise
+                self._stop_partition(number, error)
         if number in self.stopped:
-            return
-        try:
-            changes = self.machine.apply(record, self.view)
-        except AssertionError as error:
-            if number == NODE:
-                raise
-            self.stopped[number] = f"partition {number} stands still: {error}"
-            self._keep_from = min(self._keep_from or self._applied, self._applied)
-            logger.critical("partition %d is stopped: %s", number, error, exc_info=True)
-            return
-        self.view.lay(changes)
-        if number == NODE:
+            reason = self.stopped[number]
+            self.view.lay(quarantine.keep(record, self._applied, reason, self.machine))
+        elif number == NODE:
             for active in self._wake_of:
                 self._ready[active] = None
         else:
             self._ready[number] = None
 
-    def _stopped_error(self, number: int) -> SandglassError | None:
-        return InternalError(self.stopped[number]) if number in self.stopped else None
+    def _stop_partition(self, number: int, error: AssertionError) -> None:
+        self.stopped[number] = f"partition {number} stands still: {error}"
+        logger.critical("partition %d is stopped: %s", number, error, exc_info=True)
+        self.machine.restore(number, self.view)
+        self.on_stopped(number, InternalError(self.stopped[number]))
+
+    def _error_of(self, number: int) -> SandglassError | None:
+        """Why nothing more comes of this partition; None if something does."""
+        if number != NODE and number not in self.machine.refs:
+            return NotFoundError(f"partition {number} was deleted with its topic")
+        if number in self.stopped:
+            return InternalError(self.stopped[number])
+        return None
 
     def _write(self) -> None:
         if not self.view.changes:
@@ -540,6 +579,17 @@ class NodeLoop:
         if self._wake_of.get(number) != wake_ms:
             self._wake_of[number] = wake_ms
             heappush(self._wakes, (wake_ms, next(self._number), number))
+            if len(self._wakes) > WAKE_COUNT_MIN + 2 * len(self._wake_of):
+                self._tidy_wakes()
+
+    def _tidy_wakes(self) -> None:
+        """Wakes that were planned anew go: they may lie a year ahead, and be many."""
+        self._wakes = [
+            (at_ms, next(self._number), number)
+            for number, at_ms in self._wake_of.items()
+            if at_ms >= 0
+        ]
+        heapify(self._wakes)
 
     def _delay_ms(self) -> int:
         """How long there is nothing to do."""
@@ -598,10 +648,7 @@ class NodeLoop:
 
     def _keep_house(self, moment: Moment) -> None:
         self.housekeeping(moment)
-        flushed = self.store.flushed_position()
-        if self._keep_from is not None:
-            flushed = min(flushed, self._keep_from - 1)
-        self.log.trim(flushed + 1)
+        self.log.trim(self.store.flushed_position() + 1)
         self.is_full = False  # the next batch tries the disk anew
 
     async def _finish(self) -> None:
@@ -620,11 +667,15 @@ class NodeLoop:
             f"the node has stopped: {error}", is_result_unknown=True
         )
         self.failure.__cause__ = error
-        for waiting in (*self._syncing, *self._queue):
-            if waiting.done is not None:
-                waiting.done(self.failure)
-        self._syncing, self._queue = [], []
+        self._refuse_all(self.failure)
         self.on_failure(error)
+
+    def _refuse_all(self, error: SandglassError) -> None:
+        """Nothing that waits will be applied any more."""
+        waiting_before, self._syncing, self._queue = [*self._syncing, *self._queue], [], []
+        for waiting in waiting_before:
+            if waiting.done is not None:
+                waiting.done(error)
 
 
 def _counted(loop: NodeLoop, done: Done | None, size_bytes: int) -> Done | None:

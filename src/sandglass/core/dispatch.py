@@ -452,6 +452,11 @@ def _after(part: Slice, count: int) -> Slice:
     )
 
 
+def charged_bytes(part: Slice) -> int:
+    """What a slice takes of its consumer's credit: all messages of a row count alike."""
+    return part.count * max(1, len(part.body) // part.row_count)
+
+
 def _is_same_death(one: DeadLetterOrigin | None, other: DeadLetterOrigin | None) -> bool:
     """Dead letters that differ in their offset alone; or no dead letters."""
     if one is None or other is None:

@@ -15,6 +15,7 @@ no name is a prefix of another's keys.
 | `r` retry row | group number (4), due in steady ms (8), low (14) | high, attempts, reason |
 | `x` retry index | group number (4), low (14) | due in steady ms (8) |
 | `p` partition | | last index, closed offset, clocks |
+| `q` record set aside | position (8) | reason, record |
 | `n` node | (partition number 0) | epoch, promise, clocks |
 | `t` topic | (partition number 0) name, 0 | settings and partitions |
 
@@ -45,7 +46,7 @@ PLACE_BYTES: Final = PLACE.size
 COLUMNS: Final = Struct(">BQ")
 """What a message row begins with: flags, produced ms. Flags up to `IS_SCHEDULED`: no more."""
 
-PARTITION_KINDS: Final = b"mcghdrxp"
+PARTITION_KINDS: Final = b"mcghdrxpq"
 
 
 def partition_prefix(kind: bytes, partition: int) -> bytes:
@@ -138,6 +139,27 @@ def partition_key(partition: int) -> bytes:
 def partition_of(key: bytes) -> int:
     """The number of the partition that a key belongs to."""
     return _PARTITION.unpack_from(key)[1]
+
+
+QUARANTINE_PREFIX: Final = b"q"
+
+
+def quarantine_key(partition: int, position: int) -> bytes:
+    """The key of a record that its partition could not carry out."""
+    return _PARTITION.pack(b"q", partition) + _RETRY.pack(position)
+
+
+def quarantine_value(reason: str, record: bytes) -> bytes:
+    """Why it was set aside, and its bytes."""
+    text = reason.encode()
+    return _NUMBER.pack(len(text)) + text + record
+
+
+def read_quarantine(value: bytes) -> tuple[str, bytes]:
+    """(reason, record)"""
+    (size,) = _NUMBER.unpack_from(value)
+    end = _NUMBER.size + size
+    return value[_NUMBER.size : end].decode(), value[end:]
 
 
 NODE_KEY: Final = _PARTITION.pack(b"n", 0)

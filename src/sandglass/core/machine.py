@@ -52,6 +52,8 @@ class Machine:
         default_factory=dict[int, tuple[Topic, PartitionRef]]
     )
     is_leading: bool = False
+    start_wall_ms: int = 0
+    """What the clock showed when this leader began."""
     closing_ms: int = 0
     """The furthest promise that an epoch began with: due times before it count as closed."""
 
@@ -90,8 +92,17 @@ class Machine:
             partition = Partition.load(number, ref.id, topic.settings, self.slicer, view)
             self.partitions[number] = partition
             if self.is_leading:
-                partition.lead(self.epoch, self.closing_ms << INDEX_BITS, self.reached_ms)
+                self._lead(partition)
         return partition
+
+    def restore(self, number: int, view: View) -> None:
+        """
+        A partition as the view holds it, in place of the one in memory, which had begun on a
+        record that it can't carry out. What readers have been given stays closed.
+        """
+        closed = self.partitions.pop(number).closed
+        partition = self.partition(number, view)
+        partition.closed = max(partition.closed, closed)
 
     def lead(self, moment: Moment) -> Record:
         """
@@ -104,9 +115,16 @@ class Machine:
         self.closing_ms = max(self.closing_ms, self.promised_ms)
         self.epoch += 1
         self.reached_ms = max(self.reached_ms, moment.wall_ms)
+        self.start_wall_ms = moment.wall_ms
         for partition in self.partitions.values():
-            partition.lead(self.epoch, self.closing_ms << INDEX_BITS, self.reached_ms)
+            self._lead(partition)
         return self.record([OpenEpoch(self.epoch)], moment)
+
+    def _lead(self, partition: Partition) -> None:
+        # Not what the node has reached: that may be from before a step back, after which a
+        # message was scheduled here for a time that the clock has not shown since.
+        promised = self.closing_ms << INDEX_BITS
+        partition.lead(self.epoch, promised, self.start_wall_ms)
 
     def record(self, operations: list[Operation], moment: Moment) -> Record:
         """A record that concerns the node."""
@@ -182,9 +200,22 @@ class Machine:
         for number in operation.partitions:
             self.refs.pop(number, None)
             self.partitions.pop(number, None)
+        for low, high in _spans(operation.partitions):
             for kind in keys.PARTITION_KINDS:
-                first = keys.partition_prefix(bytes((kind,)), number)
-                changes.cut(first, keys.after_prefix(first))
+                first = keys.partition_prefix(bytes((kind,)), low)
+                last = keys.partition_prefix(bytes((kind,)), high)
+                changes.cut(first, keys.after_prefix(last))
+
+
+def _spans(numbers: list[int]) -> list[tuple[int, int]]:
+    """The first and last of each stretch of numbers: those of a topic are one, or few."""
+    spans: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][1] == number - 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    return spans
 
 
 def encode_topic(topic: Topic) -> bytes:

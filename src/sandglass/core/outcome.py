@@ -7,8 +7,10 @@ attempt becomes, in one record, a dead letter and the end for the group. `Partit
 carries the records out.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from operator import itemgetter
 
 from sandglass.core import keys, limits
 from sandglass.core.dispatch import Moment, wait_ms
@@ -78,8 +80,10 @@ def admit_break(
 def admit_expired(partition: Partition, moment: Moment, view: View) -> list[Record]:
     """Ends leases whose time is over: a slice of them a turn."""
     records: list[Record] = []
+    size_bytes = 0
     while partition.deadlines and partition.deadlines[0][0] <= moment.lease_ms:
-        if len(records) == limits.TURN_ENDING_COUNT_MAX:
+        is_full = len(records) == limits.TURN_ENDING_COUNT_MAX
+        if is_full or size_bytes >= limits.TURN_ENDING_BYTES_MAX:
             break
         _, number, token = heappop(partition.deadlines)
         lease = partition.groups[number].leases.get(token)
@@ -90,7 +94,9 @@ def admit_expired(partition: Partition, moment: Moment, view: View) -> list[Reco
             continue
         taken = lease.take([])
         group = partition.groups[number]
-        records.append(_end(partition, group, lease, taken, Ending.TIMED_OUT, moment, view))
+        record = _end(partition, group, lease, taken, Ending.TIMED_OUT, moment, view)
+        records.append(record)
+        size_bytes += record.body_bytes
     return records
 
 
@@ -133,7 +139,10 @@ def admit_offsets(
         for token, places in by_lease.items()
     ]
     taken = sum(len(places) for places in by_lease.values())
+    coming = _coming(partition, group) if elsewhere else []
     for offset in elsewhere:
+        if _is_among(coming, offset):
+            continue  # an outcome for it is on its way
         record = _end_unleased(partition, group, offset, ending, moment, view)
         if record is not None:
             records.append(record)
@@ -243,8 +252,6 @@ def _end_unleased(
     found = view.last(prefix, keys.at(prefix, offset + 1))
     if found is None or offset >= sum(keys.row_place(found[0])):
         return None  # no message stands there
-    if _is_ending(partition, group, offset):
-        return None
     if group.done.holds(offset):
         part = group.retry_row(offset, view)
         if part is None:
@@ -267,15 +274,21 @@ def _end_unleased(
     return _ending(partition, group, main, retry, counts, ending, moment, view, held=group)
 
 
-def _is_ending(partition: Partition, group: Group, offset: int) -> bool:
-    """An outcome for the message at `offset` is on its way."""
-    return any(
-        low <= offset < high
+def _coming(partition: Partition, group: Group) -> list[tuple[int, int]]:
+    """The parts of the group's offset space that outcomes on their way name, sorted."""
+    return sorted(
+        (low, high)
         for landing in partition.in_flight
         for operation in landing.record.operations
         if isinstance(operation, Settle | Move) and operation.group == group.number
         for low, high, _ in (*operation.main, *operation.retry)
     )
+
+
+def _is_among(parts: list[tuple[int, int]], offset: int) -> bool:
+    """Parts are disjoint: what is ending can't end twice."""
+    place = bisect_right(parts, offset, key=itemgetter(0))
+    return place > 0 and offset < parts[place - 1][1]
 
 
 def _end_before(

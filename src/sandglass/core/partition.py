@@ -25,9 +25,9 @@ it is applied; operations in flight are applied in the order of their admission.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from heapq import heappush
+from heapq import heapify, heappush
 from operator import add
 from struct import Struct
 
@@ -61,6 +61,9 @@ Slicer = Callable[[bytes, int, int, int], bytes]
 
 TOKEN_BITS = 40
 """Leases of one partition in one epoch."""
+
+DEADLINE_COUNT_MIN = 1000
+"""So many deadlines, stale ones included, aren't worth looking through."""
 
 _META = Struct(">Q14sQQQI14sI14s")
 
@@ -129,6 +132,8 @@ class Partition:
     in_flight: deque[_InFlight] = field(default_factory=deque[_InFlight])
     deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     """(ends in lease time, group, token); may be earlier than the lease's own end."""
+    deadline_count_max: int = DEADLINE_COUNT_MIN
+    """With more of them, those are dropped whose lease has ended."""
     reading: list[Group] = field(default_factory=list[Group])
     """Groups that have consumers."""
 
@@ -204,44 +209,50 @@ class Partition:
         record = self.record([append], moment, lowest=lowest)
         return record, Placed(self.id, first_index, dues, batch.counts)
 
-    def retract(self, record: Record) -> dict[int, Record]:
+    def retract(self, records: Iterable[Record]) -> dict[int, Record]:
         """
-        Takes back an append that is admitted, and will never be in the log: nothing was told
-        about it. Its indexes go to the appends after it.
+        Takes back appends that are admitted, and will never be in the log: nothing was told
+        about them. Their indexes go to the appends after them.
 
         Returns:
             What replaces later records in flight, by the `id` of each.
         """
-        place = next(
-            place for place, each in enumerate(self.in_flight) if each.record is record
-        )
-        count = sum(sum(each.counts) for each in record.operations if isinstance(each, Append))
-        del self.in_flight[place]
-        self.assigned_index -= count
+        refused = {id(record) for record in records}
+        kept: deque[_InFlight] = deque()
         moved: dict[int, Record] = {}
-        for landing in list(self.in_flight)[place:]:
-            if landing.lowest is None:
-                continue
+        count = 0
+        for landing in self.in_flight:
             before = landing.record
+            if id(before) in refused:
+                refused.remove(id(before))
+                count += _count_appended(before)
+                continue
+            kept.append(landing)
+            if not count:
+                continue
             operations = [self._shifted(each, count) for each in before.operations]
-            landing.record = moved[id(before)] = replace(before, operations=operations)
-            landing.lowest = min(
-                min(each.dues) << INDEX_BITS | each.first_index
-                for each in operations
-                if isinstance(each, Append)
-            )
+            if operations != before.operations:
+                landing.record = moved[id(before)] = replace(before, operations=operations)
+                landing.lowest = _lowest(operations)
+        assert not refused, "what is taken back is in flight"
+        self.in_flight = kept
+        self.assigned_index -= count
         return moved
 
     def _shifted(self, operation: Operation, count: int) -> Operation:
-        """An append with lower indexes; later, if that would put it below what is closed."""
-        if not isinstance(operation, Append):
-            return operation
-        first_index = operation.first_index - count
-        open_ms = self.closed >> INDEX_BITS
-        if open_ms << INDEX_BITS | first_index <= self.closed:
-            open_ms += 1
-        dues = [max(due_ms, open_ms) for due_ms in operation.dues]
-        return replace(operation, first_index=first_index, dues=dues)
+        """An operation with indexes lower by so much; later, if it would be below `closed`."""
+        match operation:
+            case Append():
+                first_index = operation.first_index - count
+                open_ms = self.closed >> INDEX_BITS
+                if open_ms << INDEX_BITS | first_index <= self.closed:
+                    open_ms += 1
+                dues = [max(due_ms, open_ms) for due_ms in operation.dues]
+                return replace(operation, first_index=first_index, dues=dues)
+            case CreateGroup() if operation.start:
+                return replace(operation, start=operation.start - count)
+            case _:
+                return operation
 
     def admit_group(
         self, channel: str, name: str, *, is_from_now: bool, moment: Moment, view: View
@@ -268,14 +279,14 @@ class Partition:
     def admit_cut(self, below: int, moment: Moment) -> Record | None:
         """
         Retention: what is below goes, by whole milliseconds, so that no row is cut in two. None
-        if it is gone already; what may not be read yet stays. It closes what it takes: where
-        nobody reads, nothing else does.
+        if it is gone already; what may not be read yet stays. It closes what it takes, where
+        nobody else may have read, once it is applied: sooner, readers would rely on it. Nothing
+        is placed below it in the meantime, since appends take now or later.
         """
         self.see(moment.wall_ms)
         below = min(below, self.read_bound() + 1) >> INDEX_BITS << INDEX_BITS
         if below <= self.cut or self.last_index == 0:
             return None
-        self.closed = max(self.closed, below - 1)
         return self.record([Cut(below)], moment)
 
     def admit_promise(self, moment: Moment) -> Record | None:
@@ -322,7 +333,16 @@ class Partition:
             prefix = keys.partition_prefix(b"c", self.number)
             rows = view.range(prefix, keys.after_prefix(prefix))
             self.channels = {keys.channel_of(key) for key, _ in rows}
-        if channel not in self.channels and len(self.channels) >= limits.CHANNEL_COUNT_MAX:
+        if channel in self.channels:
+            return
+        coming = {
+            operation.channel
+            for landing in self.in_flight
+            for operation in landing.record.operations
+            if isinstance(operation, Append) and operation.channel not in self.channels
+        }
+        count = len(self.channels) + len(coming)
+        if channel not in coming and count >= limits.CHANNEL_COUNT_MAX:
             raise BusyError(
                 f"partition {self.id} has {limits.CHANNEL_COUNT_MAX} channels,"
                 " the most it may have",
@@ -476,6 +496,8 @@ class Partition:
             rows = keys.rows_prefix(self.number, channel)
             scratch.cut(rows, keys.at(rows, below))
         self.cut = max(self.cut, below)
+        self.closed = max(self.closed, below - 1)
+        self.written.closed = max(self.written.closed, below - 1)
 
     def _write(self, changes: Changes) -> None:
         changes.rows[keys.partition_key(self.number)] = _META.pack(
@@ -629,7 +651,20 @@ class Partition:
         for delivery in turn.deliveries:
             lease = delivery.lease
             heappush(self.deadlines, (lease.ends_ms, lease.group, lease.token))
+        self._tidy_deadlines()
         return turn.deliveries, self.admit_turn(turn.operations, moment)
+
+    def _tidy_deadlines(self) -> None:
+        """Those of leases that have ended go, before they are most of the heap."""
+        if len(self.deadlines) <= self.deadline_count_max:
+            return
+        self.deadlines = [
+            (lease.ends_ms, group.number, lease.token)
+            for group in self.groups.values()
+            for lease in group.leases.values()
+        ]
+        heapify(self.deadlines)
+        self.deadline_count_max = max(DEADLINE_COUNT_MIN, 2 * len(self.deadlines))
 
     def fetch(
         self, channel: str, low: int, high: int, promised: int, view: View
@@ -648,3 +683,20 @@ def _earlier(one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
+
+
+def _count_appended(record: Record) -> int:
+    """How many messages a record brings."""
+    return sum(sum(each.counts) for each in record.operations if isinstance(each, Append))
+
+
+def _lowest(operations: list[Operation]) -> int | None:
+    """The lowest offset that these append; None if they append nothing."""
+    return min(
+        (
+            min(each.dues) << INDEX_BITS | each.first_index
+            for each in operations
+            if isinstance(each, Append)
+        ),
+        default=None,
+    )

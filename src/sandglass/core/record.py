@@ -181,3 +181,12 @@ class Record:
     partition: int
     head: Head
     operations: list[Operation]
+
+    @property
+    def body_bytes(self) -> int:
+        """How large the batches are that it carries."""
+        return sum(
+            sum(map(len, operation.bodies))
+            for operation in self.operations
+            if isinstance(operation, Append)
+        )

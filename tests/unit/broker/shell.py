@@ -1,7 +1,7 @@
 """The loop and the broker over adapters in memory and a clock that stands still."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Batch, Placed
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Ending
-from sandglass.core.topic import Topic, TopicSettings
+from sandglass.core.topic import PartitionRef, Topic, TopicSettings
 from sandglass.errors import SandglassError
 from sandglass.sandflake import Generator
 from sandglass.testing.faults import FaultyLog, FaultyStore, ManualClock
@@ -165,6 +165,8 @@ class Shell:
         session: Session | None = None,
         credit_count: int = 1000,
         ack_timeout_ms: int = 0,
+        refs: Sequence[PartitionRef] = (),
+        is_drain: bool = False,
     ) -> Consumer:
         consumer = Consumer(None)  # pyright: ignore[reportArgumentType] - set below
         async with asyncio.timeout(DEADLINE_S):
@@ -173,13 +175,14 @@ class Shell:
                 consumer,
                 subscription_id=1,
                 topic=self.t,
-                refs=self.t.partitions,
+                refs=refs or self.t.partitions,
                 channel="",
                 group=group,
                 consumer="c",
                 credit_count=credit_count,
                 credit_bytes=1 << 20,
                 ack_timeout_ms=ack_timeout_ms,
+                is_drain=is_drain,
             )
         return consumer
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from sandglass.broker.node_loop import WAKE_COUNT_MIN, NodeLoop
 from sandglass.core import codec, limits
 from sandglass.core.record import Append, Ending, Promise
 from sandglass.errors import (
@@ -394,26 +395,84 @@ async def test_a_partition_whose_rule_is_broken_stops_alone() -> None:
         assert list(shell.loop.stopped) == [broken.number]
 
 
-async def test_a_stopped_partition_keeps_the_log_that_it_needs() -> None:
-    shell = Shell()
-    shell.partition_count = 2
-    async with running(shell):
-        await shell.produce(b"before")
-        answer = shell.produce_nowait(b"bad")
-        shell.loop.partition(shell.t.partitions[0].number).last_index += 1
-        await shell.until(lambda: answer.told)
-        for number in range(100):
-            await shell.produce(b"%d" % number, place=1)
-        await shell.advance(5000, step_ms=1000)
-
-        raws = [raw for _, raw in shell.log.read(shell.log.first_position)]
-        kept = [codec.decode(raw) for raw in raws]
-        bad = [each for each in kept if each.partition == shell.t.partitions[0].number]
-
-        assert bad
-
-
 # --- too much -------------------------------------------------------------------------------
+
+
+async def test_an_append_is_bounded_and_the_rest_follows(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mass ending may queue more dead letters than one frame of the log holds."""
+    monkeypatch.setattr(limits, "TURN_APPEND_BYTES_MAX", 3000)
+    shell.log.hold_sync()
+    shell.produce_nowait(b"opens the turn")
+    await shell.until(lambda: shell.loop._sync is not None)
+    sizes: list[int] = []
+    append = shell.memory_log.append
+
+    def spy(records: list[bytes], *, may_use_reserve: bool = False) -> int:
+        sizes.append(sum(map(len, records)))
+        return append(records, may_use_reserve=may_use_reserve)
+
+    shell.memory_log.append = spy  # pyright: ignore[reportAttributeAccessIssue]
+    answers = [shell.produce_nowait(b"x" * 1000) for _ in range(20)]
+    shell.log.release_sync()
+    await shell.until(lambda: all(answer.told for answer in answers))
+
+    assert [answer.told for answer in answers] == [[None]] * 20
+    assert max(sizes) < 3000 + 1200
+
+
+async def test_a_mass_ending_waits_for_each_slice(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that held much ends as dead letters: they don't all lie in memory at once."""
+    monkeypatch.setattr(limits, "TURN_ENDING_BYTES_MAX", 1000)
+    session, _ = shell.broker.consumers.open_session("", "test")
+    consumer = await shell.consume(session=session)
+    for number in range(20):
+        await shell.produce(b"%d" % number + b"x" * 400)
+    await shell.until(lambda: len(consumer.values) == 20)
+    for delivery in consumer.deliveries:
+        delivery.lease.attempts = 4
+        delivery.lease.begun = delivery.lease.count
+    queued: list[int] = []
+    encoded = NodeLoop._encoded
+
+    def spy(loop: NodeLoop) -> list[bytes]:
+        queued.append(sum(waiting.record.body_bytes for waiting in loop._queue))
+        return encoded(loop)
+
+    monkeypatch.setattr(NodeLoop, "_encoded", spy)
+    shell.broker.consumers.close_session(session, is_goodbye=False)
+    await shell.until(lambda: shell.broker.status.groups(shell.t)[0].dead_count == 20)
+
+    assert max(queued) < 1000 + 500
+
+
+async def test_wakes_that_were_planned_anew_are_not_kept_for_a_year(shell: Shell) -> None:
+    """The clocks tick at different moments: a plan differs by a millisecond from the last."""
+    await shell.consume()
+    await shell.produce(b"next year", delay_ms=365 * 24 * 3_600_000)
+
+    for number in range(2 * WAKE_COUNT_MIN):
+        shell.clock.step(1 if number % 2 else -1)
+        turn_count = shell.loop.stats.turn_count
+        shell.loop.ready(shell.t.partitions[0].number)
+        await shell.until(lambda: shell.loop.stats.turn_count > turn_count + 1)  # noqa: B023
+
+    assert len(shell.loop._wakes) <= WAKE_COUNT_MIN + 3
+
+
+async def test_what_comes_after_the_stop_is_refused_and_waits_for_nothing() -> None:
+    shell = Shell()
+    await shell.start()
+    loop = shell.loop
+    await shell.stop()
+
+    with pytest.raises(UnavailableError):
+        await loop.commit(loop.machine.record([], loop.moment()))
+    with pytest.raises(UnavailableError):
+        loop.partition(shell.t.partitions[0].number)
 
 
 async def test_more_in_flight_than_the_limit_is_busy_until_some_is_durable(

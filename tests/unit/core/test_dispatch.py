@@ -9,7 +9,7 @@ from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.lease import Consumer
 from sandglass.core.message import DEAD_LETTER_CHANNEL
 from sandglass.core.offset import MAX
-from sandglass.core.partition import Partition
+from sandglass.core.partition import DEADLINE_COUNT_MIN, Partition
 from sandglass.core.record import CreateGroup, Ending, Head, Record
 from sandglass.core.topic import TopicSettings
 from sandglass.core.view import Changes, Row
@@ -329,3 +329,34 @@ def test_million_pending_messages_cost_a_turn_no_more_than_what_it_hands_out() -
         assert (0, 0) == (len(group.done.lows), len(group.retry_parts))
         assert 0 == len(partition.in_flight)
     assert 1000 == group.acked_count
+
+
+def test_leases_that_have_ended_leave_no_deadline_for_long() -> None:
+    """However far away it is: a lease may last for half a day."""
+    drive = Drive()
+    drive.read(drive.group(), credit_count=10_000)
+
+    for _ in range(2 * DEADLINE_COUNT_MIN):
+        drive.produce()
+        (delivery,) = drive.dispatch()
+        drive.end(delivery, Ending.ACKED)
+
+    assert len(drive.partition.deadlines) <= DEADLINE_COUNT_MIN + 1
+
+
+def test_a_lease_that_is_left_keeps_its_deadline_when_others_go() -> None:
+    drive = Drive()
+    drive.read(drive.group(), credit_count=10_000)
+    drive.produce()
+    (kept,) = drive.dispatch()
+
+    for _ in range(DEADLINE_COUNT_MIN):
+        drive.produce()
+        (delivery,) = drive.dispatch()
+        drive.end(delivery, Ending.ACKED)
+
+    assert (
+        kept.lease.ends_ms,
+        kept.group.number,
+        kept.lease.token,
+    ) in drive.partition.deadlines

@@ -217,6 +217,30 @@ def test_many_leases_expire_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [2, 2, 1, 0] == counts
 
 
+def test_leases_that_end_as_dead_letters_expire_in_slices_of_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each makes a copy: a million of them at once would not fit into one append."""
+    monkeypatch.setattr(limits, "TURN_ENDING_BYTES_MAX", 100)
+    drive = Drive(max_deliveries=1)
+    drive.read(drive.group(), credit_count=1)
+    for _ in range(5):
+        drive.produce(width=40)
+        drive.dispatch()
+        drive.partition.reading[0].consumers[0].credit_count = 1
+    drive.go(10_000)
+
+    counts: list[int] = []
+    for _ in range(3):
+        records = outcome.admit_expired(drive.partition, drive.moment, drive.store)
+        counts.append(len(records))
+        for record in records:
+            drive.apply(record)
+
+    assert [3, 2, 0] == counts
+    assert 5 == drive.group().dead_count
+
+
 def test_extended_lease_lives_longer_and_a_shortened_one_ends_sooner() -> None:
     drive = Drive()
     group = drive.group()

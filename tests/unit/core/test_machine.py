@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from sandglass.core.lease import Consumer
 from sandglass.core.machine import Machine, decode_topic, encode_topic, promise_until
-from sandglass.core.offset import INDEX_BITS
+from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import Cut, DeleteTopic, OpenEpoch, Promise, PutTopic
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.testing.checkers import take_messages
@@ -148,3 +149,30 @@ def test_partitions_in_memory_are_led_when_the_machine_begins_to() -> None:
     drive.apply(drive.machine.lead(drive.moment))
 
     assert 2 == drive.partition.epoch
+
+
+def test_a_time_that_another_partition_has_seen_is_no_time_that_came_for_this_one() -> None:
+    """The clock is set back, then a message is scheduled, then a new leader starts."""
+    drive = Drive()
+    _put(drive, OTHER)
+    quiet = drive.machine.partition(2, drive.store)
+    drive.go(3_600_000)
+    drive.produce()
+    drive.apply(drive.machine.record([Promise(promise_until(drive.wall_ms))], drive.moment))
+    drive.wall_ms -= 3_600_000
+    batch = drive.batch([drive.wall_ms + 1_800_000], [1], is_delay=False)
+    record, _ = quiet.admit_append("master", batch, drive.moment, drive.store)
+    drive.apply(record)
+
+    drive.restart()
+    quiet = drive.machine.partition(2, drive.store)
+    made = quiet.admit_group(
+        "master", "g", is_from_now=False, moment=drive.moment, view=drive.store
+    )
+    drive.apply(made)
+    group = quiet.group("master", "g", drive.store)
+    quiet.add_consumer(group, Consumer(1, 10, 1000))
+    deliveries, moved = quiet.dispatch(drive.moment, MAX, drive.store)
+
+    assert [] == deliveries
+    assert 1 == len(moved)

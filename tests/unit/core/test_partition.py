@@ -445,3 +445,34 @@ def test_settle_names_a_tile_that_ends_just_above_its_last_message() -> None:
 
     assert [Settle(1, Ending.ACKED, [(0, offset(START_MS, 1) + 1, 1)], [])] == record.operations
     assert [3] == drive.take()
+
+
+def test_a_cut_that_is_not_durable_yet_lets_nobody_read_further() -> None:
+    """What it closes would be unknown to the next leader, were it lost."""
+    drive = Drive()
+    drive.produce()
+    drive.go(5000)
+    before = drive.partition.readable(0)
+
+    cut = drive.partition.admit_cut(offset(drive.wall_ms - 1000, 0), drive.moment)
+
+    assert before == drive.partition.readable(0)
+    drive.apply(cut)
+    assert offset(drive.wall_ms - 1000, 0) - 1 == drive.partition.closed
+
+
+def test_channels_on_their_way_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHANNEL_COUNT_MAX", 3)
+    drive = Drive()
+    drive.produce(channel="a")
+    second, _ = drive.admit(channel="b")
+    refused = [drive.admit(channel="c")[0] for _ in range(2)]
+
+    with pytest.raises(BusyError, match="3 channels"):
+        drive.admit(channel="d")
+
+    drive.apply(second)
+    drive.partition.retract(refused)
+    drive.admit(channel="d")
+    with pytest.raises(BusyError, match="3 channels"):
+        drive.admit(channel="c")

@@ -25,7 +25,7 @@ def test_what_is_taken_back_leaves_no_gap() -> None:
     drive.produce()
     refused, _ = drive.admit(0, counts=[3])
 
-    assert {} == drive.partition.retract(refused)
+    assert {} == drive.partition.retract([refused])
 
     placed = drive.produce()
     assert 2 == placed.first_index
@@ -40,7 +40,7 @@ def test_what_is_taken_back_holds_back_no_reader() -> None:
     drive.partition.see(drive.wall_ms)
     before = drive.partition.read_bound()
 
-    drive.partition.retract(refused)
+    drive.partition.retract([refused])
 
     assert before < offset(drive.wall_ms, 0) <= drive.partition.read_bound()
 
@@ -63,7 +63,7 @@ def test_outcomes_behind_it_stay_and_a_dead_letter_takes_its_index() -> None:
         view=drive.store,
     )
 
-    moved = drive.partition.retract(refused)
+    moved = drive.partition.retract([refused])
 
     assert [id(dead)] == list(moved)
     drive.apply(moved[id(dead)])
@@ -83,7 +83,7 @@ def test_a_dead_letter_that_moves_stays_above_what_is_closed() -> None:
     drive.partition.fetch("master", 0, MAX, MAX, drive.store)
     drive.partition.closed = offset(drive.wall_ms, 2)
 
-    (moved,) = drive.partition.retract(refused).values()
+    (moved,) = drive.partition.retract([refused]).values()
 
     assert dead is not moved
     (append,) = [each for each in moved.operations if isinstance(each, Append)]
@@ -92,3 +92,42 @@ def test_a_dead_letter_that_moves_stays_above_what_is_closed() -> None:
     assert [] == drive.fetch("__death_letter")
     drive.go(1)
     assert [1] == numbers_of(drive.fetch("__death_letter"))
+
+
+def test_of_many_that_are_taken_back_those_between_move_down_by_all_before_them() -> None:
+    drive = Drive()
+    drive.read(drive.group())
+    drive.produce()
+    first, _ = drive.admit(0, counts=[3])
+    dead = _dead_letter(drive)
+    second, _ = drive.admit(0, counts=[5])
+
+    moved = drive.partition.retract([first, second])
+
+    drive.apply(moved[id(dead)])
+    assert 2 == drive.partition.last_index
+    assert 3 == drive.produce().first_index
+
+
+def test_a_group_that_starts_now_misses_nothing_that_takes_an_index_given_back() -> None:
+    """Its start lies above what was admitted before it, and some of that is never there."""
+    drive = Drive()
+    refused, _ = drive.admit(0, counts=[3])
+    made = drive.partition.admit_group(
+        "master", "g", is_from_now=True, moment=drive.moment, view=drive.store
+    )
+    assert made is not None
+    old = drive.partition.admit_group(
+        "master", "old", is_from_now=False, moment=drive.moment, view=drive.store
+    )
+    assert old is not None
+
+    moved = drive.partition.retract([refused])
+    drive.apply(moved[id(made)])
+    drive.apply(moved.get(id(old), old))
+    group = drive.group()
+    drive.read(group)
+    drive.produce()
+
+    assert [4] == drive.take()
+    assert 0 == drive.group("old").start
