@@ -289,21 +289,33 @@ class Consumers:
         """
         channel = channel_to_read(channel)
         limits.check_name(group, field="consumerGroup")
+        ending = Ending.ACKED if is_ack else Ending.NACKED
+        once = [*dict.fromkeys(offsets)]
+        self.ignored_count += len(offsets) - len(once)
+        for first in range(0, len(once), OFFSET_COUNT):
+            some = once[first : first + OFFSET_COUNT]
+            await self._settle_some(partition, channel, group, some, ending)
+
+    async def _settle_some(
+        self,
+        partition: PartitionRef,
+        channel: str,
+        group: str,
+        offsets: list[int],
+        ending: Ending,
+    ) -> None:
         loop = self.loop
         try:
             found = loop.partition(partition.number).group(channel, group, loop.view)
         except NotFoundError:
             self.ignored_count += len(offsets)
             return
-        ending = Ending.ACKED if is_ack else Ending.NACKED
-        for start in range(0, len(offsets), OFFSET_COUNT):
-            some = offsets[start : start + OFFSET_COUNT]
-            records, ignored = outcome.admit_offsets(
-                loop.partition(partition.number), found, some, ending, loop.moment(), loop.view
-            )
-            self.ignored_count += ignored
-            if records:
-                await asyncio.gather(*[loop.commit(record) for record in records])
+        records, ignored_count = outcome.admit_offsets(
+            loop.partition(partition.number), found, offsets, ending, loop.moment(), loop.view
+        )
+        self.ignored_count += ignored_count
+        # Others have their turn, also where there is nothing to wait for.
+        await asyncio.gather(asyncio.sleep(0), *[loop.commit(record) for record in records])
 
     async def drain(
         self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str

@@ -17,7 +17,7 @@ from sandglass.core.dispatch import Moment, wait_ms
 from sandglass.core.group import Group, read_row, read_slices
 from sandglass.core.lease import Lease, Places, merged
 from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin
-from sandglass.core.offset import INDEX_BITS
+from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.partition import Partition
 from sandglass.core.record import Append, Ending, Move, Operation, Range, Record, Settle
 from sandglass.core.view import View
@@ -248,6 +248,8 @@ def _end_unleased(
     partition: Partition, group: Group, offset: int, ending: Ending, moment: Moment, view: View
 ) -> Record | None:
     """An outcome for a message that waits for its retry, or was held before this leader."""
+    if offset >= MAX:
+        return None  # no key lies above it
     prefix = keys.rows_prefix(partition.number, group.channel)
     found = view.last(prefix, keys.at(prefix, offset + 1))
     if found is None or offset >= sum(keys.row_place(found[0])):

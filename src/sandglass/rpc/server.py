@@ -44,6 +44,9 @@ _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", limits.REQUEST_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAM_COUNT_MAX),
+    # Otherwise calls are refused by chance when a connection comes near that number. Now the
+    # client keeps them back, as HTTP/2 has it, until others have ended.
+    ("grpc.http.overload_protection", 0),
 )
 
 

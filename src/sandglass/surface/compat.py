@@ -131,6 +131,12 @@ class BrokerService:
                     field="state.kind",
                 )
             is_ack = _IS_ACK[request.state.kind]
+        limits.check_range(
+            len(request.offsets),
+            field="count of offsets",
+            low=0,
+            high=limits.ATOM_MESSAGE_COUNT_MAX,
+        )
         offsets = [
             _bound(raw, field=f"offsets[{place}]", unset=offset.NIL)
             for place, raw in enumerate(request.offsets)

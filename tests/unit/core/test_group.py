@@ -5,6 +5,7 @@ import pytest
 from sandglass.core import limits, outcome
 from sandglass.core.lease import Lease
 from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin
+from sandglass.core.offset import MAX
 from sandglass.core.record import Append, Ending, Move, Settle
 from sandglass.errors import InvalidError, LeaseLostError
 from tests.unit.core.drive import START_MS, Drive, numbers_of, offset
@@ -349,10 +350,10 @@ def test_outcomes_by_offset_reach_leased_and_waiting_messages_and_ignore_the_res
     one, two, three, four = (offset(START_MS, index) for index in range(1, 5))
 
     ignored_count = drive.end_offsets(
-        group, [one, two, three, four, three, 7, offset(START_MS, 99)], Ending.ACKED
+        group, [one, two, three, four, three, 7, offset(START_MS, 99), MAX], Ending.ACKED
     )
 
-    assert 5 == ignored_count  # settled, never handed out, named twice, two that don't exist
+    assert 6 == ignored_count  # settled, never handed out, named twice, three that don't exist
     assert (3, 0) == (group.acked_count, group.retry_count)
 
 

@@ -7,7 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from sandglass.core import offset
+from sandglass.core import limits, offset
 from sandglass.errors import BusyError
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub, InternalServiceStub
@@ -308,6 +308,17 @@ async def test_other_states_cannot_be_set(service, kind):
 
     assert code is CODE.UNIMPLEMENTED
     assert "state.kind" in text
+
+
+async def test_a_call_takes_as_many_offsets_as_an_atom_has_messages(service, broker):
+    most = mark_request(*[bytes(14)] * limits.ATOM_MESSAGE_COUNT_MAX)
+    more = mark_request(*[bytes(14)] * (limits.ATOM_MESSAGE_COUNT_MAX + 1))
+
+    assert (await service.Acknowledge(most)).success
+    assert (
+        CODE.INVALID_ARGUMENT,
+        "count of offsets is 65537; it must be 0 to 65536",
+    ) == await refusal(service.Acknowledge(more))
 
 
 async def test_unset_offsets_are_nothing_to_settle(service, broker):

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sandglass.core import limits
 from sandglass.errors import BusyError, InvalidError, PreconditionError
 from sandglass.rpc import server
-from sandglass.rpc.server import serve
+from sandglass.rpc.server import STREAM_COUNT_MAX, serve
 from sandglass.wire import status
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub
@@ -145,6 +145,16 @@ async def test_a_request_is_read_up_to_5_mib(channel):
     failed = await refusal(answer(channel, method, padded(limits.REQUEST_BYTES_MAX + 1)))
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.code()
     assert InvalidError is type(status.from_rpc_error(failed))
+
+
+async def test_more_calls_at_once_than_a_connection_takes_wait_and_are_answered(channel):
+    stub = BrokerServiceStub(channel)
+
+    replies = await asyncio.gather(
+        *(stub.GetTopic(pb.GetTopicParams(name="t")) for _ in range(3 * STREAM_COUNT_MAX))
+    )
+
+    assert {3} == {len(reply.partitions) for reply in replies}
 
 
 async def test_without_sessions_the_call_says_so(channel):
