@@ -20,7 +20,12 @@ from typing import Any, Final, TypeVar
 from sandglass.core import limits
 from sandglass.errors import InvalidError
 
-ENV_PREFIX: Final = "SANDGLASS_"
+SERVER_PREFIX: Final = "SANDGLASS_"
+CTL_PREFIX: Final = "SANDCTL_"
+"""Of variables: the server's, and sandctl's."""
+
+HIDDEN: Final = "(hidden)"
+"""What is shown of a secret."""
 
 PORT_MAX: Final = 65_535
 
@@ -48,6 +53,7 @@ class Setting:
 
     `kind` is the type of the value: str, int, bool, tuple (of str), Path or timedelta. `low`
     and `high` are allowed themselves. `envs` are the variables that set it, strongest first.
+    A secret is never shown, and is no flag: all users of a machine see those of its processes.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Setting:
     high: Any
     choices: tuple[str, ...]
     envs: tuple[str, ...]
+    is_secret: bool
 
     @property
     def metavar(self) -> str:
@@ -74,7 +81,7 @@ class Setting:
             return " | ".join(self.choices)
         if self.kind is bool:
             return "true | false"
-        return "" if self.low is None else f"{_shown(self.low)} to {_shown(self.high)}"
+        return "" if self.low is None else f"{shown(self.low)} to {shown(self.high)}"
 
 
 def host_name() -> str:
@@ -103,12 +110,15 @@ def setting(
     high: Any = None,
     choices: tuple[str, ...] = (),
     bare: bool = False,
+    kind: type | None = None,
+    secret: bool = False,
 ) -> Value:
     """
     A field of a settings class, with its row of the table.
 
     A callable default is asked at each load, and needs a `default_text` for the documents.
-    `bare` settings are also read from the variable without a prefix.
+    `bare` settings are also read from the variable without a prefix. A `kind` is needed where
+    the default, None, doesn't tell it.
     """
     row = {
         "help": help,
@@ -118,6 +128,8 @@ def setting(
         "high": high,
         "choices": choices,
         "bare": bare,
+        "kind": kind,
+        "secret": secret,
     }
     value: Any = (
         field(default_factory=default, metadata=row)
@@ -134,14 +146,15 @@ class Settings:
     name: str = setting(
         host_name, "Name of the node, unique in a cluster.", default_text="the host name"
     )
-    data: Path = setting(  # noqa: RUF009 - a field, by another name
+    data: Path = setting(
         data_folder,
         "Data directory; made if absent.",
         default_text="a folder of the user's: ~/.local/share/sandglass",
     )
     bind_addr: str = setting(
         "127.0.0.1",
-        "Address that every listener binds to; beyond loopback, --insecure is needed.",
+        "Address that every listener binds to; beyond loopback it takes TLS and tokens, or"
+        " --insecure.",
         bare=True,
     )
     advertise_addr: str = setting(
@@ -190,21 +203,38 @@ class Settings:
         high=1000,
         bare=True,
     )
-    session_grace: timedelta = setting(  # noqa: RUF009 - as above
+    session_grace: timedelta = setting(
         timedelta(milliseconds=limits.SESSION_GRACE_MS_DEFAULT),
         "How long a consumer may be away after a break, and still go on with what it holds.",
         low=timedelta(0),
         high=timedelta(milliseconds=limits.SESSION_GRACE_MS_MAX),
     )
-    stop_grace: timedelta = setting(  # noqa: RUF009 - as above
+    stop_grace: timedelta = setting(
         timedelta(seconds=5),
         "How long a stop waits for what is on its way.",
         low=timedelta(0),
         high=timedelta(seconds=8),
     )
-    insecure: bool = setting(
-        False, "Serve beyond loopback although nothing is encrypted and nobody is asked who."
+    tls_cert_file: Path | None = setting(
+        None,
+        "Certificate chain of every listener, PEM. Read again when it changes.",
+        kind=Path,
     )
+    tls_key_file: Path | None = setting(
+        None, "Key of the certificate, PEM, not encrypted.", kind=Path
+    )
+    tls_client_ca_file: Path | None = setting(
+        None,
+        "Authorities, PEM: clients must have a certificate of one of them.",
+        kind=Path,
+    )
+    token_file: Path | None = setting(
+        None,
+        "Tokens of which clients must show one, as hashes; see sandglass token. Mode 0600, read"
+        " again when it changes.",
+        kind=Path,
+    )
+    insecure: bool = setting(False, "Serve beyond loopback although TLS or tokens are missing.")
     log_format: str = setting(
         "auto",
         "Form of the log on stderr; auto is human on a terminal, and json otherwise.",
@@ -224,19 +254,46 @@ class CtlSettings:
         short="s",
         bare=True,
     )
-    timeout: timedelta = setting(  # noqa: RUF009 - as above
+    timeout: timedelta = setting(
         timedelta(seconds=10),
         "How long a call may wait for its answer.",
         low=timedelta(milliseconds=1),
         high=timedelta(hours=24),
         bare=True,
     )
+    tls: bool = setting(
+        False, "Encrypt, and trust the system's authorities. The files below imply it."
+    )
+    ca_file: Path | None = setting(
+        None, "Authorities to trust instead of the system's, PEM.", kind=Path
+    )
+    cert_file: Path | None = setting(
+        None, "Certificate chain to show, where the node asks for one, PEM.", kind=Path
+    )
+    key_file: Path | None = setting(
+        None, "Key of that certificate, PEM, not encrypted.", kind=Path
+    )
+    server_name: str = setting(
+        "", "Name that the node's certificate must have; empty: the host of the address."
+    )
+    token_file: Path | None = setting(
+        None, "File with the token to show, and nothing else; mode 0600.", kind=Path
+    )
+    token: str = setting(
+        "",
+        "The token itself, where a file is out of the question: no flag, only a variable or a"
+        " config.",
+        secret=True,
+    )
+    insecure: bool = setting(
+        False, "Send the token to other machines although nothing is encrypted."
+    )
 
 
 @cache
 def table(kind: type[Any]) -> tuple[Setting, ...]:
     """The rows of a settings class, in order."""
-    return tuple(_row(each) for each in fields(kind))
+    return tuple(_row(each, _PREFIXES[kind]) for each in fields(kind))
 
 
 def parse(row: Setting, value: object, *, source: str) -> Any:
@@ -289,33 +346,41 @@ def parse_bool(text: str) -> bool | None:
 # --- the table ---
 
 
-def _row(each: Any) -> Setting:
+_PREFIXES: Final[dict[type, str]] = {Settings: SERVER_PREFIX, CtlSettings: CTL_PREFIX}
+
+
+def _row(each: Any, prefix: str) -> Setting:
     meta = each.metadata
     default = each.default if each.default is not MISSING else each.default_factory()
     upper = each.name.upper()
-    envs = [ENV_PREFIX + upper]
+    envs = [prefix + upper]
     if meta["bare"]:
-        envs.append(upper)
+        # Those of sandctl are also read with the server's prefix, as they were at first.
+        envs += [SERVER_PREFIX + upper, upper]
     return Setting(
         name=each.name,
-        kind=Path if isinstance(default, Path) else type(default),
+        kind=meta["kind"] or (Path if isinstance(default, Path) else type(default)),
         help=meta["help"],
-        default_text=meta["default_text"] or _shown(default),
+        default_text=meta["default_text"] or shown(default),
         short=meta["short"],
         low=meta["low"],
         high=meta["high"],
         choices=meta["choices"],
-        envs=tuple(envs),
+        envs=tuple(dict.fromkeys(envs)),
+        is_secret=meta["secret"],
     )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value for people."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
         return ",".join(str(each) for each in value) or "none"
     if isinstance(value, timedelta):
         return show_duration(value)
+    if value is None:
+        return "none"
     return str(value) if value != "" else "empty"
 
 
@@ -334,9 +399,9 @@ def show_duration(value: timedelta) -> str:
 
 
 def _wrong(row: Setting, value: object, source: str, rule: str) -> InvalidError:
-    shown = str(value)
-    shown = shown if len(shown) <= 60 else shown[:60] + "..."
-    return InvalidError(f"{row.name} (from {source}) is {shown!r}; it {rule}", field=row.name)
+    text = HIDDEN if row.is_secret else str(value)
+    text = text if len(text) <= 60 else text[:60] + "..."
+    return InvalidError(f"{row.name} (from {source}) is {text!r}; it {rule}", field=row.name)
 
 
 def _parse_text(row: Setting, value: object, source: str) -> str:

@@ -6,7 +6,7 @@ somebody who follows it. Nothing in a block is changed but the address: the port
 
 | block | is |
 | --- | --- |
-| `sh` that begins with `sandglass` | a node, which goes on while the page is read |
+| `sh` that is `sandglass` with flags only | a node, which goes on while the page is read |
 | any other `sh` | given to a shell as it stands; a word on stderr is a failure |
 | `python` with `asyncio.run` | a program of its own |
 | `python` with tests | given to pytest |
@@ -63,6 +63,13 @@ class Block:
         """For messages."""
         return f"{self.page}:{self.line}"
 
+    @property
+    def is_node(self) -> bool:
+        """Whether it starts a node, and goes on as long as that does."""
+        first, *rest = self.text.split()
+        is_server = self.language == "sh" and first == "sandglass"
+        return is_server and all(each.startswith("-") for each in rest[:1])
+
 
 def blocks() -> Iterator[Block]:
     """Every fenced block of every page, in order."""
@@ -84,10 +91,12 @@ class Reader:
         home: an empty directory, for data and settings.
         has_emails: whether the page takes for granted that there is a topic `emails`, with
             messages and a dead letter in it.
+        has_node: whether it starts a node itself, and may do things before.
     """
 
-    def __init__(self, home: Path, *, has_emails: bool) -> None:
+    def __init__(self, home: Path, *, has_emails: bool, has_node: bool = False) -> None:
         self._home = home
+        self._has_node = has_node
         self._has_emails = has_emails
         self._node: asyncio.subprocess.Process | None = None
         self._address = ""
@@ -123,12 +132,11 @@ class Reader:
         Raises:
             AssertionError: it failed, or never came to an end.
         """
-        is_node = block.language == "sh" and block.text.split()[0] == "sandglass"
-        if self._node is None:
-            await self._start(block.text if is_node else "sandglass")
-            if is_node:
+        if self._node is None and (block.is_node or not self._has_node):
+            await self._start(block.text if block.is_node else "sandglass")
+            if block.is_node:
                 return
-        assert not is_node, f"{block.place}: a second node; the page has one already"
+        assert not block.is_node, f"{block.place}: a second node; the page has one already"
         text = block.text.replace(ADDRESS, self._address)
         if block.language == "sh":
             await self._run(block, "sh", "-e", "-c", text)

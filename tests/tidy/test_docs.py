@@ -11,11 +11,11 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
 
 WORDS = """
-    ack, attempt, batch, channel, closed offset, committed, consume, consumer, credit, dead
-    letter, due, entry, epoch, extend, floor, generation, group, headers, index, key, leader,
-    lease, message, moved, nack, node, offset, outcome, partition, position, produce,
-    record, redrive, release, retention, revision, row, run, session, settled, snapshot, steady
-    time, subscription, tile, token, topic, value, view, write-ahead log
+    access token, ack, attempt, batch, channel, closed offset, committed, consume, consumer,
+    credit, dead letter, due, epoch, extend, floor, generation, group, headers, index, key,
+    leader, lease, message, moved, nack, node, offset, outcome, partition, position, produce,
+    record, redrive, release, retention, row, run, session, settled, snapshot, steady time,
+    subscription, tile, token, topic, value, view, write-ahead log
 """
 
 

@@ -35,6 +35,9 @@ PROTOTYPE = {
 }
 
 
+SECRET = next(each for each in table(CtlSettings) if each.is_secret)
+
+
 def row(name: str) -> Setting:
     return next(each for each in (*table(Settings), *table(CtlSettings)) if each.name == name)
 
@@ -138,6 +141,21 @@ def test_a_wrong_value_is_refused_by_name_source_value_and_rule(
 
     assert caught.value.message == f"{name} (from some.yaml) is {str(given)!r}; it {rule}"
     assert caught.value.field == name
+
+
+def test_a_secret_is_not_shown_by_the_error_that_refuses_it() -> None:
+    with pytest.raises(InvalidError) as caught:
+        parse(SECRET, 12345, source="some.yaml")
+
+    assert caught.value.message == (
+        "token (from some.yaml) is '(hidden)'; it must be text; put it in quotes"
+    )
+
+
+def test_variables_of_sandctl_have_its_name_and_the_first_ones_the_old_names_too() -> None:
+    assert row("timeout").envs == ("SANDCTL_TIMEOUT", "SANDGLASS_TIMEOUT", "TIMEOUT")
+    assert row("ca_file").envs == ("SANDCTL_CA_FILE",)
+    assert SECRET.envs == ("SANDCTL_TOKEN",)
 
 
 def test_a_name_with_a_slash_is_refused() -> None:

@@ -18,10 +18,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from sandglass.errors import InvalidError, NotFoundError
-from sandglass.settings import ENV_PREFIX, CtlSettings, Setting, Settings, parse, table
+from sandglass.settings import (
+    CTL_PREFIX,
+    HIDDEN,
+    SERVER_PREFIX,
+    CtlSettings,
+    Setting,
+    Settings,
+    parse,
+    table,
+)
 
 SERVER_CONFIG_ENV: Final = "SANDGLASS_CONFIG"
 CTL_CONFIG_ENV: Final = "SANDCTL_CONFIG"
@@ -33,21 +42,35 @@ CONFIG_BYTES_MAX: Final = 1024 * 1024
 CONFIG_FETCH_S: Final = 10.0
 """A start that waits longer for its config had better fail, and say so."""
 
+_URL: Final = re.compile(r"https?://", re.IGNORECASE)
+
 SUFFIXES: Final = ("yaml", "yml", "toml", "json")
 
 Values = TypeVar("Values")
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value comes from: `flag`, `environment`, `file` or `default`, and which."""
+
+    kind: str
+    name: str = ""
+
+
+DEFAULT: Final = Source("default")
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded(Generic[Values]):
     """
     Settings, and what a start should say about them: the config that was read (empty if none),
-    and notes, a line each.
+    and notes, a line each; and by name the sources of those that don't have their default.
     """
 
     settings: Values
     config: str
     notes: tuple[str, ...]
+    sources: Mapping[str, Source]
 
 
 def load(
@@ -75,18 +98,33 @@ def load(
     rows = table(kind)
     config = config or _home_config(home, file_stem)
     values: dict[str, object] = {}
+    sources: dict[str, Source] = {}
+    place = shown_place(config)
     if config:
-        values |= _from_file(rows, read_config(config), config)
-    notes = _slips(rows, environ)
+        values |= _from_file(rows, read_config(config), place)
+        sources |= dict.fromkeys(values, Source("file", place))
     for row in rows:
-        for env in row.envs:
-            if environ.get(env):
-                values[row.name] = parse(row, environ[env], source=f"the variable {env}")
-                break
+        env = next((each for each in row.envs if environ.get(each)), "")
+        if env:
+            values[row.name] = parse(row, environ[env], source=f"the variable {env}")
+            sources[row.name] = Source("environment", env)
         given = flags.get(row.name)
         if given is not None:
             values[row.name] = parse(row, given, source=f"--{row.name}")
-    return Loaded(kind(**values), config, notes)
+            sources[row.name] = Source("flag", f"--{row.name}")
+    return Loaded(kind(**values), place, _slips(rows, environ), sources)
+
+
+def shown_place(config: str) -> str:
+    """A config's path or URL for people: what of a URL may hold a secret is left out."""
+    if not _URL.match(config):
+        return config
+    try:
+        parts = urlsplit(config)
+    except ValueError:
+        return "of an address that is none"
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host, query=HIDDEN if parts.query else ""))
 
 
 def read_config(config: str) -> dict[str, object]:
@@ -98,7 +136,8 @@ def read_config(config: str) -> dict[str, object]:
         InvalidError: too large, or not of that form.
         NotFoundError: it isn't there, or can't be read.
     """
-    if re.match(r"https?://", config, re.IGNORECASE):
+    place = shown_place(config)
+    if _URL.match(config):
         content, suffix = _fetched(config)
     else:
         path = Path(config).expanduser()
@@ -107,24 +146,24 @@ def read_config(config: str) -> dict[str, object]:
                 content = file.read(CONFIG_BYTES_MAX + 1)
         except OSError as error:
             raise NotFoundError(
-                f"config {config} can't be read: {error.strerror or error}", field="config"
+                f"config {place} can't be read: {error.strerror or error}", field="config"
             ) from error
         suffix = path.suffix
     if len(content) > CONFIG_BYTES_MAX:
         raise InvalidError(
-            f"config {config} is larger than {CONFIG_BYTES_MAX} bytes", field="config"
+            f"config {place} is larger than {CONFIG_BYTES_MAX} bytes", field="config"
         )
     try:
         found = _decoded(content, suffix.lstrip(".").lower())
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidError(
-            f"config {config} can't be understood: {reason}", field="config"
+            f"config {place} can't be understood: {reason}", field="config"
         ) from error
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise InvalidError(f"config {config} holds no keys", field="config")
+        raise InvalidError(f"config {place} holds no keys", field="config")
     return {str(key): value for key, value in found.items()}
 
 
@@ -144,6 +183,9 @@ def _fetched(url: str) -> tuple[bytes, str]:
     import http.client
     import urllib.request
 
+    place = shown_place(url)
+    if "@" in url.partition("?")[0]:
+        raise InvalidError(f"config {place}: an address has no user and no password here")
     end_s = time.monotonic() + CONFIG_FETCH_S
     content = b""
     try:
@@ -156,7 +198,9 @@ def _fetched(url: str) -> tuple[bytes, str]:
                     raise TimeoutError(f"not all of it came within {CONFIG_FETCH_S:g} s")
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise NotFoundError(f"config {url} can't be read: {reason}", field="config") from error
+        raise NotFoundError(
+            f"config {place} can't be read: {reason}", field="config"
+        ) from error
     suffix = Path(urlsplit(url).path).suffix.lstrip(".").lower()
     return content, suffix if suffix in SUFFIXES else form
 
@@ -175,7 +219,10 @@ def _decoded(content: bytes, suffix: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        # Its own text quotes the line, and whatever secret is in it.
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{getattr(error, 'problem', 'no YAML')}{line}") from error
 
 
 def _from_file(
@@ -200,15 +247,17 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _slips(rows: tuple[Setting, ...], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes on variables with our prefix that are one slip away from a setting's."""
+    """Notes on variables with our prefixes that are one slip away from a setting's."""
     ours = {
         SERVER_CONFIG_ENV,
+        CTL_CONFIG_ENV,
         *(env for kind in (Settings, CtlSettings) for env in _envs(kind)),
     }
-    wanted = [env for row in rows for env in row.envs if env.startswith(ENV_PREFIX)]
+    prefixes = (SERVER_PREFIX, CTL_PREFIX)
+    wanted = [env for row in rows for env in row.envs if env.startswith(prefixes)]
     notes: list[str] = []
     for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and name not in ours:
+        if name.startswith(prefixes) and name not in ours:
             close = difflib.get_close_matches(name, wanted, n=1, cutoff=0.9)
             if close:
                 notes.append(f"the variable {name} sets nothing; did you mean {close[0]}?")

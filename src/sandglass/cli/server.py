@@ -6,23 +6,24 @@ ends the process at once, which the log survives as it survives a power cut.
 """
 
 import asyncio
-import inspect
-import ipaddress
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from sandglass.cli import ending
+from sandglass.cli import ending, flags, show, token
 from sandglass.cli.config import SERVER_CONFIG_ENV, Loaded, load
-from sandglass.errors import SandglassError
-from sandglass.settings import Setting, Settings, table
+from sandglass.errors import InvalidError, NotFoundError, SandglassError
+from sandglass.security.access import Access
+from sandglass.security.reach import exposure_of, is_loopback
+from sandglass.security.tls import tls_files
+from sandglass.settings import Settings
 
 if TYPE_CHECKING:
     from sandglass.node import Node
@@ -35,13 +36,13 @@ STOP_S_MAX: Final = 9.5
 SWITCH_S: Final = 0.0005
 """The loop waits so long for the sync thread to let go of the interpreter; 5 ms by default."""
 
-CONFIG_HELP: Final = "Settings to read: a file or an http(s) URL; YAML, TOML or JSON."
-
 app = typer.Typer(
     rich_markup_mode=None,  # its tables cut long names off in a terminal of 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(token.app, name="token")
+app.add_typer(show.app, name="config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,29 +54,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ending.run(lambda: typer.main.get_command(app), TOOL, given)
 
 
-def start(context: typer.Context, **flags: Any) -> None:
+def start(context: typer.Context, **given: Any) -> None:
     """
     Start a node, and serve until a signal comes.
 
     Settings come from flags, then variables (SANDGLASS_GRPC_PORT and so on), then the config.
     """
-    if context.invoked_subcommand is not None:
-        return
-    config = flags.pop("config") or os.environ.get(SERVER_CONFIG_ENV, "")
-    given = {name: value for name, value in flags.items() if value not in (None, [])}
-    loaded = load(
+    config = given.pop("config") or os.environ.get(SERVER_CONFIG_ENV, "")
+    context.obj = partial(
+        load,
         Settings,
-        flags=given,
+        flags=flags.given(given),
         environ=os.environ,
         config=config,
         home=Path.home(),
         file_stem=TOOL,
     )
-    exposure = exposure_of(loaded.settings)
-    if exposure:
-        ending.failed(TOOL, exposure)
-        raise typer.Exit(ending.WRONG_USAGE)
-    raise typer.Exit(_serve(loaded))
+    if context.invoked_subcommand is not None:
+        return
+    loaded = context.obj()
+    try:
+        access = access_of(loaded.settings)
+    except SandglassError as error:
+        ending.failed(TOOL, error.message)
+        raise typer.Exit(ending.WRONG_USAGE) from error
+    raise typer.Exit(_serve(loaded, access))
 
 
 @app.command()
@@ -88,91 +91,45 @@ def version(
     print(version_text(TOOL, is_json=is_json))
 
 
-def exposure_of(settings: Settings) -> str:
-    """What to say if others could reach the node unasked; empty if all is well."""
-    if settings.insecure or is_loopback(settings.bind_addr):
-        return ""
-    return (
-        f"bind_addr {settings.bind_addr} can be reached from other machines, and there is"
-        " neither TLS nor tokens: bind to 127.0.0.1, or give --insecure where the network"
-        " is trusted"
-    )
-
-
-def is_loopback(address: str) -> bool:
+def access_of(settings: Settings) -> Access:
     """
-    Whether only this machine can reach a listener bound to `address`. A name counts by what it
-    resolves to now; one that resolves to nothing doesn't count.
+    The TLS and the tokens that the settings ask for, read and checked.
+
+    Raises:
+        InvalidError: others could reach the node, and something is missing for that; or files
+            are given that don't make sense together.
+        SandglassError: as `Access`.
     """
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return False
-    return bool(found) and all(ipaddress.ip_address(each[4][0]).is_loopback for each in found)
-
-
-# --- flags ---
-
-
-def _flags() -> list[inspect.Parameter]:
-    config = Annotated[str, typer.Option("--config", help=CONFIG_HELP)]
-    return [
-        _parameter("config", config, ""),
-        *(_parameter(row.name, _flag(row), None) for row in table(Settings)),
-    ]
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    files = tls_files(
+        settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
     )
+    if not settings.insecure:
+        exposure = exposure_of(
+            settings.bind_addr,
+            has_tls=files is not None,
+            has_tokens=settings.token_file is not None,
+        )
+        if exposure:
+            raise InvalidError(exposure, field="bind_addr")
+    if settings.token_file is not None and not settings.token_file.exists():
+        raise NotFoundError(
+            f"there is no token file {settings.token_file}; make it with: sandglass token add"
+            f" NAME --token_file {settings.token_file}",
+            field="token_file",
+        )
+    return Access(tls_files=files, token_file=settings.token_file)
 
 
-def _flag(row: Setting) -> Any:
-    """An option without a default of its own: the table's must be the weakest source."""
-    spelled = [f"--{row.name}"]
-    short = f"-{row.short}" if row.short else ""
-    notes = [f"default: {row.default_text}"]
-    if row.range_text and row.kind is not bool:
-        notes.append(row.range_text)
-    help_text = f"{row.help} [{'; '.join(notes)}]"
-    if row.kind is bool:
-        spelled = [f"--{row.name}/--no-{row.name}"]
-        option = typer.Option(*spelled, *filter(None, [short]), help=help_text)
-        return Annotated[bool | None, option]
-    kind = list[str] | None if row.kind is tuple else str | None
-    option = typer.Option(
-        *spelled,
-        *filter(None, [short]),
-        help=help_text,
-        metavar=row.metavar,
-    )
-    return Annotated[kind, option]
-
-
-def _declare() -> None:
-    context = inspect.Parameter(
-        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-    )
-    parameters = [context, *_flags()]
-    callback: Any = start
-    callback.__signature__ = inspect.Signature(parameters)
-    callback.__annotations__ = {each.name: each.annotation for each in parameters}
-    app.callback(invoke_without_command=True)(callback)
-
-
-_declare()
+flags.declare(app, start, Settings, invoke_without_command=True)
 
 
 # --- serving ---
 
 
-def _serve(loaded: Loaded[Settings]) -> int:
+def _serve(loaded: Loaded[Settings], access: Access) -> int:
     settings = loaded.settings
+    # gRPC would put lines of its own form into the log, one for each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # Here, because the bare wheel (client and sandctl) doesn't bring what they need.
         import structlog
@@ -186,7 +143,7 @@ def _serve(loaded: Loaded[Settings]) -> int:
         )
     logs.configure(settings.log_format, is_verbose=settings.verbose)
     log = structlog.get_logger(TOOL)
-    _say_settings(log, loaded)
+    _say_settings(log, loaded, access)
     sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         node = Node(
@@ -197,7 +154,8 @@ def _serve(loaded: Loaded[Settings]) -> int:
                 grpc_port=settings.grpc_port,
                 session_grace_ms=settings.session_grace // timedelta(milliseconds=1),
                 stop_grace_ms=settings.stop_grace // timedelta(milliseconds=1),
-            )
+            ),
+            access=access,
         )
         try:
             return runner.run(serve(node, settings, log))
@@ -205,7 +163,7 @@ def _serve(loaded: Loaded[Settings]) -> int:
             return ending.failed(TOOL, _with_advice(error.message))
 
 
-def _say_settings(log: Any, loaded: Loaded[Settings]) -> None:
+def _say_settings(log: Any, loaded: Loaded[Settings], access: Access) -> None:
     settings = loaded.settings
     if loaded.config:
         log.info("settings read", config=loaded.config)
@@ -216,8 +174,13 @@ def _say_settings(log: Any, loaded: Loaded[Settings]) -> None:
             "serving alone: initial_peers are read, and not used until there is a cluster",
             initial_peers=list(settings.initial_peers),
         )
+    if access.tls is not None:
+        log.info("TLS", certificate_ends=access.tls.ends, asks=access.tls.client_ca is not None)
     if settings.insecure and not is_loopback(settings.bind_addr):
-        log.warning("everybody who reaches this address may do anything: --insecure was given")
+        if access.guard is None:
+            log.warning("whoever reaches this address may do anything: --insecure was given")
+        if access.tls is None:
+            log.warning("nothing is encrypted: --insecure was given")
 
 
 def _with_advice(message: str) -> str:

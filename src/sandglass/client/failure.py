@@ -22,6 +22,12 @@ from sandglass.wire.v1 import broker_pb2
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _LAST_CAUSE: Final = re.compile(r"([^:]+?)\s*(?:\(\d+\))?\Z")
 
+CLOSED: Final = "socket closed"
+"""The cause of a connection that the node closed without a word."""
+
+_TLS_CAUSE: Final = re.compile(r"OPENSSL_internal:([A-Z_0-9]+)(?:: ([^:]+))?")
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST"})
+
 _BY_CODE: Final[dict[int, type[SandglassError]]] = {
     1: errors.UnavailableError,  # CANCELLED: by the other side
     3: errors.InvalidError,
@@ -92,11 +98,28 @@ def cause_of(failure: BaseException) -> str:
     """In a few words, why a connection failed: for people."""
     if isinstance(failure, grpc.aio.AioRpcError):
         details = failure.details() or failure.code().name.lower()
+        if (tls := _tls_cause_of(details)) and is_unsent(failure):
+            return tls
         found = _LAST_CAUSE.search(details) if is_unsent(failure) else None
         return found.group(1).strip().lower() if found else details
     if isinstance(failure, TimeoutError):
         return "no answer"
     return str(failure) or type(failure).__name__
+
+
+def _tls_cause_of(details: str) -> str:
+    """Why a handshake failed; empty if none did."""
+    if "ostname" in details and "erification" in details:
+        return "the node's certificate is for another name"
+    found = _TLS_CAUSE.search(details)
+    if found is None:
+        return ""
+    name, more = found.group(1), found.group(2)
+    if name == "CERTIFICATE_VERIFY_FAILED":
+        return f"the node's certificate is not trusted: {more or 'verification failed'}"
+    if name in _NO_TLS:
+        return "the node doesn't speak TLS"
+    return f"TLS failed: {name.lower().replace('_', ' ')}"
 
 
 def _details_of(failure: grpc.aio.AioRpcError) -> list[AnyDetail]:

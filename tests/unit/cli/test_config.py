@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sandglass.cli import config
-from sandglass.cli.config import load, read_config
-from sandglass.errors import InvalidError, NotFoundError
+from sandglass.cli.config import Source, load, read_config, shown_place
+from sandglass.errors import InvalidError, NotFoundError, SandglassError
 from sandglass.settings import CtlSettings, Settings
 
 DEMO = Path(__file__).parents[3] / "demo"
@@ -69,6 +69,44 @@ def test_the_strongest_source_wins(tmp_path: Path) -> None:
     assert (settings.raft_port, settings.gossip_port) == (3, 1)
     assert settings.bind_addr == "127.0.0.1"
     assert loaded.config == path
+
+
+def test_each_value_knows_where_it_comes_from(tmp_path: Path) -> None:
+    path = written(tmp_path, "s.yaml", "grpc_port: 1\nhttp_port: 1\nraft_port: 1\n")
+    environ = {"SANDGLASS_HTTP_PORT": "2", "RAFT_PORT": "3", "SANDGLASS_GOSSIP_PORT": "4"}
+
+    loaded = load(Settings, flags={"raft_port": "5"}, environ=environ, config=path)
+
+    assert loaded.sources == {
+        "grpc_port": Source("file", path),
+        "http_port": Source("environment", "SANDGLASS_HTTP_PORT"),
+        "raft_port": Source("flag", "--raft_port"),
+        "gossip_port": Source("environment", "SANDGLASS_GOSSIP_PORT"),
+    }
+
+
+def test_of_an_address_only_what_holds_no_secret_is_shown() -> None:
+    assert shown_place("https://me:secret@host:1/a.yaml?key=secret") == (
+        "https://host:1/a.yaml?(hidden)"
+    )
+    assert shown_place("/a@b?c.yaml") == "/a@b?c.yaml"
+    assert "secret" not in shown_place("http://[secret")
+    for url in ("http://me:secret@127.0.0.1:1/s", "http://127.0.0.1:1/s?key=secret"):
+        with pytest.raises(SandglassError) as caught:
+            read_config(url)
+        assert "secret" not in caught.value.message
+
+
+def test_a_config_that_cannot_be_understood_is_not_quoted(tmp_path: Path) -> None:
+    for name, text in (
+        ("s.yaml", "addrs: [a]\ntoken: secret: ["),
+        ("s.json", '{"token": secret}'),
+        ("s.toml", "token = secret"),
+    ):
+        with pytest.raises(InvalidError) as caught:
+            read_config(written(tmp_path, name, text))
+        assert "secret" not in caught.value.message
+        assert "line" in caught.value.message
 
 
 def test_the_bare_variables_name_and_data_are_left_alone() -> None:

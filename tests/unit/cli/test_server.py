@@ -5,12 +5,18 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import structlog
 
 from sandglass.cli import logs, server
+from sandglass.errors import InvalidError
+from sandglass.security.tokens import add_token
 from sandglass.settings import Settings
+from tests.certificates import Authority, Pair
 
 
 @pytest.fixture
@@ -22,17 +28,54 @@ def log_restored() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_addresses_that_only_this_machine_reaches_need_no_leave(address: str) -> None:
-    assert server.is_loopback(address)
-    assert server.exposure_of(Settings(bind_addr=address)) == ""
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return Authority(tmp_path).issue()
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "", "no such name", "."])
-def test_addresses_that_others_reach_need_leave(address: str) -> None:
-    assert not server.is_loopback(address)
-    assert "--insecure" in server.exposure_of(Settings(bind_addr=address))
-    assert server.exposure_of(Settings(bind_addr=address, insecure=True)) == ""
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    add_token(tmp_path / "tokens", "one", "sg_one")
+    return tmp_path / "tokens"
+
+
+def refusal(settings: Settings) -> str:
+    with pytest.raises(InvalidError) as caught:
+        server.access_of(settings)
+    assert caught.value.field == "bind_addr"
+    return caught.value.message
+
+
+def test_on_loopback_nothing_is_needed() -> None:
+    access = server.access_of(Settings())
+
+    assert (access.guard, access.tls) == (None, None)
+
+
+def test_beyond_loopback_both_tls_and_tokens_are_needed(pair: Pair, tokens: Path) -> None:
+    exposed = Settings(bind_addr="0.0.0.0")
+    with_tls = replace(exposed, tls_cert_file=pair.certificate, tls_key_file=pair.key)
+    with_tokens = replace(exposed, token_file=tokens)
+    with_both = replace(with_tls, token_file=tokens)
+
+    assert "neither TLS nor a token" in refusal(exposed)
+    assert "there are no tokens" in refusal(with_tls)
+    assert "there are no tokens" in refusal(
+        replace(with_tls, tls_client_ca_file=pair.certificate)
+    )
+    assert "there is no TLS" in refusal(with_tokens)
+    access = server.access_of(with_both)
+    assert access.guard is not None
+    assert access.tls is not None
+
+
+def test_insecure_takes_what_there_is(pair: Pair, tokens: Path) -> None:
+    exposed = Settings(bind_addr="0.0.0.0", insecure=True)
+
+    assert server.access_of(exposed).guard is None
+    assert server.access_of(replace(exposed, token_file=tokens)).guard is not None
+    with_tls = replace(exposed, tls_cert_file=pair.certificate, tls_key_file=pair.key)
+    assert server.access_of(with_tls).tls is not None
 
 
 def test_an_exposed_listener_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +85,38 @@ def test_an_exposed_listener_is_refused_in_one_line(capsys: pytest.CaptureFixtur
     assert captured.out == ""
     assert captured.err.startswith("sandglass: bind_addr 0.0.0.0 can be reached")
     assert captured.err.count("\n") == 1
+
+
+def test_files_that_do_not_fit_are_refused_in_one_line(
+    tmp_path: Path, pair: Pair, tokens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expired = Authority(tmp_path, "past").issue(ends=timedelta(hours=-1))
+    other = Authority(tmp_path, "other").issue()
+    (wide := tmp_path / "wide").write_bytes(tokens.read_bytes())
+    wide.chmod(0o640)
+    (wrong := tmp_path / "wrong").write_text("one sg_secret\n")
+    wrong.chmod(0o600)
+    certificate, key = f"--tls_cert_file={pair.certificate}", f"--tls_key_file={pair.key}"
+
+    for arguments, said in (
+        ([key], "tls_key_file is given without tls_cert_file"),
+        ([certificate], "tls_cert_file is given without tls_key_file"),
+        ([f"--tls_client_ca_file={pair.certificate}"], "is given without tls_cert_file"),
+        ([certificate, f"--tls_key_file={other.key}"], "does not belong to"),
+        ([certificate, "--tls_key_file=/nowhere/key"], "/nowhere/key can't be read"),
+        (
+            [f"--tls_cert_file={expired.certificate}", f"--tls_key_file={expired.key}"],
+            "certificate has expired",
+        ),
+        ([f"--token_file={wide}"], "has mode 0640"),
+        ([f"--token_file={wrong}"], "line 1 of"),
+        (["--token_file=/nowhere/tokens"], "make it with: sandglass token add NAME"),
+    ):
+        assert server.main(arguments) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
+        assert "secret" not in err
 
 
 def test_a_setting_out_of_range_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

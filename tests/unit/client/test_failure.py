@@ -130,3 +130,34 @@ def test_a_connection_that_broke_may_have_sent_something() -> None:
 
     assert not failure.is_unsent(error)
     assert "Socket closed" == failure.cause_of(error)
+
+
+HANDSHAKE = (
+    "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls handshake"
+    " failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:"
+    "OPENSSL_internal:{}: OK"
+)
+
+
+@pytest.mark.parametrize(
+    ("details", "cause"),
+    [
+        (
+            HANDSHAKE.format(
+                "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate"
+            ),
+            "the node's certificate is not trusted: unable to get local issuer certificate",
+        ),
+        (
+            HANDSHAKE.format("CERTIFICATE_VERIFY_FAILED: certificate has expired"),
+            "the node's certificate is not trusted: certificate has expired",
+        ),
+        (HANDSHAKE.format("WRONG_VERSION_NUMBER: Invalid"), "the node doesn't speak TLS"),
+        (HANDSHAKE.format("NO_SHARED_CIPHER"), "TLS failed: no shared cipher"),
+        (HANDSHAKE.partition(" Tls")[0] + " Socket closed", failure.CLOSED),
+    ],
+)
+def test_a_handshake_that_failed_says_why(details: str, cause: str) -> None:
+    error = rpc_error(grpc.StatusCode.UNAVAILABLE, details)
+
+    assert cause == failure.cause_of(error)

@@ -8,6 +8,7 @@ import pytest
 from sandglass.client._async import producer as producer_module
 from sandglass.client._async.connection import Connection, Endpoint, steady_ms
 from sandglass.client._async.producer import Producer
+from sandglass.client.entry import Entry
 from sandglass.client.events import Event, Expired, Produced
 from sandglass.client.message import Message, Receipt
 from sandglass.errors import BusyError, InvalidError, UnavailableError
@@ -18,7 +19,7 @@ class Desk:
     """A producer whose connection never connects; its requests are taken and answered here."""
 
     def __init__(self, *, timeout_ms: int = 10_000) -> None:
-        endpoint = Endpoint(("nowhere:1",), None, None, timeout_ms)
+        endpoint = Endpoint(("nowhere:1",), Entry(None, None), timeout_ms)
         self.connection = Connection(
             endpoint,
             client_name="test",

@@ -7,7 +7,6 @@ import pytest
 from sandglass.core import limits
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import CloseExact, Ending, Promise, PromiseExact, Settle
-from sandglass.core.retract import retract
 from sandglass.errors import BusyError, NotFoundError
 from tests.unit.core.drive import START_MS, Drive, numbers_of, offset
 
@@ -473,7 +472,7 @@ def test_channels_on_their_way_count(monkeypatch: pytest.MonkeyPatch) -> None:
         drive.admit(channel="d")
 
     drive.apply(second)
-    retract(drive.partition, refused)
+    drive.partition.retract(refused)
     drive.admit(channel="d")
     with pytest.raises(BusyError, match="3 channels"):
         drive.admit(channel="c")

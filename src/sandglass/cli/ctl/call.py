@@ -10,27 +10,32 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import typer
 
 from sandglass.cli import ending
+from sandglass.cli.config import Loaded
 from sandglass.cli.ctl.progress import Progress
-from sandglass.errors import SandglassError
+from sandglass.errors import InvalidError, SandglassError
+from sandglass.security.files import read_file
 from sandglass.settings import CtlSettings
 
 if TYPE_CHECKING:
     from sandglass import AsyncClient
+    from sandglass.client.entry import Tls
 
 TOOL: Final = "sandctl"
 
 
 @dataclass(frozen=True, slots=True)
 class Globals:
-    """What the options of the whole tool say."""
+    """What the options of the whole tool say, and where the settings come from."""
 
     settings: CtlSettings
     is_json: bool
+    loaded: Loaded[CtlSettings] | None = None
 
 
 Work = Callable[["AsyncClient", Progress], Awaitable[None]]
@@ -69,13 +74,59 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
 
 
 def open_client(settings: CtlSettings) -> "AsyncClient":
-    """A client for these settings. Nothing is connected yet."""
+    """
+    A client for these settings. Nothing is connected yet.
+
+    Raises:
+        InvalidError: a setting is none, or settings don't fit together.
+    """
     from sandglass import AsyncClient
 
     addresses = [
         f"127.0.0.1{each}" if each.startswith(":") else each for each in settings.addrs
     ]
-    return AsyncClient(*addresses, timeout=settings.timeout, name=f"{TOOL}:{os.getpid()}")
+    try:
+        return AsyncClient(
+            *addresses,
+            timeout=settings.timeout,
+            tls=_tls_of(settings),
+            token=_token_of(settings),
+            insecure=settings.insecure,
+            name=f"{TOOL}:{os.getpid()}",
+        )
+    except SandglassError as error:
+        raise InvalidError(_with_flags(error.message), field=error.field) from error
+
+
+def _tls_of(settings: CtlSettings) -> "Tls":
+    from sandglass import TlsOptions
+
+    options = TlsOptions(
+        ca_file=settings.ca_file,
+        certificate_file=settings.cert_file,
+        key_file=settings.key_file,
+        server_name=settings.server_name,
+    )
+    return options if settings.tls or options != TlsOptions() else None
+
+
+def _token_of(settings: CtlSettings) -> Path | str | None:
+    from sandglass.client.entry import TOKEN_FILE_BYTES_MAX
+
+    path = settings.token_file
+    if path is None:
+        return settings.token or None
+    if settings.token:
+        raise InvalidError("token and token_file are both set; give one", field="token")
+    read_file(path, what="token file", bytes_max=TOKEN_FILE_BYTES_MAX, is_private=True)
+    return path
+
+
+def _with_flags(message: str) -> str:
+    """The client speaks of its arguments, where people here have flags."""
+    return message.replace(
+        "give tls, or insecure where", "give --tls or --ca-file, or --insecure where"
+    )
 
 
 async def _within(client: "AsyncClient", work: Work, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """
 `sandctl`: the tool for people and scripts.
 
-Options of the whole tool (`--addrs`, `--timeout`, `--config`, `--json`) may stand anywhere; see
+Options of the whole tool (`--addrs`, `--token-file`, `--json` and more) may stand anywhere: see
 `sandglass.cli.argv`. What is slow to load is loaded by the command that needs it.
 """
 
@@ -13,13 +13,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from sandglass.cli import ending
+from sandglass.cli import ending, flags, show
 from sandglass.cli.config import CTL_CONFIG_ENV, load
 from sandglass.cli.ctl import consume, groups, produce, topics
 from sandglass.cli.ctl.call import TOOL, Globals, globals_of
-from sandglass.settings import CtlSettings, Setting, table
+from sandglass.settings import CtlSettings
 
-EPILOG: Final = "--addrs, --timeout, --config and --json may stand anywhere on the line."
+EPILOG: Final = "All of these may stand anywhere on the line."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,49 +42,43 @@ app = typer.Typer(
 )
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
+settings_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Settings.")
+app.add_typer(settings_app, name="config")
 app.command(name="produce")(produce.produce)
 app.command(name="consume")(consume.consume)
 
-_ROWS: Final = {row.name: row for row in table(CtlSettings)}
 
-
-def _help(row: Setting) -> str:
-    return f"{row.help} [default: {row.default_text}]"
-
-
-@app.callback()
-def root(
-    context: typer.Context,
-    addrs: Annotated[
-        list[str] | None,
-        typer.Option("--addrs", "-s", metavar="LIST", help=_help(_ROWS["addrs"])),
-    ] = None,
-    timeout: Annotated[
-        str | None,
-        typer.Option("--timeout", metavar="DURATION", help=_help(_ROWS["timeout"])),
-    ] = None,
-    config: Annotated[
-        str,
-        typer.Option(
-            "--config",
-            metavar="PATH",
-            help="Settings to read: a file or an http(s) URL; YAML, TOML or JSON.",
-        ),
-    ] = "",
-    is_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def root(context: typer.Context, **given: Any) -> None:
     """Produce, consume and look after a Sandglass."""
+    is_json = bool(given.pop("is_json"))
     loaded = load(
         CtlSettings,
-        flags={"addrs": addrs or None, "timeout": timeout},
+        flags=flags.given({name: each for name, each in given.items() if name != "config"}),
         environ=os.environ,
-        config=config or os.environ.get(CTL_CONFIG_ENV, ""),
+        config=given["config"] or os.environ.get(CTL_CONFIG_ENV, ""),
         home=Path.home(),
         file_stem=TOOL,
     )
     for note in loaded.notes:
         print(f"{TOOL}: {note}", file=sys.stderr)
-    context.obj = Globals(loaded.settings, is_json)
+    context.obj = Globals(loaded.settings, is_json, loaded)
+
+
+flags.declare(
+    app,
+    root,
+    CtlSettings,
+    is_hyphenated=True,
+    more={"is_json": Annotated[bool, typer.Option("--json", help="Print JSON.")]},
+)
+
+
+@settings_app.command(name="show")
+def show_settings(context: typer.Context) -> None:
+    """Show each setting and its source: flag, environment, file or default."""
+    found = globals_of(context)
+    assert found.loaded is not None
+    show.print_settings(found.loaded, is_json=found.is_json)
 
 
 @app.command()

@@ -6,16 +6,14 @@ import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
 
-import grpc
-
-from sandglass.client._async.connection import Connection, Endpoint
+from sandglass.client._async.connection import Connection, Endpoint, host_of
 from sandglass.client._async.consumer import Consumer, Consuming, batches, messages
 from sandglass.client._async.producer import Producer
 from sandglass.client._async.unary import Unary
+from sandglass.client.entry import Tls, Token, entry_of
 from sandglass.client.events import Changed, Event, Expired, Extended, Produced, Settled
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
 from sandglass.client.received import Batch, Received
@@ -49,7 +47,6 @@ CREDIT_BYTES_MAX: Final = limits.CREDIT_BYTES_MAX // 2
 
 _KINDS: Final = {"timer": admin_pb2.TOPIC_KIND_TIMER, "kv": admin_pb2.TOPIC_KIND_KV}
 _STARTS: Final = {"beginning": broker_pb2.START_BEGINNING, "now": broker_pb2.START_NOW}
-TLS = bool | str | Path | grpc.ChannelCredentials | None
 
 
 def _wall_ms() -> int:
@@ -73,27 +70,32 @@ class AsyncClient:
     Args:
         addresses: `host:port`; without a port 7170. By default 127.0.0.1:7170.
         timeout: how long a call may take before it raises `UnavailableError`.
-        tls: True for the system's certificates, the path of a file of certificates, or gRPC
-            channel credentials. None is no TLS.
-        token: sent with every call.
+        tls: True for the authorities that the system trusts, the path of a file of others,
+            `TlsOptions`, or channel credentials of gRPC. None is no TLS.
+        token: shown with every call: itself, the path of its file, or what gives it when
+            called, at once. A path is read and a function called anew for each connection.
+        insecure: show the token to other machines although nothing is encrypted.
         name: shown to operators.
 
     Raises:
-        InvalidError: an address, the timeout, or a file of certificates is no such thing.
+        InvalidError: an address, the timeout, a file or the token is no such thing.
+        NotFoundError: a file isn't there, or can't be read.
+        PreconditionError: the token would go to another machine unencrypted.
     """
 
     def __init__(
         self,
         *addresses: str,
         timeout: timedelta = TIMEOUT_DEFAULT,
-        tls: TLS = None,
-        token: str | None = None,
+        tls: Tls = None,
+        token: Token = None,
+        insecure: bool = False,
         name: str | None = None,
     ) -> None:
+        checked = tuple(_address(each) for each in addresses or (ADDRESS_DEFAULT,))
         self._endpoint = Endpoint(
-            addresses=tuple(_address(each) for each in addresses or (ADDRESS_DEFAULT,)),
-            credentials=_credentials(tls),
-            token=token,
+            addresses=checked,
+            entry=entry_of(tls, token, hosts=map(host_of, checked), insecure=insecure),
             timeout_ms=span_ms(timeout, field="timeout", low=1, high=24 * 3600 * 1000),
         )
         self._name = name or f"{socket.gethostname()}:{os.getpid()}"
@@ -461,19 +463,6 @@ def _address(text: str) -> str:
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise InvalidError(f"address {text!r} is not host:port", field="address")
     return text
-
-
-def _credentials(tls: TLS) -> grpc.ChannelCredentials | None:
-    if tls is None or tls is False:
-        return None
-    if tls is True:
-        return grpc.ssl_channel_credentials()
-    if isinstance(tls, str | Path):
-        try:
-            return grpc.ssl_channel_credentials(Path(tls).read_bytes())
-        except OSError as error:
-            raise InvalidError(f"tls: {tls} cannot be read: {error}", field="tls") from error
-    return tls
 
 
 def _setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:

@@ -22,10 +22,17 @@ import grpc
 import grpc.aio
 
 from sandglass.client import failure
+from sandglass.client.entry import Entry, metadata_of
 from sandglass.client.events import Event
 from sandglass.client.session import Session
 from sandglass.core import limits
-from sandglass.errors import DeniedError, SandglassError, UnavailableError, UnsupportedError
+from sandglass.errors import (
+    DeniedError,
+    SandglassError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+)
 from sandglass.wire.v1 import broker_pb2
 
 SESSION_METHOD: Final = "/sandglass.v1.Broker/Session"
@@ -58,20 +65,26 @@ class Endpoint:
     """Where to go and how: `host:port` of some nodes, and what they want to see."""
 
     addresses: tuple[str, ...]
-    credentials: grpc.ChannelCredentials | None
-    token: str | None
+    entry: Entry
     timeout_ms: int
 
     def open(self, address: str) -> grpc.aio.Channel:
-        """A channel to one node. Nothing is connected yet."""
-        if self.credentials is None:
-            return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        return grpc.aio.secure_channel(address, self.credentials, options=_OPTIONS)
+        """
+        A channel to one node. Nothing is connected yet.
 
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        Raises:
+            SandglassError: a file for TLS isn't in order.
+        """
+        credentials = self.entry.credentials()
+        options = [*_OPTIONS, *self.entry.channel_options(host_of(address))]
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, credentials, options=options)
+
+    def cause_of(self, error: BaseException) -> str:
+        """In a few words, why a connection failed: for people."""
+        cause = failure.cause_of(error)
+        return cause + self.entry.hint if cause == failure.CLOSED else cause
 
     def unavailable(self, cause: str, *, is_result_unknown: bool = False) -> UnavailableError:
         """The error of a call that nobody answered in time."""
@@ -81,6 +94,11 @@ class Endpoint:
             f"no Sandglass node answered at {names} within {within}: {cause}",
             is_result_unknown=is_result_unknown,
         )
+
+
+def host_of(address: str) -> str:
+    """The host of `host:port`, an IPv6 one without its brackets."""
+    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def steady_ms() -> int:
@@ -117,6 +135,7 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stream: Stream | None = None
+        self._shown = ""
         self._turn = 0
         self._is_cut = False
         self._is_closing = False
@@ -160,7 +179,7 @@ class Connection:
                 was_open = await self._serve(address)
                 self.cause = f"{address} ended the session"
             except (grpc.aio.AioRpcError, TimeoutError, SandglassError) as error:
-                self.cause = failure.cause_of(error)
+                self.cause = self._endpoint.cause_of(error)
                 was_open = self.session.is_open
                 self._fail_if_refused(error)
             except Exception as error:  # noqa: BLE001 - the top of the task
@@ -180,6 +199,7 @@ class Connection:
 
     async def _serve(self, address: str) -> bool:
         """Serves one stream until it ends. Returns whether it was ever greeted."""
+        self._shown = self._endpoint.entry.current_token()
         channel = self._endpoint.open(address)
         # The stubs ask for an iterator of requests; without one, `write` sends them.
         open_stream = cast(
@@ -190,7 +210,7 @@ class Connection:
                 response_deserializer=broker_pb2.ServerFrame.FromString,
             ),
         )
-        stream = open_stream(metadata=self._endpoint.metadata)
+        stream = open_stream(metadata=metadata_of(self._shown))
         self._stream, self._is_cut = stream, False
         try:
             async with asyncio.timeout(min(WELCOME_S_MAX, self._endpoint.timeout_ms / 1000)):
@@ -250,11 +270,17 @@ class Connection:
         return True
 
     def _fail_if_refused(self, error: Exception) -> None:
-        """Nobody gets better by waiting for a node that refuses us."""
-        if isinstance(error, grpc.aio.AioRpcError):
-            refusal = failure.from_rpc(error)
-            if isinstance(refusal, DeniedError | UnsupportedError):
-                self._emit(self.session.refused(refusal))
+        """Nobody gets better by waiting for a node that refuses us; unless we changed."""
+        if not isinstance(error, grpc.aio.AioRpcError):
+            return
+        refusal = failure.from_rpc(error)
+        if isinstance(refusal, UnauthenticatedError):
+            if self._endpoint.entry.has_other_token(self._shown):
+                return
+        elif not isinstance(refusal, DeniedError | UnsupportedError):
+            return
+        self._before_frame()  # what waits for a frame has been refused as well
+        self._emit(self.session.refused(refusal))
 
     # --- time and work ------------------------------------------------------------------------
 

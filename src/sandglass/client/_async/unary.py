@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from sandglass.client import failure
 from sandglass.client._async.connection import BACKOFF_S_MAX, BACKOFF_S_MIN, Endpoint
+from sandglass.client.entry import metadata_of
 from sandglass.errors import SandglassError, UnavailableError
 
 _ADMIN: Final = "/sandglass.v1.Admin/"
@@ -60,7 +61,7 @@ class Unary:
                 raw = await self._once(method, request, left_s)
                 return parse(raw)
             except grpc.aio.AioRpcError as error:
-                cause = failure.cause_of(error)
+                cause = self._endpoint.cause_of(error)
                 is_unsent = failure.is_unsent(error)
                 known = self._judge(error, cause, is_unsent=is_unsent, is_read=is_read)
                 if known is not None:
@@ -87,9 +88,8 @@ class Unary:
             "Callable[..., Awaitable[bytes]]",
             channel.unary_unary(_ADMIN + method, None, None),  # pyright: ignore[reportUnknownMemberType] - stubs
         )
-        return await call(
-            request.SerializeToString(), timeout=timeout_s, metadata=self._endpoint.metadata
-        )
+        metadata = metadata_of(self._endpoint.entry.current_token())
+        return await call(request.SerializeToString(), timeout=timeout_s, metadata=metadata)
 
     def _judge(
         self, error: grpc.aio.AioRpcError, cause: str, *, is_unsent: bool, is_read: bool
