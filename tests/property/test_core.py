@@ -43,8 +43,23 @@ def appends(draw: Any) -> record.Append:
     )
 
 
+ENTRY_KEYS = st.lists(
+    st.tuples(st.binary(min_size=1, max_size=8), st.binary(max_size=8)), min_size=1, max_size=4
+)
+
+
+@st.composite
+def puts(draw: Any) -> record.Put:
+    wanted = draw(ENTRY_KEYS)
+    messages = [draw(st.binary(max_size=40)) for _ in wanted]
+    index, produced_ms = draw(st.integers(1, 1 << 60)), draw(MILLISECONDS)
+    return record.Put(draw(NAMES), index, produced_ms, wanted, messages)
+
+
 OPERATIONS = (
     appends()
+    | puts()
+    | st.builds(record.Delete, NAMES, st.integers(1, 1 << 60), MILLISECONDS, ENTRY_KEYS)
     | st.builds(record.Settle, U32, st.sampled_from(Ending), RANGES, RANGES)
     | st.builds(
         record.Move, U32, st.sampled_from(Ending), MILLISECONDS, U32, U32, RANGES, RANGES

@@ -3,8 +3,8 @@ The broker's front door: admits, finds the partition, awaits the outcome.
 
 Every surface calls it, and none does more than translate. What is refused is refused here or
 before, with an error that names field and limit; what is admitted goes to the node loop. Topics
-are in its `catalog`, whoever consumes among its `consumers`;
-`status` tells how it all stands.
+are in its `catalog`, whoever consumes among its `consumers`, what KV topics hold is behind
+`keyvalue`; `status` tells how it all stands.
 """
 
 import asyncio
@@ -12,19 +12,22 @@ from collections.abc import AsyncIterator
 
 from sandglass.broker.catalog import Catalog
 from sandglass.broker.consuming import Consumers
+from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.node_loop import Done, NodeLoop, resolve
 from sandglass.broker.retention import keep_house
 from sandglass.broker.status import Status
 from sandglass.core import limits
+from sandglass.core.keyvalue import admit_put
 from sandglass.core.message import (
     Batch,
+    Entries,
     Placed,
     Slice,
     channel_to_read,
     channel_to_write,
 )
 from sandglass.core.offset import INDEX_BITS
-from sandglass.core.topic import PartitionRef, Topic
+from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.sandflake import Generator
 
 FETCH_ROW_COUNT = 200
@@ -46,21 +49,24 @@ class Broker:
         self.node_name = node_name
         self.catalog = Catalog(loop, ids)
         self.consumers = Consumers(loop, ids, session_grace_ms=session_grace_ms)
+        self.keyvalue = KeyValue(loop)
         self.status = Status(loop)
         self.catalog.on_deleted = self.consumers.end_topic
         loop.housekeeping = lambda moment: keep_house(loop, moment)
 
     async def produce(
-        self, topic: Topic, partition: PartitionRef, channel: str, batch: Batch
+        self, topic: Topic, partition: PartitionRef, channel: str, batch: Batch | Entries
     ) -> Placed:
         """
-        Produces one atom; returns once it is durable. Cancelling doesn't undo it.
+        Produces one atom; returns once it is durable. Cancelling doesn't undo it. What goes to
+        a KV topic comes as entries.
 
         Raises:
             InvalidError: a channel that is no name.
             BusyError: too much is waiting to be written; see `retry_after_ms`.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        assert (topic.kind is TopicKind.KV) is isinstance(batch, Entries), "the other kind"
         placed = self.produce_nowait(
             partition, channel, batch, lambda error: resolve(future, error)
         )
@@ -68,14 +74,17 @@ class Broker:
         return placed
 
     def produce_nowait(
-        self, partition: PartitionRef, channel: str, batch: Batch, done: Done
+        self, partition: PartitionRef, channel: str, batch: Batch | Entries, done: Done
     ) -> Placed:
         """As `produce`, but `done` is told; the places hold once it was told None."""
         channel = channel_to_write(channel)
         loop = self.loop
         loop.check_room(batch.size_bytes)
-        record, placed = loop.partition(partition.number).admit_append(
-            channel, batch, loop.moment(), loop.view
+        target, moment = loop.partition(partition.number), loop.moment()
+        record, placed = (
+            admit_put(target, channel, batch, moment, loop.view)
+            if isinstance(batch, Entries)
+            else target.admit_append(channel, batch, moment, loop.view)
         )
         loop.submit(record, done, batch.size_bytes)
         return placed

@@ -18,7 +18,6 @@ from sandglass.errors import (
     NotFoundError,
     PreconditionError,
     SandglassError,
-    UnsupportedError,
 )
 from sandglass.sandflake import Generator
 
@@ -92,7 +91,6 @@ class Catalog:
             InvalidError: a name or number outside its limits.
             ConflictError: there is one of this name.
             PreconditionError: more replicas than members.
-            UnsupportedError: a kind that this node doesn't know.
         """
         limits.check_name(name, field="topic")
         limits.check_range(
@@ -106,8 +104,6 @@ class Catalog:
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
             )
-        if kind is not TopicKind.TIMER:
-            raise UnsupportedError("KV topics are not there yet", field="kind")
         if replication_factor > 1:
             raise PreconditionError(
                 f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"

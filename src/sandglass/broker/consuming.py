@@ -19,13 +19,14 @@ from sandglass.core.lease import Consumer, Places
 from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.partition import Partition
 from sandglass.core.record import Ending, Record
-from sandglass.core.topic import PartitionRef, Topic
+from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.errors import (
     BusyError,
     ConflictError,
     InvalidError,
     LeaseLostError,
     NotFoundError,
+    PreconditionError,
     SandglassError,
     UnavailableError,
 )
@@ -80,7 +81,9 @@ class Consumers:
         Raises:
             InvalidError: a name, credit or time outside its limits.
             ConflictError: the session has a subscription of this id.
+            PreconditionError: groups don't read a KV topic.
         """
+        _check_kind(topic)
         channel = channel_to_read(channel)
         limits.check_name(group, field="group")
         limits.check_name(consumer, field="consumer")
@@ -286,7 +289,9 @@ class Consumers:
 
         Raises:
             InvalidError: names outside their limits.
+            PreconditionError: groups don't read a KV topic.
         """
+        _check_kind(topic)
         channel = channel_to_read(channel)
         limits.check_name(group, field="consumerGroup")
         ending = Ending.ACKED if is_ack else Ending.NACKED
@@ -525,6 +530,15 @@ class _DrainReceiver:
 
     def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
         self.queue.put_nowait(error)
+
+
+def _check_kind(topic: Topic) -> None:
+    if topic.kind is TopicKind.KV:
+        raise PreconditionError(
+            f"topic '{topic.name}' is a KV topic: no group reads it; get its keys, or scan"
+            " them",
+            field="topic",
+        )
 
 
 def _check_credit(credit_count: int, credit_bytes: int) -> None:

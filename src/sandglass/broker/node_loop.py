@@ -41,6 +41,7 @@ from sandglass.core.machine import Machine, promise_until
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
 from sandglass.core.record import NODE, Promise, Record
+from sandglass.core.retract import retract
 from sandglass.core.view import Overlay
 from sandglass.errors import (
     BusyError,
@@ -257,9 +258,9 @@ class NodeLoop:
             raise error
         return self.machine.partition(number, self.view)
 
-    def check_room(self, size_bytes: int) -> None:
+    def check_room(self, size_bytes: int, *, may_use_reserve: bool = False) -> None:
         """
-        Is there room for a produced batch?
+        Is there room for a produced batch? For what helps to make room there is some longer.
 
         Raises:
             BusyError: too much is in flight, or the view is stalled.
@@ -267,7 +268,7 @@ class NodeLoop:
         """
         if self._is_stopping:
             raise UnavailableError("the node is stopping", retry_after_ms=limits.BUSY_RETRY_MS)
-        if self.is_full:
+        if self.is_full and not may_use_reserve:
             raise NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
         if self.is_stalled or self.queued_bytes + size_bytes > limits.IN_FLIGHT_BYTES_MAX:
             raise BusyError(
@@ -276,14 +277,28 @@ class NodeLoop:
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
 
-    def submit(self, record: Record, done: Done | None = None, size_bytes: int = 0) -> None:
-        """Queues an admitted record; `done` is called once it is applied."""
+    def submit(
+        self,
+        record: Record,
+        done: Done | None = None,
+        size_bytes: int = 0,
+        *,
+        may_use_reserve: bool = False,
+    ) -> None:
+        """
+        Queues an admitted record; `done` is called once it is applied.
+
+        Args:
+            size_bytes: of what was produced, or asked for by clients: it bounds what waits.
+            may_use_reserve: on a full disk it isn't taken back. What has no size never is.
+        """
         if self.failure is not None:
             if done is not None:
                 done(self.failure)
             return
         self.queued_bytes += size_bytes
-        self._queue.append(_Waiting(record, _counted(self, done, size_bytes), size_bytes > 0))
+        is_append = size_bytes > 0 and not may_use_reserve
+        self._queue.append(_Waiting(record, _counted(self, done, size_bytes), is_append))
         self._kick.set()
 
     def commit(self, record: Record, landed: Done | None = None) -> Awaitable[None]:
@@ -444,7 +459,7 @@ class NodeLoop:
         moved: dict[int, Record] = {}
         for number, each in records.items():
             if number in self.machine.refs and number not in self.stopped:
-                moved |= self.machine.partition(number, self.view).retract(each)
+                moved |= retract(self.machine.partition(number, self.view), each)
         for waiting in self._queue:
             waiting.record = moved.get(id(waiting.record), waiting.record)
         for waiting in refused:

@@ -5,13 +5,18 @@ from sandglass.core import limits
 from sandglass.core.dispatch import Moment
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Record
-from sandglass.core.topic import Topic
+from sandglass.core.topic import Topic, TopicKind
 
 
 def keep_house(loop: NodeLoop, moment: Moment) -> None:
-    """Retention: each topic's partitions are looked at a twentieth of its time apart."""
+    """
+    Retention: each topic's partitions are looked at a twentieth of its time apart. A KV topic
+    keeps what stands under its keys.
+    """
     machine = loop.machine
     for topic in machine.topics.values():
+        if topic.kind is TopicKind.KV:
+            continue
         every_ms = max(limits.CUT_INTERVAL_MS, min(60_000, topic.settings.retention_ms // 20))
         if moment.steady_ms % every_ms >= limits.CUT_INTERVAL_MS:
             continue

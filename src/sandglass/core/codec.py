@@ -5,14 +5,19 @@ A record is: version (1 byte), CRC-32 of all that follows but the batches' bytes
 (4), epoch (4), closed offset (14), now, reached and steady ms (8 each), count of operations
 (2); then each operation: kind (1), and its fields in the order of its class. Integers are
 big-endian; offsets take 14 bytes, texts a length of 2 and UTF-8, lists a count of 4. An
-append's columns stand together, its batches at the end. The log has a checksum of its own over
-everything; the one here shows a record that was cut or joined wrongly.
+append's columns stand together, its batches at the end, and so do a put's and its messages. The
+log has a checksum of its own over everything; the one here shows a record that was cut or
+joined wrongly.
 
-Format version 1. To change it: raise `VERSION`, keep the reader of the old one beside the new,
-and a log of the old version under `tests/data/`.
+Format version 2. To change it: raise `VERSION`, keep the reader of the old one beside the new,
+and records of the old version under `tests/data/`. The steps so far:
+
+- 1 to 2: the operations put (20) and delete (21) came; all else is as it was, so one reader
+  does for both.
 """
 
 from collections.abc import Callable
+from itertools import chain
 from struct import Struct, pack, unpack_from
 from struct import error as StructError
 from typing import Any, Final
@@ -20,17 +25,20 @@ from zlib import crc32
 
 from sandglass.core import keys
 from sandglass.core import record as records
+from sandglass.core.message import EntryKey
 from sandglass.core.offset import OFFSET_BYTES
 from sandglass.core.record import Ending, Head, Operation, Range, Record
 from sandglass.errors import CorruptError
 
-VERSION: Final = 1
+VERSION: Final = 2
+VERSION_READ_MIN: Final = 1
 
 _START = Struct(">BI")
 _HEAD = Struct(">II14sQQQH")
 _KIND = Struct(">B")
 _COUNT = Struct(">I")
 _APPEND = Struct(">QQIBB")
+_PUT = Struct(">QQ")
 _RANGE = Struct(">14s14sI")
 _MOVE = Struct(">IBQII")
 _SETTLE = Struct(">IB")
@@ -55,8 +63,7 @@ def encode(record: Record) -> bytes:
         kind, write = _WRITERS[type(operation)]
         columns.append(_KIND.pack(kind))
         write(operation, columns)
-        if isinstance(operation, records.Append):
-            bodies += operation.bodies
+        bodies += records.bodies_of(operation)
     joined = b"".join(columns)
     return b"".join(
         (_START.pack(VERSION, crc32(joined)), _COUNT.pack(len(joined)), joined, *bodies)
@@ -78,8 +85,11 @@ def decode(raw: bytes) -> Record:
 
 def _decode(raw: bytes) -> Record:
     version, checksum = _START.unpack_from(raw)
-    if version != VERSION:
-        raise CorruptError(f"a record has format version {version}; this node reads {VERSION}")
+    if not VERSION_READ_MIN <= version <= VERSION:
+        raise CorruptError(
+            f"a record has format version {version}; this node reads {VERSION_READ_MIN} to"
+            f" {VERSION}"
+        )
     (columns_bytes,) = _COUNT.unpack_from(raw, _START.size)
     start = _START.size + _COUNT.size
     reader = _Reader(raw, start, body_at=start + columns_bytes)
@@ -193,6 +203,47 @@ def _read_append(reader: _Reader) -> records.Append:
     )
 
 
+def _write_put(op: records.Put, out: list[bytes]) -> None:
+    out.append(_blob(op.channel.encode()))
+    out.append(_PUT.pack(op.first_index, op.produced_ms))
+    _write_keys(op.keys, out)
+    out.append(pack(f">{len(op.keys)}I", *map(len, op.messages)))
+
+
+def _read_put(reader: _Reader) -> records.Put:
+    channel = reader.text()
+    first_index, produced_ms = reader.take(_PUT)
+    keys = _read_keys(reader)
+    messages = [reader.body(size) for size in reader.column("I", len(keys))]
+    return records.Put(channel, first_index, produced_ms, keys, messages)
+
+
+def _write_delete(op: records.Delete, out: list[bytes]) -> None:
+    out.append(_blob(op.channel.encode()))
+    out.append(_PUT.pack(op.first_index, op.produced_ms))
+    _write_keys(op.keys, out)
+
+
+def _read_delete(reader: _Reader) -> records.Delete:
+    channel = reader.text()
+    first_index, produced_ms = reader.take(_PUT)
+    return records.Delete(channel, first_index, produced_ms, _read_keys(reader))
+
+
+def _write_keys(keys: list[EntryKey], out: list[bytes]) -> None:
+    count = len(keys)
+    out.append(_COUNT.pack(count))
+    out.append(pack(f">{count}H", *[len(key) for key, _ in keys]))
+    out.append(pack(f">{count}H", *[len(clustering) for _, clustering in keys]))
+    out += chain.from_iterable(keys)
+
+
+def _read_keys(reader: _Reader) -> list[EntryKey]:
+    count = reader.count()
+    sizes = zip(reader.column("H", count), reader.column("H", count), strict=True)
+    return [(reader.take_bytes(key), reader.take_bytes(rest)) for key, rest in sizes]
+
+
 def _write_settle(op: records.Settle, out: list[bytes]) -> None:
     out.append(_SETTLE.pack(op.group, op.ending))
     _write_ranges(op.main, out)
@@ -269,6 +320,8 @@ _WRITERS: dict[type, tuple[int, Callable[[Any, list[bytes]], None]]] = {
         lambda op, out: out.extend((_blob(op.name.encode()), _blob(op.value))),
     ),
     records.DeleteTopic: (11, _write_delete_topic),
+    records.Put: (20, _write_put),
+    records.Delete: (21, _write_delete),
 }
 
 _READERS: dict[int, Callable[[_Reader], Operation]] = {
@@ -283,4 +336,6 @@ _READERS: dict[int, Callable[[_Reader], Operation]] = {
     9: _read_close_exact,
     10: lambda reader: records.PutTopic(reader.text(), reader.blob()),
     11: _read_delete_topic,
+    20: _read_put,
+    21: _read_delete,
 }

@@ -14,20 +14,26 @@ no name is a prefix of another's keys.
 | `d` done range | group number (4), low (14) | high (14) |
 | `r` retry row | group number (4), due in steady ms (8), low (14) | high, attempts, reason |
 | `x` retry index | group number (4), low (14) | due in steady ms (8) |
+| `k` entry of a KV topic | channel, 0, key escaped, 0, 0, clustering key | columns, message |
 | `p` partition | | last index, closed offset, clocks |
 | `q` record set aside | position (8) | reason, record |
 | `n` node | (partition number 0) | epoch, promise, clocks |
 | `t` topic | (partition number 0) name, 0 | settings and partitions |
 
+In an entry's key each zero byte of the key is followed by 255, and two zero bytes end it: so
+the order of rows is that of (key, clustering key), and no key is a prefix of another.
+
 Format version 1. To change it: raise `VIEW_VERSION`, write the step from the old layout in
-`docs/internals/storage-format.md`, keep a store of the old version under `tests/data/`.
+`docs/internals/storage-format.md`, keep a store of the old version under `tests/data/`. A new
+kind of row, as `k` was, changes no layout: a program that doesn't know it can't read the
+records that make it either.
 """
 
 from itertools import accumulate
 from struct import Struct
 from typing import Final
 
-from sandglass.core.message import DeadLetterOrigin
+from sandglass.core.message import DeadLetterOrigin, EntryKey
 from sandglass.core.offset import OFFSET_BYTES
 
 VIEW_VERSION: Final = 1
@@ -46,7 +52,7 @@ PLACE_BYTES: Final = PLACE.size
 COLUMNS: Final = Struct(">BQ")
 """What a message row begins with: flags, produced ms. Flags up to `IS_SCHEDULED`: no more."""
 
-PARTITION_KINDS: Final = b"mcghdrxpq"
+PARTITION_KINDS: Final = b"mcghdrxkpq"
 
 
 def partition_prefix(kind: bytes, partition: int) -> bytes:
@@ -129,6 +135,22 @@ def retry_place(key: bytes) -> tuple[int, int]:
 def offset_at_end(key: bytes) -> int:
     """The offset that a `d` or `x` key ends with."""
     return int.from_bytes(key[-OFFSET_BYTES:], "big")
+
+
+def entries_prefix(partition: int, channel: str) -> bytes:
+    """What the entries of a KV channel start with."""
+    return _PARTITION.pack(b"k", partition) + channel.encode() + b"\0"
+
+
+def entry_key(prefix: bytes, key: EntryKey) -> bytes:
+    """The key of an entry; `prefix` from `entries_prefix`."""
+    return b"%b%b\0\0%b" % (prefix, key[0].replace(b"\0", b"\0\xff"), key[1])
+
+
+def entry_of(prefix: bytes, row_key: bytes) -> EntryKey:
+    """What `entry_key` made a row's key of."""
+    escaped, _, clustering_key = row_key[len(prefix) :].partition(b"\0\0")
+    return escaped.replace(b"\0\xff", b"\0"), clustering_key
 
 
 def partition_key(partition: int) -> bytes:
@@ -239,3 +261,19 @@ def read_origin(raw: bytes, start: int) -> tuple[DeadLetterOrigin, int]:
         reason=raw[middle:end].decode(),
     )
     return origin, end
+
+
+# --- the columns of an entry ------------------------------------------------------------------
+
+_ENTRY = Struct(">BQQ")
+
+
+def entry_columns(revision: int, produced_ms: int) -> bytes:
+    """What stands before the message in an entry's row: flags (none so far), and these."""
+    return _ENTRY.pack(0, revision, produced_ms)
+
+
+def read_entry(value: bytes) -> tuple[int, int, bytes]:
+    """(revision, produced ms, message) of an entry's row."""
+    _, revision, produced_ms = _ENTRY.unpack_from(value)
+    return revision, produced_ms, value[_ENTRY.size :]

@@ -65,6 +65,18 @@ RETENTION_MS_MIN: Final = 1000
 
 RETENTION_MS_MAX: Final = 100 * 365 * 24 * 3600 * 1000
 
+# --- KV topics --------------------------------------------------------------------------------
+
+READ_KEY_COUNT_MAX: Final = 1000
+"""Keys of one get or has: each is a look into the view."""
+
+DELETE_KEY_COUNT_MAX: Final = 100
+"""Keys of one delete: the loop waits while it looks whether each held something, and to look is
+to read the value, which may be a large one."""
+
+SCAN_ENTRY_COUNT_MAX: Final = 1000
+"""Entries of one page of a scan."""
+
 # --- leases and attempts ----------------------------------------------------------------------
 
 ACK_TIMEOUT_MS_DEFAULT: Final = 10_000

@@ -2,13 +2,15 @@
 Messages as the core knows them: rows of opaque bytes, with a count and a due time each.
 
 The core names messages as (row, first, count) and never looks inside. `wire.convert` parses a
-batch, checks it, and cuts it into rows before it comes here.
+batch, checks it, and cuts it into rows before it comes here. In a KV topic a row is an entry:
+one message, under its key.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from sandglass.core import limits
+from sandglass.core import limits, offset
+from sandglass.core.offset import Offset
 
 CHANNEL_DEFAULT: Final = "master"
 DEAD_LETTER_CHANNEL: Final = "__death_letter"
@@ -82,6 +84,51 @@ class Slice(NamedTuple):
     produced_ms: int
     origin: DeadLetterOrigin | None = None
     low: int = 0
+
+
+EntryKey = tuple[bytes, bytes]
+"""(key, clustering key): what an entry of a KV topic stands under. The order is theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """
+    Messages of one request to one partition of a KV topic, in the order of the request.
+
+    Invariant: `keys[n]` is what `messages[n]`, serialized, goes under; neither list is empty.
+    """
+
+    keys: list[EntryKey]
+    messages: list[bytes]
+    size_bytes: int
+
+
+class Entry(NamedTuple):
+    """
+    What a KV topic holds under a key: the last message put there, serialized. `revision` is its
+    index.
+    """
+
+    key: EntryKey
+    revision: int
+    produced_ms: int
+    message: bytes
+
+    @property
+    def offset(self) -> Offset:
+        """An entry is due when it is produced."""
+        return offset.make(self.produced_ms, self.revision)
+
+
+@dataclass(slots=True)
+class Removed:
+    """
+    What a delete has done: for each of its keys whether there was an entry; the deletions have
+    consecutive revisions from `first_revision` on. Filled in when the record is applied.
+    """
+
+    first_revision: int = 0
+    existed: list[bool] = field(default_factory=list[bool])
 
 
 def channel_to_write(name: str) -> str:

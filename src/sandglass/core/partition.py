@@ -25,19 +25,20 @@ it is applied; operations in flight are applied in the order of their admission.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from heapq import heapify, heappush
 from operator import add
 from struct import Struct
 
-from sandglass.core import keys, limits
+from sandglass.core import entry, keys, limits
 from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
 from sandglass.core.group import Group, read_slices
 from sandglass.core.lease import Consumer
 from sandglass.core.message import (
     Batch,
     Placed,
+    Removed,
     Slice,
 )
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
@@ -45,12 +46,17 @@ from sandglass.core.record import (
     Append,
     CreateGroup,
     Cut,
+    Delete,
     Head,
+    Indexed,
     Move,
     Operation,
     PromiseExact,
+    Put,
     Record,
     Settle,
+    index_count,
+    lowest_offset,
 )
 from sandglass.core.topic import TopicSettings
 from sandglass.core.view import Changes, Overlay, View
@@ -69,13 +75,15 @@ _META = Struct(">Q14sQQQI14sI14s")
 
 
 @dataclass(slots=True)
-class _InFlight:
+class InFlight:
     """A record that is admitted and not yet applied, and what it holds back until then."""
 
     record: Record
     lowest: int | None
     moves: list[tuple[Group, int]]
     held: Group | None
+    removed: Removed | None
+    """Told, when it is applied, what a delete has done."""
 
 
 @dataclass(slots=True)
@@ -129,7 +137,7 @@ class Partition:
     numbers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     creating: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     channels: set[str] | None = None
-    in_flight: deque[_InFlight] = field(default_factory=deque[_InFlight])
+    in_flight: deque[InFlight] = field(default_factory=deque[InFlight])
     deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     """(ends in lease time, group, token); may be earlier than the lease's own end."""
     deadline_count_max: int = DEADLINE_COUNT_MIN
@@ -190,7 +198,7 @@ class Partition:
             BusyError: the partition has as many channels as it may.
         """
         self.see(moment.wall_ms)
-        self._check_channel(channel, view)
+        self.check_channel(channel, view)
         first_index = self.assigned_index + 1
         dues, scheduled, waits = self._place(batch, moment)
         append = Append(
@@ -209,50 +217,32 @@ class Partition:
         record = self.record([append], moment, lowest=lowest)
         return record, Placed(self.id, first_index, dues, batch.counts)
 
-    def retract(self, records: Iterable[Record]) -> dict[int, Record]:
+    def check_channel(self, channel: str, view: View) -> None:
         """
-        Takes back appends that are admitted, and will never be in the log: nothing was told
-        about them. Their indexes go to the appends after them.
+        May this channel be written to?
 
-        Returns:
-            What replaces later records in flight, by the `id` of each.
+        Raises:
+            BusyError: it is new, and the partition has as many channels as it may.
         """
-        refused = {id(record) for record in records}
-        kept: deque[_InFlight] = deque()
-        moved: dict[int, Record] = {}
-        count = 0
-        for landing in self.in_flight:
-            before = landing.record
-            if id(before) in refused:
-                refused.remove(id(before))
-                count += _count_appended(before)
-                continue
-            kept.append(landing)
-            if not count:
-                continue
-            operations = [self._shifted(each, count) for each in before.operations]
-            if operations != before.operations:
-                landing.record = moved[id(before)] = replace(before, operations=operations)
-                landing.lowest = _lowest(operations)
-        assert not refused, "what is taken back is in flight"
-        self.in_flight = kept
-        self.assigned_index -= count
-        return moved
-
-    def _shifted(self, operation: Operation, count: int) -> Operation:
-        """An operation with indexes lower by so much; later, if it would be below `closed`."""
-        match operation:
-            case Append():
-                first_index = operation.first_index - count
-                open_ms = self.closed >> INDEX_BITS
-                if open_ms << INDEX_BITS | first_index <= self.closed:
-                    open_ms += 1
-                dues = [max(due_ms, open_ms) for due_ms in operation.dues]
-                return replace(operation, first_index=first_index, dues=dues)
-            case CreateGroup() if operation.start:
-                return replace(operation, start=operation.start - count)
-            case _:
-                return operation
+        if self.channels is None:
+            prefix = keys.partition_prefix(b"c", self.number)
+            rows = view.range(prefix, keys.after_prefix(prefix))
+            self.channels = {keys.channel_of(key) for key, _ in rows}
+        if channel in self.channels:
+            return
+        coming = {
+            operation.channel
+            for landing in self.in_flight
+            for operation in landing.record.operations
+            if isinstance(operation, Append | Put) and operation.channel not in self.channels
+        }
+        count = len(self.channels) + len(coming)
+        if channel not in coming and count >= limits.CHANNEL_COUNT_MAX:
+            raise BusyError(
+                f"partition {self.id} has {limits.CHANNEL_COUNT_MAX} channels,"
+                " the most it may have",
+                field="channel",
+            )
 
     def admit_group(
         self, channel: str, name: str, *, is_from_now: bool, moment: Moment, view: View
@@ -328,27 +318,6 @@ class Partition:
             heappush(self.deadlines, (lease.ends_ms, group.number, token))
         return lease.ends_ms
 
-    def _check_channel(self, channel: str, view: View) -> None:
-        if self.channels is None:
-            prefix = keys.partition_prefix(b"c", self.number)
-            rows = view.range(prefix, keys.after_prefix(prefix))
-            self.channels = {keys.channel_of(key) for key, _ in rows}
-        if channel in self.channels:
-            return
-        coming = {
-            operation.channel
-            for landing in self.in_flight
-            for operation in landing.record.operations
-            if isinstance(operation, Append) and operation.channel not in self.channels
-        }
-        count = len(self.channels) + len(coming)
-        if channel not in coming and count >= limits.CHANNEL_COUNT_MAX:
-            raise BusyError(
-                f"partition {self.id} has {limits.CHANNEL_COUNT_MAX} channels,"
-                " the most it may have",
-                field="channel",
-            )
-
     def _place(self, batch: Batch, moment: Moment) -> tuple[list[int], list[bool], list[int]]:
         """Final due times, which rows are scheduled, and the waits of those that have one."""
         now_ms, wall_ms = self.now_ms, moment.wall_ms
@@ -387,14 +356,23 @@ class Partition:
         *,
         lowest: int | None = None,
         held: Group | None = None,
+        removed: Removed | None = None,
     ) -> Record:
+        """
+        A record on its way.
+
+        Args:
+            lowest: the lowest offset that it gives to anything.
+            held: a group that waits for it.
+            removed: told what a delete has done.
+        """
         record = Record(self.number, self.head(moment), operations)
         moves = [
             (self.groups[operation.group], operation.until_ms)
             for operation in operations
             if isinstance(operation, Move)
         ]
-        self.in_flight.append(_InFlight(record, lowest, moves, held))
+        self.in_flight.append(InFlight(record, lowest, moves, held, removed))
         return record
 
     # --- the one door -------------------------------------------------------------------------
@@ -427,6 +405,10 @@ class Partition:
         match operation:
             case Append():
                 self._apply_append(operation, scratch.changes)
+            case Put():
+                self._apply_put(operation, scratch.changes)
+            case Delete():
+                self._apply_delete(operation, scratch)
             case Settle():
                 group = self._group(operation.group, scratch)
                 group.apply_settle(operation, self.cut, scratch)
@@ -443,14 +425,12 @@ class Partition:
                 raise AssertionError(f"{operation} in a record of a partition")
 
     def _apply_append(self, append: Append, changes: Changes) -> None:
-        assert append.first_index == self.last_index + 1, "an index is left out or used twice"
+        self._take_indexes(append)
         rows, prefix = changes.rows, keys.rows_prefix(self.number, append.channel)
         columns = [
             keys.row_columns(append.produced_ms, is_scheduled=flag, origin=append.origin)
             for flag in (False, True)
         ]
-        lowest = min(append.dues) << INDEX_BITS | append.first_index
-        assert lowest > self.closed, "an append below what is closed"
         places = keys.row_keys(prefix, append.dues, append.first_index, append.counts)
         starts = [columns[flag] for flag in append.scheduled]
         for number, wait_until_ms in enumerate(append.waits):
@@ -459,13 +439,33 @@ class Partition:
                     append.produced_ms, is_scheduled=True, wait_until_ms=wait_until_ms
                 )
         rows.update(zip(places, map(add, starts, append.bodies), strict=True))
-        self.last_index += sum(append.counts)
-        self.assigned_index = max(self.assigned_index, self.last_index)
-        if self.channels is None or append.channel not in self.channels:
-            rows[keys.channel_key(self.number, append.channel)] = b""
-            if self.channels is not None:
-                self.channels.add(append.channel)
+        self._note_channel(append.channel, changes)
         self._wake_readers(append)
+
+    def _apply_put(self, put: Put, changes: Changes) -> None:
+        self._take_indexes(put)
+        entry.apply_put(self.number, put, changes)
+        self._note_channel(put.channel, changes)
+
+    def _apply_delete(self, delete: Delete, scratch: Overlay) -> None:
+        self._take_indexes(delete)
+        existed = entry.apply_delete(self.number, delete, scratch)
+        removed = self.in_flight[0].removed if self.in_flight else None
+        if removed is not None:
+            removed.first_revision, removed.existed = delete.first_index, existed
+
+    def _take_indexes(self, operation: Indexed) -> None:
+        first_index = operation.first_index
+        assert first_index == self.last_index + 1, "an index is left out or used twice"
+        assert lowest_offset(operation) > self.closed, "an append below what is closed"
+        self.last_index += index_count(operation)
+        self.assigned_index = max(self.assigned_index, self.last_index)
+
+    def _note_channel(self, channel: str, changes: Changes) -> None:
+        if self.channels is None or channel not in self.channels:
+            changes.rows[keys.channel_key(self.number, channel)] = b""
+            if self.channels is not None:
+                self.channels.add(channel)
 
     def _wake_readers(self, append: Append) -> None:
         due_ms = min(append.dues)
@@ -512,7 +512,7 @@ class Partition:
             self.promised.to_bytes(OFFSET_BYTES, "big"),
         )
 
-    def _landed(self, landed: _InFlight) -> None:
+    def _landed(self, landed: InFlight) -> None:
         """A record of this leader is applied: what it held back goes on."""
         for group, until_ms in landed.moves:
             group.moving_ms.remove(until_ms)
@@ -683,20 +683,3 @@ def _earlier(one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)
-
-
-def _count_appended(record: Record) -> int:
-    """How many messages a record brings."""
-    return sum(sum(each.counts) for each in record.operations if isinstance(each, Append))
-
-
-def _lowest(operations: list[Operation]) -> int | None:
-    """The lowest offset that these append; None if they append nothing."""
-    return min(
-        (
-            min(each.dues) << INDEX_BITS | each.first_index
-            for each in operations
-            if isinstance(each, Append)
-        ),
-        default=None,
-    )

@@ -12,7 +12,8 @@ were made: nothing can appear in them, so each is an exact name for the messages
 from dataclasses import dataclass
 from enum import IntEnum
 
-from sandglass.core.message import DeadLetterOrigin
+from sandglass.core.message import DeadLetterOrigin, EntryKey
+from sandglass.core.offset import INDEX_BITS
 
 NODE: int = 0
 """The partition number of records that concern the node: epochs, promises, topics."""
@@ -69,6 +70,33 @@ class Append:
     scheduled: list[bool]
     waits: list[int]
     origin: DeadLetterOrigin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """
+    Entries of one channel of a KV topic, with consecutive indexes. Each replaces what stood
+    under its key; of equal keys the last one stays.
+    """
+
+    channel: str
+    first_index: int
+    produced_ms: int
+    keys: list[EntryKey]
+    messages: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """
+    Keys of a KV topic that hold nothing from here on. Each takes an index, whether it held
+    anything or not: so the revisions of a key only grow.
+    """
+
+    channel: str
+    first_index: int
+    produced_ms: int
+    keys: list[EntryKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +187,11 @@ class DeleteTopic:
     partitions: list[int]
 
 
+Indexed = Append | Put | Delete
+"""What takes indexes, `first_index` and those after it."""
+
 Operation = (
-    Append
+    Indexed
     | Settle
     | Move
     | CreateGroup
@@ -174,6 +205,35 @@ Operation = (
 )
 
 
+def index_count(operation: Operation) -> int:
+    """How many indexes an operation takes."""
+    match operation:
+        case Append():
+            return sum(operation.counts)
+        case Put() | Delete():
+            return len(operation.keys)
+        case _:
+            return 0
+
+
+def bodies_of(operation: Operation) -> list[bytes]:
+    """The batches or messages that an operation brings."""
+    match operation:
+        case Append():
+            return operation.bodies
+        case Put():
+            return operation.messages
+        case _:
+            return []
+
+
+def lowest_offset(operation: Indexed) -> int:
+    """The lowest offset that it gives to anything."""
+    is_append = isinstance(operation, Append)
+    due_ms = min(operation.dues) if is_append else operation.produced_ms
+    return due_ms << INDEX_BITS | operation.first_index
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One entry of the log."""
@@ -184,9 +244,5 @@ class Record:
 
     @property
     def body_bytes(self) -> int:
-        """How large the batches are that it carries."""
-        return sum(
-            sum(map(len, operation.bodies))
-            for operation in self.operations
-            if isinstance(operation, Append)
-        )
+        """How large the batches and messages are that it carries."""
+        return sum(sum(map(len, bodies_of(each))) for each in self.operations)

@@ -7,6 +7,7 @@ import grpc
 from sandglass.broker.broker import Broker
 from sandglass.rpc import calls
 from sandglass.surface.compat import BrokerService
+from sandglass.surface.keyvalue import CompatibleKeyValue
 from sandglass.wire.compat import sandglass_pb2 as pb
 
 BROKER_SERVICE = pb.DESCRIPTOR.services_by_name["BrokerService"]
@@ -36,17 +37,19 @@ def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
                 ),
             },
         ),
-        calls.serviced(INTERNAL_SERVICE, _internal_handlers()),
+        calls.serviced(INTERNAL_SERVICE, _internal_handlers(broker)),
     ]
 
 
-def _internal_handlers() -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
-    kv = {"GetByKey", "HasKey"}
-    rest = set(INTERNAL_SERVICE.methods_by_name) - kv
+def _internal_handlers(broker: Broker) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    by_key = CompatibleKeyValue(broker)
+    kv = {
+        "GetByKey": calls.unary(pb.GetRequest.FromString, by_key.get_by_key),
+        "HasKey": calls.unary(pb.GetRequest.FromString, by_key.has_key),
+    }
+    rest = set(INTERNAL_SERVICE.methods_by_name) - kv.keys()
     return {
-        **calls.unsupported(
-            INTERNAL_SERVICE, kv, why="KV topics are not implemented yet, so nothing has a key"
-        ),
+        **kv,
         **calls.unsupported(
             INTERNAL_SERVICE,
             rest,

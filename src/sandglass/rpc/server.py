@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection
 from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
-from sandglass.rpc import admin, calls, compat
+from sandglass.rpc import admin, calls, compat, keyvalue
 from sandglass.rpc.guarding import Guarding
 from sandglass.security.access import Access
 from sandglass.security.tls import TlsParts
@@ -90,12 +90,18 @@ async def serve(
     interceptors = [] if access.guard is None else [Guarding(access.guard)]
     server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
     server.add_generic_rpc_handlers(
-        (*compat.handlers(broker), admin.handler(broker), _v1_broker(broker, session))
+        (
+            *compat.handlers(broker),
+            admin.handler(broker),
+            keyvalue.handler(broker),
+            _v1_broker(broker, session),
+        )
     )
     names = [
         compat.BROKER_SERVICE.full_name,
         compat.INTERNAL_SERVICE.full_name,
         admin.SERVICE.full_name,
+        keyvalue.SERVICE.full_name,
         V1_BROKER.full_name,
     ]
     health_service = HealthServicer()

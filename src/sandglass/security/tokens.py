@@ -8,7 +8,7 @@ in. The file holds a line for each, and of the token only its hash:
     mailer sha256:7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730
 
 Plain SHA-256, without salt or stretching: those are for passwords, which can be guessed. Nobody
-guesses 256 bits, whatever the hash costs, and it is computed for each call (decision 0005).
+guesses 256 bits, whatever the hash costs, and it is computed for each call (decision 0006).
 """
 
 import base64

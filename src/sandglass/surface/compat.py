@@ -4,7 +4,8 @@ The compatible services, BrokerService and InternalService, over the broker.
 Rules:
 
 1. An empty channel is `master`, everywhere.
-2. Reading needs a partition; producing finds one by key, or spreads.
+2. Reading needs a partition; producing finds one by key, or spreads. A KV topic is read in the
+   order of its keys, and what was put within the range of offsets is shown.
 3. An outcome needs no token and is taken from anyone; offsets that hold no message, or were
    never handed out, are ignored.
 4. Texts keep the names of the prototype's errors; codes are proper ones.
@@ -18,9 +19,10 @@ from typing import Final, cast
 from sandglass.broker.broker import Broker
 from sandglass.core import limits, offset
 from sandglass.core.message import Slice, channel_to_read
-from sandglass.core.topic import PartitionRef, Topic, TopicSettings
+from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import InvalidError, UnsupportedError
 from sandglass.surface.admin import kind_of
+from sandglass.surface.keyvalue import compatible_entries
 from sandglass.surface.produce import produce_compatible
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compatible import compatible_messages
@@ -116,6 +118,8 @@ class BrokerService:
     ) -> AsyncGenerator[bytes, None]:
         topic, partition = self._place(topic_name, partition_id)
         channel = channel_to_read(channel_name)
+        if topic.kind is TopicKind.KV:
+            return compatible_entries(self._broker, partition, channel, low, high)
         return _messages(self._broker.fetch(topic, partition, channel, low, high), channel)
 
     async def _mark(self, request: pb.MarkRequest, *, is_ack: bool) -> pb.MarkResponse:

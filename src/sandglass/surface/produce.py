@@ -4,6 +4,8 @@ Producing, for every surface: a request checked, cut, routed, and appended.
 The partition is the one named; else the one that each message's key points at, else its id;
 what has neither goes to one partition for the whole request, another the next time. What
 reaches several partitions is one atom in each: all or nothing there, not all together.
+
+Producing to a KV topic is putting: there each message needs a key, and has no time.
 """
 
 import asyncio
@@ -11,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sandglass.broker.broker import Broker
-from sandglass.core.message import Batch, Placed, channel_to_write
-from sandglass.core.topic import PartitionRef, Topic
-from sandglass.errors import SandglassError
+from sandglass.core.message import Batch, Entries, Placed, channel_to_write
+from sandglass.core.topic import PartitionRef, Topic, TopicKind
+from sandglass.errors import PreconditionError, SandglassError
 from sandglass.wire import convert
 from sandglass.wire.compatible import cut_compatible
-from sandglass.wire.v1 import broker_pb2
+from sandglass.wire.entries import cut_put, entries_by_partition
+from sandglass.wire.v1 import broker_pb2, keyvalue_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class _Atom:
     partition: PartitionRef
     channel: str
     places: list[int] | None
-    batch: Batch
+    batch: Batch | Entries
 
 
 Answered = Callable[[list[Placed], SandglassError | None], None]
@@ -95,11 +98,39 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
     return offsets
 
 
+async def put(broker: Broker, request: bytes) -> keyvalue_pb2.PutReply:
+    """
+    Carries out a serialized `PutRequest`.
+
+    Raises:
+        PreconditionError: the topic is none for keys.
+        SandglassError: as `produce`.
+    """
+    alias, checked = cut_put(request)
+    topic = broker.catalog.topic(alias.topic)
+    check_kind(topic, "Put")
+    channel = channel_to_write(alias.channel)
+    placed = await _append(broker, _entries(broker, topic, alias.partition, channel, checked))
+    return keyvalue_pb2.PutReply(placed=map(convert.placed_to_wire, placed))
+
+
+def check_kind(topic: Topic, call: str) -> None:
+    """
+    Raises:
+        PreconditionError: it is no KV topic; `call` names what needs one.
+    """
+    if topic.kind is not TopicKind.KV:
+        raise PreconditionError(
+            f"{call} should be used only with a KV topic; '{topic.name}' is a timer topic",
+            field="topic",
+        )
+
+
 def _atoms(broker: Broker, request: broker_pb2.ProduceRequest) -> list[_Atom]:
     topic = broker.catalog.topic(request.topic)
     channel = channel_to_write(request.channel)
     content = (request.batch, request.count, request.due_ms, request.delay_ms)
-    plain = convert.cut_plain(*content)
+    plain = convert.cut_plain(*content) if topic.kind is TopicKind.TIMER else None
     if plain is not None:
         return [_Atom(_named_or_next(broker, topic, request.partition), channel, None, plain)]
     checked = convert.check_batch(*content)
@@ -117,6 +148,8 @@ def _named_or_next(broker: Broker, topic: Topic, partition: str) -> PartitionRef
 def _routed(
     broker: Broker, topic: Topic, partition: str, channel: str, checked: convert.Checked
 ) -> list[_Atom]:
+    if topic.kind is TopicKind.KV:
+        return _entries(broker, topic, partition, channel, checked)
     partitions = topic.partitions
     keys = None if partition or len(partitions) == 1 else convert.keys_of(checked)
     if keys is None:
@@ -127,6 +160,17 @@ def _routed(
         checked, convert.places_of(keys, len(partitions), spread=spread)
     )
     return [_Atom(partitions[place], channel, places, batch) for place, places, batch in split]
+
+
+def _entries(
+    broker: Broker, topic: Topic, partition: str, channel: str, checked: convert.Checked
+) -> list[_Atom]:
+    partitions = topic.partitions
+    named = None
+    if partition:
+        named = partitions.index(broker.catalog.partition(topic, partition))
+    cut = entries_by_partition(checked, topic.name, len(partitions), named)
+    return [_Atom(partitions[place], channel, places, batch) for place, places, batch in cut]
 
 
 def _within(outer: Sequence[int] | None, inner: list[int] | None) -> list[int] | None:

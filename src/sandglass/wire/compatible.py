@@ -18,7 +18,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from sandglass.core import limits, offset
-from sandglass.core.message import CHANNEL_DEFAULT, NOW, Slice
+from sandglass.core.message import CHANNEL_DEFAULT, NOW, Entry, Slice
 from sandglass.errors import InvalidError
 from sandglass.wire.compat import sandglass_pb2 as compat
 from sandglass.wire.convert import (
@@ -99,14 +99,34 @@ def cut_compatible(request: bytes) -> CompatibleProduce:
 def compatible_messages(piece: Slice, channel: str) -> Iterator[bytes]:
     """Each message of a slice as a serialized compatible `Message`, as it is sent."""
     body = slice_body(piece.body, piece.row_count, piece.first, piece.count)
-    name = channel.encode()
-    head = b"\x2a" + _varint(len(name)) + name + b"\x50"
-    due = b"\x5a\x0e" + piece.due_ms.to_bytes(_TIME_BYTES, "big")
-    seconds, ms = divmod(piece.produced_ms, 1000)
-    stamp = b"\x08" + _varint(seconds) + b"\x10" + _varint(ms * 1_000_000)
-    tail = b"\x62" + _varint(len(stamp)) + stamp
+    head, due, tail = _head(channel), _due(piece.due_ms), _tail(piece.produced_ms)
     for index, raw in enumerate(raw_messages(body), piece.first_index):
         yield b"".join((raw, head, _varint(index), due, index.to_bytes(8, "big"), tail))
+
+
+def compatible_entry(entry: Entry, channel: str) -> bytes:
+    """An entry of a KV topic as a serialized compatible `Message`; `index` is its revision."""
+    index = entry.revision
+    due, tail = _due(entry.produced_ms), _tail(entry.produced_ms)
+    place = (_varint(index), due, index.to_bytes(8, "big"))
+    return b"".join((entry.message, _head(channel), *place, tail))
+
+
+def _head(channel: str) -> bytes:
+    """Channel, and the tag of an index."""
+    name = channel.encode()
+    return b"\x2a" + _varint(len(name)) + name + b"\x50"
+
+
+def _due(due_ms: int) -> bytes:
+    """An offset without its index."""
+    return b"\x5a\x0e" + due_ms.to_bytes(_TIME_BYTES, "big")
+
+
+def _tail(produced_ms: int) -> bytes:
+    seconds, ms = divmod(produced_ms, 1000)
+    stamp = b"\x08" + _varint(seconds) + b"\x10" + _varint(ms * 1_000_000)
+    return b"\x62" + _varint(len(stamp)) + stamp
 
 
 def _is_plain(columns: raw_pb2.RawColumns) -> bool:

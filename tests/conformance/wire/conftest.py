@@ -32,10 +32,10 @@ class Client:
     broker: Any
     internal: Any
 
-    def create(self, topic: str, partition_count: int = 1) -> list[str]:
-        """A new topic; returns its partitions."""
+    def create(self, topic: str, partition_count: int = 1, kind: int = 0) -> list[str]:
+        """A new topic, of keys if `kind` is 1; returns its partitions."""
         config = self.pb.TopicConfig(
-            name=topic, numPartitions=partition_count, replicationFactor=1
+            name=topic, numPartitions=partition_count, replicationFactor=1, kind=kind
         )
         assert self.broker.CreateTopic(config, timeout=CALL_TIMEOUT_S).success
         return self.partitions(topic)

@@ -71,12 +71,6 @@ def test_more_replicas_than_members_are_refused_with_their_number(client, topic)
     assert "2 missing" in text
 
 
-def test_kv_topics_are_not_there_yet(client, topic):
-    config = client.pb.TopicConfig(name=topic, numPartitions=1, replicationFactor=1, kind=1)
-
-    assert CODE.UNIMPLEMENTED is refusal(client.broker.CreateTopic, config)[0]
-
-
 def test_an_unknown_topic_or_partition_is_not_found(client, topic):
     code, text = refusal(client.partitions, topic)
     assert (CODE.NOT_FOUND, f"ErrTopicNotFound: topic '{topic}' not found") == (code, text)
@@ -468,8 +462,6 @@ def test_a_message_due_in_a_year_is_kept_and_not_shown(client, topic):
 
 def test_internal_calls_say_that_they_are_not_there_yet(client):
     for name, request in (
-        ("GetByKey", client.pb.GetRequest(topic="none")),
-        ("HasKey", client.pb.GetRequest(topic="none")),
         ("LastOffset", client.pb.LastOffsetRequest()),
         ("Mark", client.pb.MarkRequest()),
         ("GetMarkStateMessage", client.pb.GetMarkRequest()),

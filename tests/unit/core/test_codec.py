@@ -1,19 +1,31 @@
 """Records as bytes, by example; that any record comes back stands in the property tests."""
 
+from pathlib import Path
 from zlib import crc32
 
 import pytest
 
 from sandglass.core import codec
 from sandglass.core.message import DeadLetterOrigin
-from sandglass.core.record import Append, Ending, Head, Promise, Record, Settle
+from sandglass.core.record import (
+    Append,
+    Delete,
+    Ending,
+    Head,
+    Move,
+    OpenEpoch,
+    Promise,
+    Put,
+    Record,
+    Settle,
+)
 from sandglass.errors import CorruptError
 
 HEAD = Head(epoch=2, closed=3, now_ms=4, reached_ms=5, steady_ms=6)
 APPEND = Append("m", 1, 4, [4, 9], [2, 1], [b"ab", b"c"], [False, True], [0, 8])
 
 
-def test_bytes_of_a_record_are_those_of_format_version_1() -> None:
+def test_bytes_of_a_record_are_those_of_format_version_2() -> None:
     """Changes only together with the version, and with a reader of the old one."""
     raw = codec.encode(Record(0, HEAD, [Promise(7)]))
 
@@ -24,8 +36,43 @@ def test_bytes_of_a_record_are_those_of_format_version_1() -> None:
         08 0000000000000007
         """
     )
-    start = b"\x01" + crc32(columns).to_bytes(4, "big") + len(columns).to_bytes(4, "big")
+    start = b"\x02" + crc32(columns).to_bytes(4, "big") + len(columns).to_bytes(4, "big")
     assert start + columns == raw
+
+
+def test_bytes_of_a_put_and_a_delete_are_those_of_format_version_2() -> None:
+    put = Put("m", 7, 4, [(b"k", b""), (b"\0", b"cc")], [b"one", b"two!"])
+    delete = Delete("m", 9, 4, [(b"k", b"c")])
+
+    raw = codec.encode(Record(1, HEAD, [put, delete]))
+
+    operations = bytes.fromhex(
+        """
+        14 00000001 6d 0000000000000007 0000000000000004
+        00000002 0001 0001 0000 0002 6b 00 6363 00000003 00000004
+        15 00000001 6d 0000000000000009 0000000000000004 00000001 0001 0001 6b 63
+        """
+    )
+    assert raw.endswith(operations + b"onetwo!")
+    assert Record(1, HEAD, [put, delete]) == codec.decode(raw)
+
+
+def test_records_of_version_1_are_still_read() -> None:
+    """As the program before the first release wrote them: all operations that it had."""
+    data = Path(__file__).parents[2] / "data" / "records-v1.hex"
+    node, letters, group = [
+        codec.decode(bytes.fromhex(line)) for line in data.read_text().split()
+    ]
+
+    assert Head(3, 5 << 64 | 7, 1700000000000, 1700000000001, 12345) == node.head
+    assert [OpenEpoch(3), Promise(1700000000250)] == node.operations[:2]
+    append, letter, settle = letters.operations
+    assert isinstance(append, Append)
+    assert ([b"\n\x01a\n\x01b", b"\n\x01c"], [0, 22345]) == (append.bodies, append.waits)
+    assert isinstance(letter, Append)
+    assert DeadLetterOrigin(4 << 64 | 6, "g", 5, "nacked") == letter.origin
+    assert Settle(1, Ending.DEAD, [(4 << 64, 4 << 64 | 7, 1)], []) == settle
+    assert Move(1, Ending.NACKED, 13345, 2, 1, [(1, 9, 3)], [(9, 11, 2)]) == group.operations[1]
 
 
 @pytest.mark.parametrize(
@@ -45,8 +92,8 @@ def test_append_comes_back_with_its_flags_waits_and_origin(append: Append) -> No
 def test_record_of_another_version_is_refused() -> None:
     raw = codec.encode(Record(0, HEAD, []))
 
-    with pytest.raises(CorruptError, match="format version 2; this node reads 1"):
-        codec.decode(b"\x02" + raw[1:])
+    with pytest.raises(CorruptError, match="format version 3; this node reads 1 to 2"):
+        codec.decode(b"\x03" + raw[1:])
 
 
 def test_wrong_checksum_is_refused() -> None:
@@ -77,6 +124,6 @@ def test_unknown_operation_and_unknown_ending_are_refused() -> None:
     for place, value in ((len(columns) - 14, 99), (len(columns) - 9, 0)):
         wrong = bytearray(columns)
         wrong[place] = value
-        start = b"\x01" + crc32(wrong).to_bytes(4, "big") + len(wrong).to_bytes(4, "big")
+        start = b"\x02" + crc32(wrong).to_bytes(4, "big") + len(wrong).to_bytes(4, "big")
         with pytest.raises(CorruptError):
             codec.decode(start + bytes(wrong))

@@ -17,6 +17,18 @@ def test_key_of_a_message_row_is_that_of_view_version_1() -> None:
     assert 7 == keys.partition_of(key)
 
 
+def test_row_of_an_entry_is_that_of_view_version_1() -> None:
+    prefix = keys.entries_prefix(7, "side")
+
+    key = keys.entry_key(prefix, (b"a\0b", b"c\0"))
+
+    assert b"k\0\0\0\7side\0" + b"a\0\xffb\0\0" + b"c\0" == key
+    assert (b"a\0b", b"c\0") == keys.entry_of(prefix, key)
+    value = keys.entry_columns(9, 8) + b"message"
+    assert b"\0" + bytes.fromhex("0000000000000009 0000000000000008") + b"message" == value
+    assert (9, 8, b"message") == keys.read_entry(value)
+
+
 def test_no_channel_or_group_is_a_prefix_of_another() -> None:
     assert not keys.rows_prefix(1, "ab").startswith(keys.rows_prefix(1, "a"))
     assert not keys.group_name_key(1, "a", "bc").startswith(keys.group_name_key(1, "a", "b"))

@@ -7,6 +7,7 @@ import pytest
 from sandglass.core import limits
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import CloseExact, Ending, Promise, PromiseExact, Settle
+from sandglass.core.retract import retract
 from sandglass.errors import BusyError, NotFoundError
 from tests.unit.core.drive import START_MS, Drive, numbers_of, offset
 
@@ -472,7 +473,7 @@ def test_channels_on_their_way_count(monkeypatch: pytest.MonkeyPatch) -> None:
         drive.admit(channel="d")
 
     drive.apply(second)
-    drive.partition.retract(refused)
+    retract(drive.partition, refused)
     drive.admit(channel="d")
     with pytest.raises(BusyError, match="3 channels"):
         drive.admit(channel="c")

@@ -3,6 +3,7 @@
 from sandglass.core import outcome
 from sandglass.core.offset import MAX
 from sandglass.core.record import Append, Ending, Record
+from sandglass.core.retract import retract
 from tests.unit.core.drive import Drive, numbers_of, offset
 
 
@@ -25,7 +26,7 @@ def test_what_is_taken_back_leaves_no_gap() -> None:
     drive.produce()
     refused, _ = drive.admit(0, counts=[3])
 
-    assert {} == drive.partition.retract([refused])
+    assert {} == retract(drive.partition, [refused])
 
     placed = drive.produce()
     assert 2 == placed.first_index
@@ -40,7 +41,7 @@ def test_what_is_taken_back_holds_back_no_reader() -> None:
     drive.partition.see(drive.wall_ms)
     before = drive.partition.read_bound()
 
-    drive.partition.retract([refused])
+    retract(drive.partition, [refused])
 
     assert before < offset(drive.wall_ms, 0) <= drive.partition.read_bound()
 
@@ -63,7 +64,7 @@ def test_outcomes_behind_it_stay_and_a_dead_letter_takes_its_index() -> None:
         view=drive.store,
     )
 
-    moved = drive.partition.retract([refused])
+    moved = retract(drive.partition, [refused])
 
     assert [id(dead)] == list(moved)
     drive.apply(moved[id(dead)])
@@ -83,7 +84,7 @@ def test_a_dead_letter_that_moves_stays_above_what_is_closed() -> None:
     drive.partition.fetch("master", 0, MAX, MAX, drive.store)
     drive.partition.closed = offset(drive.wall_ms, 2)
 
-    (moved,) = drive.partition.retract([refused]).values()
+    (moved,) = retract(drive.partition, [refused]).values()
 
     assert dead is not moved
     (append,) = [each for each in moved.operations if isinstance(each, Append)]
@@ -102,7 +103,7 @@ def test_of_many_that_are_taken_back_those_between_move_down_by_all_before_them(
     dead = _dead_letter(drive)
     second, _ = drive.admit(0, counts=[5])
 
-    moved = drive.partition.retract([first, second])
+    moved = retract(drive.partition, [first, second])
 
     drive.apply(moved[id(dead)])
     assert 2 == drive.partition.last_index
@@ -122,7 +123,7 @@ def test_a_group_that_starts_now_misses_nothing_that_takes_an_index_given_back()
     )
     assert old is not None
 
-    moved = drive.partition.retract([refused])
+    moved = retract(drive.partition, [refused])
     drive.apply(moved[id(made)])
     drive.apply(moved.get(id(old), old))
     group = drive.group()

@@ -12,7 +12,6 @@ from sandglass.errors import (
     NotFoundError,
     PreconditionError,
     SandglassError,
-    UnsupportedError,
 )
 
 NOW_MS = 1_700_000_000_000
@@ -64,17 +63,19 @@ class FakeBroker:
         settings.check()
         if name in self.known:
             raise ConflictError(f"ErrTopicAlreadyExist: topic '{name}' already exists")
-        if kind is TopicKind.KV:
-            raise UnsupportedError("no KV topics")
         if replication_factor > 1:
             raise PreconditionError(f"{replication_factor - 1} missing")
-        return self.add(name, partition_count, settings)
+        return self.add(name, partition_count, settings, kind)
 
     def add(
-        self, name: str, partition_count: int = 1, settings: TopicSettings | None = None
+        self,
+        name: str,
+        partition_count: int = 1,
+        settings: TopicSettings | None = None,
+        kind: TopicKind = TopicKind.TIMER,
     ) -> Topic:
         partitions = tuple(PartitionRef(f"{name}-{n}", n) for n in range(partition_count))
-        topic = Topic(name, TopicKind.TIMER, partitions, 1, NOW_MS, settings or TopicSettings())
+        topic = Topic(name, kind, partitions, 1, NOW_MS, settings or TopicSettings())
         self.known[name] = topic
         return topic
 

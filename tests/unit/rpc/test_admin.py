@@ -56,7 +56,6 @@ async def test_settings_are_taken(admin):
     ("fields", "code"),
     [
         ({"name": "t"}, grpc.StatusCode.ALREADY_EXISTS),
-        ({"kind": pb.TOPIC_KIND_KV}, grpc.StatusCode.UNIMPLEMENTED),
         ({"kind": 5}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"replication_factor": 2}, grpc.StatusCode.FAILED_PRECONDITION),
         ({"settings": pb.TopicSettings(ack_timeout_ms=1)}, grpc.StatusCode.INVALID_ARGUMENT),

@@ -62,7 +62,6 @@ async def test_a_topic_is_created_and_shown(service, broker):
         ({"replicationFactor": 0}, CODE.INVALID_ARGUMENT, "replicationFactor is 0"),
         ({"replicationFactor": 3}, CODE.FAILED_PRECONDITION, "2 missing"),
         ({"name": "t"}, CODE.ALREADY_EXISTS, "ErrTopicAlreadyExist"),
-        ({"kind": 1}, CODE.UNIMPLEMENTED, "KV"),
         ({"kind": 9}, CODE.INVALID_ARGUMENT, "kind is 9"),
         ({"storageDriver": 7}, CODE.INVALID_ARGUMENT, "storageDriver 7"),
     ],
@@ -343,8 +342,6 @@ async def test_an_error_in_a_stream_has_its_code(service, broker):
 async def test_the_internal_service_says_what_it_cannot_do(channel):
     service = InternalServiceStub(channel)
     calls = {
-        "GetByKey": service.GetByKey(pb.GetRequest()),
-        "HasKey": service.HasKey(pb.GetRequest()),
         "FetchFromSync": service.FetchFromSync(pb.FetchFromSyncRequest()),
         "LastOffset": service.LastOffset(pb.LastOffsetRequest()),
         "Mark": service.Mark(pb.MarkRequest()),

@@ -23,27 +23,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from sandglass.wire.v1 import keyvalue_pb2 as sandglass_dot_v1_dot_keyvalue__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16sandglass/v1/raw.proto\x12\x0csandglass.v1\"\x1c\n\x08RawBatch\x12\x10\n\x08messages\x18\x01 \x03(\x0c\"J\n\x14RawCompatibleProduce\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x10\n\x08messages\x18\x03 \x03(\x0c\"\x84\x01\n\nRawColumns\x12\x10\n\x08\x63hannels\x18\x05 \x03(\x0c\x12\x0f\n\x07offsets\x18\x0b \x03(\x0c\x12\x13\n\x0bproduced_at\x18\x0c \x03(\x0c\x12\x12\n\nconsume_in\x18\r \x03(\x0c\x12\x0c\n\x04keys\x18\x14 \x03(\x0c\x12\x0f\n\x07headers\x18( \x03(\x0c\x12\x0b\n\x03ids\x18) \x03(\x0c\"\xe5\x01\n\tValueless\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.sandglass.v1.Valueless.Message\x1a\xa4\x01\n\x07Message\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\x0c\x12\r\n\x05index\x18\n \x01(\x04\x12\x0e\n\x06offset\x18\x0b \x01(\x0c\x12\x13\n\x0bproduced_at\x18\x0c \x01(\x0c\x12\x12\n\nconsume_in\x18\r \x01(\x0c\x12\x0b\n\x03key\x18\x14 \x01(\x0c\x12\x16\n\x0e\x63lustering_key\x18\x15 \x01(\x0c\x12\x0f\n\x07headers\x18( \x03(\x0c\x12\n\n\x02id\x18) \x01(\x0c\"i\n\nValueBatch\x12\x32\n\x08messages\x18\x01 \x03(\x0b\x32 .sandglass.v1.ValueBatch.Message\x1a\'\n\x07Message\x12\x12\n\x05value\x18\x1e \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16sandglass/v1/raw.proto\x12\x0csandglass.v1\x1a\x1bsandglass/v1/keyvalue.proto\"\x1c\n\x08RawBatch\x12\x10\n\x08messages\x18\x01 \x03(\x0c\"J\n\x14RawCompatibleProduce\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x10\n\x08messages\x18\x03 \x03(\x0c\"\x84\x01\n\nRawColumns\x12\x10\n\x08\x63hannels\x18\x05 \x03(\x0c\x12\x0f\n\x07offsets\x18\x0b \x03(\x0c\x12\x13\n\x0bproduced_at\x18\x0c \x03(\x0c\x12\x12\n\nconsume_in\x18\r \x03(\x0c\x12\x0c\n\x04keys\x18\x14 \x03(\x0c\x12\x0f\n\x07headers\x18( \x03(\x0c\x12\x0b\n\x03ids\x18) \x03(\x0c\"\xe5\x01\n\tValueless\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.sandglass.v1.Valueless.Message\x1a\xa4\x01\n\x07Message\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\x0c\x12\r\n\x05index\x18\n \x01(\x04\x12\x0e\n\x06offset\x18\x0b \x01(\x0c\x12\x13\n\x0bproduced_at\x18\x0c \x01(\x0c\x12\x12\n\nconsume_in\x18\r \x01(\x0c\x12\x0b\n\x03key\x18\x14 \x01(\x0c\x12\x16\n\x0e\x63lustering_key\x18\x15 \x01(\x0c\x12\x0f\n\x07headers\x18( \x03(\x0c\x12\n\n\x02id\x18) \x01(\x0c\"i\n\nValueBatch\x12\x32\n\x08messages\x18\x01 \x03(\x0b\x32 .sandglass.v1.ValueBatch.Message\x1a\'\n\x07Message\x12\x12\n\x05value\x18\x1e \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_value\"M\n\x06RawPut\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x10\n\x08messages\x18\x04 \x03(\x0c\"R\n\x08RawEntry\x12\x0f\n\x07message\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x0c\x12\x13\n\x0bproduced_ms\x18\x04 \x01(\x03\"5\n\nRawEntries\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.sandglass.v1.RawEntry\"S\n\x07RawScan\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.sandglass.v1.RawEntry\x12\x1f\n\x04next\x18\x02 \x01(\x0b\x32\x11.sandglass.v1.Keyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sandglass.v1.raw_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RAWBATCH']._serialized_start=40
-  _globals['_RAWBATCH']._serialized_end=68
-  _globals['_RAWCOMPATIBLEPRODUCE']._serialized_start=70
-  _globals['_RAWCOMPATIBLEPRODUCE']._serialized_end=144
-  _globals['_RAWCOLUMNS']._serialized_start=147
-  _globals['_RAWCOLUMNS']._serialized_end=279
-  _globals['_VALUELESS']._serialized_start=282
-  _globals['_VALUELESS']._serialized_end=511
-  _globals['_VALUELESS_MESSAGE']._serialized_start=347
-  _globals['_VALUELESS_MESSAGE']._serialized_end=511
-  _globals['_VALUEBATCH']._serialized_start=513
-  _globals['_VALUEBATCH']._serialized_end=618
-  _globals['_VALUEBATCH_MESSAGE']._serialized_start=579
-  _globals['_VALUEBATCH_MESSAGE']._serialized_end=618
+  _globals['_RAWBATCH']._serialized_start=69
+  _globals['_RAWBATCH']._serialized_end=97
+  _globals['_RAWCOMPATIBLEPRODUCE']._serialized_start=99
+  _globals['_RAWCOMPATIBLEPRODUCE']._serialized_end=173
+  _globals['_RAWCOLUMNS']._serialized_start=176
+  _globals['_RAWCOLUMNS']._serialized_end=308
+  _globals['_VALUELESS']._serialized_start=311
+  _globals['_VALUELESS']._serialized_end=540
+  _globals['_VALUELESS_MESSAGE']._serialized_start=376
+  _globals['_VALUELESS_MESSAGE']._serialized_end=540
+  _globals['_VALUEBATCH']._serialized_start=542
+  _globals['_VALUEBATCH']._serialized_end=647
+  _globals['_VALUEBATCH_MESSAGE']._serialized_start=608
+  _globals['_VALUEBATCH_MESSAGE']._serialized_end=647
+  _globals['_RAWPUT']._serialized_start=649
+  _globals['_RAWPUT']._serialized_end=726
+  _globals['_RAWENTRY']._serialized_start=728
+  _globals['_RAWENTRY']._serialized_end=810
+  _globals['_RAWENTRIES']._serialized_start=812
+  _globals['_RAWENTRIES']._serialized_end=865
+  _globals['_RAWSCAN']._serialized_start=867
+  _globals['_RAWSCAN']._serialized_end=950
 # @@protoc_insertion_point(module_scope)
