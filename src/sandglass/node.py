@@ -13,12 +13,17 @@ whose view is missing is only accepted while it still holds everything from its 
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandglass.adapters.filelog import FileLog
 from sandglass.adapters.rocksdb import RocksStore
-from sandglass.adapters.superblock import Superblock, load_superblock, save_superblock
+from sandglass.adapters.superblock import (
+    SUPERBLOCK_VERSION,
+    Superblock,
+    load_superblock,
+    save_superblock,
+)
 from sandglass.adapters.system import SystemClock, SystemEntropy
 from sandglass.broker.broker import Broker
 from sandglass.broker.node_loop import NodeLoop
@@ -170,6 +175,10 @@ class Node:
                 save_superblock(data / SUPERBLOCK, superblock)
             else:
                 self._open_parts(data, superblock, is_new=False)
+                if superblock.version < SUPERBLOCK_VERSION:
+                    # Before anything is written that an older program could not read.
+                    superblock = replace(superblock, version=SUPERBLOCK_VERSION)
+                    save_superblock(data / SUPERBLOCK, superblock)
         except OSError as error:
             raise DeniedError(
                 f"data directory {data} cannot be used: {error.strerror or error}"

@@ -21,7 +21,9 @@ from crc32c import crc32c
 from sandglass.adapters.files import Files, translate, write_all
 from sandglass.errors import CorruptError, PreconditionError
 
-SUPERBLOCK_VERSION: Final = 1
+SUPERBLOCK_VERSION: Final = 2
+"""2 is laid out as 1 was; it says that the view's rows may be of version 2."""
+
 ID_BYTES: Final = 16
 
 _MAGIC: Final = b"SGLASSUP"
@@ -41,12 +43,13 @@ class Superblock:
     Whose data these are.
 
     `last_position` is a lower bound: the log has once been durable up to there. `cluster_id` is
-    16 zero bytes while the node belongs to none.
+    16 zero bytes while the node belongs to none. `version` is that of the file it came from.
     """
 
     node_id: bytes
     cluster_id: bytes
     last_position: int
+    version: int = SUPERBLOCK_VERSION
 
 
 def save_superblock(path: Path, superblock: Superblock, *, files: Files | None = None) -> None:
@@ -118,4 +121,4 @@ def _decode(data: bytes, path: Path) -> Superblock:
     if version < 1 or size != _SIZE_BYTES:
         raise CorruptError(f"{path}: version {version} of {size} bytes does not exist")
     node_id, cluster_id, last_position = _REST.unpack_from(data, _START.size)
-    return Superblock(node_id, cluster_id, last_position)
+    return Superblock(node_id, cluster_id, last_position, version)

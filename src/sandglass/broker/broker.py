@@ -17,6 +17,7 @@ from sandglass.broker.node_loop import Done, NodeLoop, resolve
 from sandglass.broker.retention import keep_house
 from sandglass.broker.status import Status
 from sandglass.core import limits
+from sandglass.core.index_order import IndexOrder
 from sandglass.core.keyvalue import admit_put
 from sandglass.core.message import (
     Batch,
@@ -28,6 +29,7 @@ from sandglass.core.message import (
 )
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
+from sandglass.errors import PreconditionError
 from sandglass.sandflake import Generator
 
 FETCH_ROW_COUNT = 200
@@ -112,6 +114,34 @@ class Broker:
             last = slices[-1]
             low = (last.due_ms << INDEX_BITS | last.first_index) + last.count
             yield slices
+
+    async def fetch_by_index(
+        self, topic: Topic, partition: PartitionRef, above: int
+    ) -> AsyncIterator[list[tuple[str, Slice]]]:
+        """
+        Messages of all channels with indexes above `above`, due or not, in order of index, up
+        to the last one at the time of the call; each slice with its channel.
+
+        Raises:
+            OutOfRangeError: an index is no longer kept; what stands before it has been given.
+            PreconditionError: a KV topic, which keeps the last entry of each key alone.
+        """
+        if topic.kind is TopicKind.KV:
+            raise PreconditionError(
+                f"topic '{topic.name}' is a KV topic: it does not keep what was produced, only"
+                " the last entry of each key; scan them",
+                field="topic",
+            )
+        loop = self.loop
+        found = loop.partition(partition.number)
+        order = IndexOrder(found, above + 1, found.last_index + 1)
+        while not order.is_over:
+            loop.partition(partition.number)  # it may have gone, or been stopped, meanwhile
+            slices = order.step(loop.view)
+            if slices:
+                yield slices
+            else:
+                await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """Waits for what is being given back."""

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.core.partition import Partition
+from sandglass.core.standing import Standing, standing_of
 from sandglass.core.topic import PartitionRef, Topic
+from sandglass.errors import NotFoundError
 
 LAG_ROW_COUNT_MAX = 10_000
 """Rows that a group's lag is counted over; beyond that it is a lower bound."""
@@ -39,6 +41,16 @@ class GroupStatus:
     consumer_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class GroupOffsets:
+    """How far a group is: the last offset of each kind, as an int; 0 for none."""
+
+    settled: int = 0
+    """Of the prefix in which everything is settled."""
+    consumed: int = 0
+    acked: int = 0
+
+
 class Status:
     """Reads, and changes nothing."""
 
@@ -65,6 +77,33 @@ class Status:
                 if not group or name == group:
                     status.append(self._group_status(topic, ref, partition, channel, name))
         return status
+
+    def last_index(self, ref: PartitionRef) -> int:
+        """Of the last message produced to a partition; 0 if there is none."""
+        return self.loop.partition(ref.number).last_index
+
+    def offsets(self, ref: PartitionRef, channel: str, group: str) -> GroupOffsets:
+        """How far a group is; one that doesn't exist has done nothing."""
+        partition = self.loop.partition(ref.number)
+        try:
+            found = partition.group(channel, group, self.loop.view)
+        except NotFoundError:
+            return GroupOffsets()
+        committed = found.committed(self.loop.view)
+        return GroupOffsets(
+            committed - 1 if committed > found.start else 0, found.consumed, found.acked
+        )
+
+    def standing(
+        self, ref: PartitionRef, channel: str, group: str, offset: int
+    ) -> tuple[Standing, int] | None:
+        """As `standing_of`; None also if there is no such group."""
+        partition = self.loop.partition(ref.number)
+        try:
+            found = partition.group(channel, group, self.loop.view)
+        except NotFoundError:
+            return None
+        return standing_of(partition, found, offset, self.loop.view)
 
     def _group_status(
         self, topic: Topic, ref: PartitionRef, partition: Partition, channel: str, name: str

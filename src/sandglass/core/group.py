@@ -34,6 +34,7 @@ from sandglass.core.record import CreateGroup, Ending, Move, Range, Settle
 from sandglass.core.view import Changes, Overlay, View
 
 _STATE = Struct(">14s14sQQQQQI")
+_LAST = Struct(">14s14s")
 _RETRY = Struct(">14sIIB")
 
 
@@ -66,6 +67,10 @@ class Group:
     moved_count: int = 0
     """Moves ever made."""
     generation: int = 1
+    acked: int = 0
+    """The greatest offset that was acked."""
+    recorded: int = 0
+    """The last offset handed out, as far as records say."""
 
     cursor: int = 0
     head: Slice | None = None
@@ -85,7 +90,7 @@ class Group:
     """(low, token) of each lease, sorted."""
     consumers: list[Consumer] = field(default_factory=list[Consumer])
     consumed: int = 0
-    """The last offset handed out."""
+    """The last offset handed out; a starting leader knows what was recorded."""
     is_ready: bool = False
     """There may be something to hand out now."""
     is_blocked: bool = False
@@ -118,7 +123,9 @@ class Group:
         raw = view.get(key)
         assert raw is not None, f"group {number} of partition {partition} has no row"
         floor, start, acked, dead, expired, retry, moved, generation = _STATE.unpack_from(raw)
-        channel, name = raw[_STATE.size :].split(b"\0")
+        # A row of version 1 ends with the name.
+        channel, name, *last = raw[_STATE.size :].split(b"\0", 2)
+        last_acked, recorded = _LAST.unpack(last[0]) if last else (b"", b"")
         done = DoneRanges(int.from_bytes(floor, "big"))
         prefix = keys.group_prefix(b"d", partition, number)
         for key, value in view.range(prefix, keys.after_prefix(prefix)):
@@ -138,8 +145,11 @@ class Group:
             retry,
             moved,
             generation,
+            int.from_bytes(last_acked, "big"),
+            int.from_bytes(recorded, "big"),
         )
         group.cursor = done.floor
+        group.consumed = group.recorded
         return group
 
     def write(self, changes: Changes) -> None:
@@ -154,22 +164,30 @@ class Group:
             self.moved_count,
             self.generation,
         )
-        names = b"%b\0%b" % (self.channel.encode(), self.name.encode())
-        changes.rows[keys.group_prefix(b"h", self.partition, self.number)] = state + names
+        names = b"%b\0%b\0" % (self.channel.encode(), self.name.encode())
+        last = _LAST.pack(
+            self.acked.to_bytes(OFFSET_BYTES, "big"),
+            self.recorded.to_bytes(OFFSET_BYTES, "big"),
+        )
+        changes.rows[keys.group_prefix(b"h", self.partition, self.number)] = (
+            state + names + last
+        )
 
     def apply_settle(self, operation: Settle, cut: int, scratch: Overlay) -> None:
         """Messages are done with. Those below `cut` have expired meanwhile."""
-        count = 0
-        for low, high, main_count in self._left(operation.main, cut, scratch):
+        main = self._left(operation.main, cut, scratch)
+        retry = self._left(operation.retry, cut, scratch)
+        count = sum(each for _, _, each in (*main, *retry))
+        for low, high, _ in main:
             self._mark_done(low, high, scratch.changes)
-            count += main_count
-        for low, high, retry_count in self._left(operation.retry, cut, scratch):
+        for low, high, retry_count in retry:
             self._leave_retry(low, high, scratch)
             self.retry_count -= retry_count
-            count += retry_count
+        self._record_handed_out(operation)
         match operation.ending:
             case Ending.ACKED:
                 self.acked_count += count
+                self.acked = max([self.acked, *(high - 1 for _, high, _ in (*main, *retry))])
             case Ending.DEAD:
                 self.dead_count += count
             case _:
@@ -191,6 +209,7 @@ class Group:
             )
             self._put_retry(part, scratch.changes)
         self.moved_count += 1
+        self._record_handed_out(operation)
         self.write(scratch.changes)
 
     def apply_cut(self, below: int, scratch: Overlay) -> None:
@@ -250,6 +269,13 @@ class Group:
                     self.next_steady_ms = until_ms
                 return
             yield _read_retry(until_ms, low, value)
+
+    def _record_handed_out(self, operation: Settle | Move) -> None:
+        """A range ends just above its last message."""
+        if operation.ending not in {Ending.CLOCK, Ending.EXPIRED}:
+            for _, high, _ in (*operation.main, *operation.retry):
+                self.recorded = max(self.recorded, high - 1)
+            self.consumed = max(self.consumed, self.recorded)
 
     def _left(self, ranges: list[Range], cut: int, view: View) -> list[Range]:
         """What retention has left of these ranges."""

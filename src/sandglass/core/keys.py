@@ -23,7 +23,7 @@ no name is a prefix of another's keys.
 In an entry's key each zero byte of the key is followed by 255, and two zero bytes end it: so
 the order of rows is that of (key, clustering key), and no key is a prefix of another.
 
-Format version 1. To change it: raise `VIEW_VERSION`, write the step from the old layout in
+Format version 2. To change it: raise `VIEW_VERSION`, write the step from the old layout in
 `docs/internals/storage-format.md`, keep a store of the old version under `tests/data/`. A new
 kind of row, as `k` was, changes no layout: a program that doesn't know it can't read the
 records that make it either.
@@ -34,9 +34,9 @@ from struct import Struct
 from typing import Final
 
 from sandglass.core.message import DeadLetterOrigin, EntryKey
-from sandglass.core.offset import OFFSET_BYTES
+from sandglass.core.offset import MAX, OFFSET_BYTES
 
-VIEW_VERSION: Final = 1
+VIEW_VERSION: Final = 2
 
 LANE: Final = b"\0"
 """Room for priorities; always 0 today."""
@@ -70,6 +70,11 @@ def rows_prefix(partition: int, channel: str) -> bytes:
     return _PARTITION.pack(b"m", partition) + channel.encode() + b"\0" + LANE
 
 
+def channel_of_row(key: bytes) -> str:
+    """The channel of a message row's key."""
+    return key[_PARTITION.size : -PLACE_BYTES - 2].decode()
+
+
 def row_key(prefix: bytes, due_ms: int, first_index: int, count: int) -> bytes:
     """The key of a message row; `prefix` from `rows_prefix`."""
     return prefix + _PLACE.pack(due_ms, first_index, count)[2:]
@@ -91,8 +96,11 @@ def row_place(key: bytes) -> tuple[int, int]:
 
 
 def at(prefix: bytes, offset: int) -> bytes:
-    """The bound between rows that start below `offset` and those at or above it."""
-    return prefix + offset.to_bytes(OFFSET_BYTES, "big")
+    """
+    The bound between rows that start below `offset` and those at or above it. Just above the
+    highest offset is as good as at it: no message stands there.
+    """
+    return prefix + min(offset, MAX).to_bytes(OFFSET_BYTES, "big")
 
 
 def channel_key(partition: int, channel: str) -> bytes:

@@ -7,6 +7,7 @@ import grpc
 from sandglass.broker.broker import Broker
 from sandglass.rpc import calls
 from sandglass.surface.compat import BrokerService
+from sandglass.surface.internal import InternalService
 from sandglass.surface.keyvalue import CompatibleKeyValue
 from sandglass.wire.compat import sandglass_pb2 as pb
 
@@ -42,18 +43,17 @@ def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
 
 
 def _internal_handlers(broker: Broker) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
-    by_key = CompatibleKeyValue(broker)
-    kv = {
+    service, by_key = InternalService(broker), CompatibleKeyValue(broker)
+    return {
+        "EndOfLog": calls.unary(pb.EndOfLogRequest.FromString, service.end_of_log),
+        "FetchFromSync": calls.stream(
+            pb.FetchFromSyncRequest.FromString, service.fetch_from_sync
+        ),
+        "GetMarkStateMessage": calls.unary(
+            pb.GetMarkRequest.FromString, service.get_mark_state_message
+        ),
         "GetByKey": calls.unary(pb.GetRequest.FromString, by_key.get_by_key),
         "HasKey": calls.unary(pb.GetRequest.FromString, by_key.has_key),
-    }
-    rest = set(INTERNAL_SERVICE.methods_by_name) - kv.keys()
-    return {
-        **kv,
-        **calls.unsupported(
-            INTERNAL_SERVICE,
-            rest,
-            why="this call of InternalService is not implemented yet; use BrokerService, or"
-            " sandglass.v1.Admin for the state of groups",
-        ),
+        "LastOffset": calls.unary(pb.LastOffsetRequest.FromString, service.last_offset),
+        "Mark": calls.unary(pb.MarkRequest.FromString, service.mark),
     }

@@ -1,5 +1,5 @@
 """
-The compatible services, BrokerService and InternalService, over the broker.
+The compatible BrokerService over the broker, and what `surface.internal` shares with it.
 
 Rules:
 
@@ -20,7 +20,7 @@ from sandglass.broker.broker import Broker
 from sandglass.core import limits, offset
 from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
-from sandglass.errors import InvalidError, UnsupportedError
+from sandglass.errors import InvalidError
 from sandglass.surface.admin import kind_of
 from sandglass.surface.keyvalue import compatible_entries
 from sandglass.surface.produce import produce_compatible
@@ -30,7 +30,7 @@ from sandglass.wire.compatible import compatible_messages
 CONSUMER_DEFAULT: Final = "anonymous"
 """The prototype ignored the consumer's name in most places, so clients may send none."""
 
-_IS_ACK: Final = {pb.NotAcknowledged: False, pb.Acknowledged: True, pb.Commited: True}
+MARK_KINDS: Final = (pb.Consumed, pb.NotAcknowledged, pb.Acknowledged, pb.Commited)
 
 _log = logging.getLogger("sandglass.surface")
 
@@ -85,7 +85,7 @@ class BrokerService:
 
     def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
         """What is ready when the call begins, leased to the consumer; then the end."""
-        topic, partition = self._place(request.topic, request.partition)
+        topic, partition = place_of(self._broker, request.topic, request.partition)
         channel = channel_to_read(request.channel)
         group = limits.check_name(request.consumerGroupName, field="consumerGroupName")
         consumer = CONSUMER_DEFAULT
@@ -96,71 +96,100 @@ class BrokerService:
 
     def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
         """From an offset on, up to what is readable now. No group, no lease."""
-        low = _bound(getattr(request, "from"), field="from", unset=offset.NIL)
+        low = offset_of(getattr(request, "from"), field="from", unset=offset.NIL)
         return self._fetch(request.topic, request.partition, request.channel, low, offset.MAX)
 
     def fetch_range(self, request: pb.FetchRangeRequest) -> AsyncGenerator[bytes, None]:
         """As `fetch_from`, up to `to`, which is included; an unset one is no bound."""
-        low = _bound(getattr(request, "from"), field="from", unset=offset.NIL)
-        high = _bound(request.to, field="to", unset=offset.MAX)
+        low = offset_of(getattr(request, "from"), field="from", unset=offset.NIL)
+        high = offset_of(request.to, field="to", unset=offset.MAX)
         return self._fetch(request.topic, request.partition, request.channel, low, high)
 
     async def acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
-        """Settled, for the group."""
-        return await self._mark(request, is_ack=True)
+        """Settled, for the group; a state in the request is stronger."""
+        return await mark(self._broker, request, request.state.kind or pb.Acknowledged)
 
     async def not_acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
-        """A failed attempt, counted."""
-        return await self._mark(request, is_ack=False)
+        """A failed attempt, counted; a state in the request is stronger."""
+        return await mark(self._broker, request, request.state.kind or pb.NotAcknowledged)
 
     def _fetch(
         self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int
     ) -> AsyncGenerator[bytes, None]:
-        topic, partition = self._place(topic_name, partition_id)
+        topic, partition = place_of(self._broker, topic_name, partition_id)
         channel = channel_to_read(channel_name)
         if topic.kind is TopicKind.KV:
             return compatible_entries(self._broker, partition, channel, low, high)
         return _messages(self._broker.fetch(topic, partition, channel, low, high), channel)
 
-    async def _mark(self, request: pb.MarkRequest, *, is_ack: bool) -> pb.MarkResponse:
-        topic, partition = self._place(request.topic, request.partition)
-        channel = channel_to_read(request.channel)
-        group = limits.check_name(request.consumerGroup, field="consumerGroup")
-        # A state that is set says more than the method; one of kind Unknown is not set.
-        if request.state.kind != pb.Unknown:
-            if request.state.kind not in _IS_ACK:
-                raise UnsupportedError(
-                    f"state.kind {request.state.kind} cannot be set by a client; give"
-                    " NotAcknowledged (20), Acknowledged (30) or Commited (40)",
-                    field="state.kind",
-                )
-            is_ack = _IS_ACK[request.state.kind]
-        limits.check_range(
-            len(request.offsets),
-            field="count of offsets",
-            low=0,
-            high=limits.ATOM_MESSAGE_COUNT_MAX,
-        )
-        offsets = [
-            _bound(raw, field=f"offsets[{place}]", unset=offset.NIL)
-            for place, raw in enumerate(request.offsets)
-        ]
-        offsets = [each for each in offsets if each != offset.NIL]
-        if offsets:
-            await self._broker.consumers.settle_offsets(
-                topic, partition, channel, group, offsets, is_ack=is_ack
-            )
-        return pb.MarkResponse(success=True)
 
-    def _place(self, topic_name: str, partition_id: str) -> tuple[Topic, PartitionRef]:
-        topic = self._broker.catalog.topic(topic_name)
-        if not partition_id:
-            raise InvalidError(
-                f"ErrNoPartitionSet: name one of the {len(topic.partitions)} partitions of"
-                f" topic {topic.name!r}",
-                field="partition",
-            )
-        return topic, self._broker.catalog.partition(topic, partition_id)
+def place_of(broker: Broker, topic_name: str, partition_id: str) -> tuple[Topic, PartitionRef]:
+    """
+    The partition that a request names.
+
+    Raises:
+        InvalidError: it names none.
+        NotFoundError: there is no such topic or partition.
+    """
+    topic = broker.catalog.topic(topic_name)
+    if not partition_id:
+        raise InvalidError(
+            f"ErrNoPartitionSet: name one of the {len(topic.partitions)} partitions of"
+            f" topic {topic.name!r}",
+            field="partition",
+        )
+    return topic, broker.catalog.partition(topic, partition_id)
+
+
+async def mark(broker: Broker, request: pb.MarkRequest, kind: int) -> pb.MarkResponse:
+    """
+    An outcome by offsets. `Consumed` says what the broker knows already: a message is consumed
+    when it is handed out, so it changes nothing.
+
+    Raises:
+        InvalidError: a kind that is none, a name or offset that is none.
+        NotFoundError: there is no such topic or partition.
+    """
+    topic, partition = place_of(broker, request.topic, request.partition)
+    channel = channel_to_read(request.channel)
+    group = limits.check_name(request.consumerGroup, field="consumerGroup")
+    if kind not in MARK_KINDS:
+        raise InvalidError(
+            f"state.kind {kind} is no mark; give Consumed (10), NotAcknowledged (20),"
+            " Acknowledged (30) or Commited (40)",
+            field="state.kind",
+        )
+    limits.check_range(
+        len(request.offsets),
+        field="count of offsets",
+        low=0,
+        high=limits.ATOM_MESSAGE_COUNT_MAX,
+    )
+    offsets = [
+        offset_of(raw, field=f"offsets[{place}]", unset=offset.NIL)
+        for place, raw in enumerate(request.offsets)
+    ]
+    offsets = [each for each in offsets if each != offset.NIL]
+    if offsets and kind != pb.Consumed:
+        await broker.consumers.settle_offsets(
+            topic, partition, channel, group, offsets, is_ack=kind != pb.NotAcknowledged
+        )
+    return pb.MarkResponse(success=True)
+
+
+def offset_of(raw: bytes, *, field: str, unset: int) -> int:
+    """
+    An offset; absent and all zeros are alike, and mean `unset`.
+
+    Raises:
+        InvalidError: another length.
+    """
+    if raw and len(raw) != offset.OFFSET_BYTES:
+        raise InvalidError(
+            f"{field}: length of offset should be {offset.OFFSET_BYTES} but got {len(raw)}",
+            field=field,
+        )
+    return offset.from_bytes(raw) if any(raw) else unset
 
 
 async def _messages(
@@ -172,21 +201,3 @@ async def _messages(
             for piece in slices:
                 for message in compatible_messages(piece, channel):
                     yield message
-
-
-def _bound(raw: bytes, *, field: str, unset: int) -> int:
-    """An offset; absent and all zeros are alike."""
-    if not any(raw):
-        if raw and len(raw) != offset.OFFSET_BYTES:
-            raise _length_error(raw, field)
-        return unset
-    if len(raw) != offset.OFFSET_BYTES:
-        raise _length_error(raw, field)
-    return offset.from_bytes(raw)
-
-
-def _length_error(raw: bytes, field: str) -> InvalidError:
-    return InvalidError(
-        f"{field}: length of offset should be {offset.OFFSET_BYTES} but got {len(raw)}",
-        field=field,
-    )

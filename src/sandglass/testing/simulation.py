@@ -39,6 +39,7 @@ from sandglass.testing.checkers import (
     message_bytes,
     take_messages,
 )
+from sandglass.testing.looks import check_index_order, check_standings
 from sandglass.testing.simulated_node import SimulatedNode
 
 START_MS = 1_700_000_000_000
@@ -785,6 +786,10 @@ class Simulation:
                     group.retry_count,
                 )
                 self.history.count(known, counted)
+                check_standings(self.history, known, partition, group, self.node.view)
+                check_index_order(
+                    self.history, partition, self.node.view, chance=self.report.event_count
+                )
 
     def _look_at_rest(self, moment: Moment) -> None:
         """The node waits for something to come; what may be handed out has been."""

@@ -1,43 +1,20 @@
-"""
-Transcripts of the compatible protocol: what a client of the first Sandglass does and sees.
-
-The later part holds a transcript for each defect that it had on this road.
-"""
+"""Transcripts of the compatible protocol: what its clients do and see."""
 
 import time
 
 import grpc
 import pytest
 
-from tests.conformance.wire.conftest import running
-
-CODE = grpc.StatusCode
-DEAD_LETTERS = "__death_letter"
-
-
-def values(messages) -> list[bytes]:
-    return [message.value for message in messages]
-
-
-def offsets_of(messages) -> list[bytes]:
-    return [message.offset for message in messages]
-
-
-def due_ms(offset: bytes) -> int:
-    return int.from_bytes(offset[:6], "big")
-
-
-def index(offset: bytes) -> int:
-    return int.from_bytes(offset[6:], "big")
-
-
-def refusal(call, *args, **kwargs) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*args, **kwargs)
-    error = caught.value
-    assert isinstance(error, grpc.Call)
-    return error.code(), error.details() or ""
-
+from tests.conformance.wire.conftest import (
+    CODE,
+    DEAD_LETTERS,
+    due_ms,
+    index,
+    offsets_of,
+    refusal,
+    running,
+    values,
+)
 
 # --- topics -----------------------------------------------------------------------------------
 
@@ -336,6 +313,9 @@ def test_outcomes_of_what_is_not_there_are_ignored(client, topic):
     assert client.nack(topic, partition, unknown, group="never")
 
     assert [b"a", b"b"] == values(client.consume(topic, partition))
+    # Now there is one.
+    assert client.ack(topic, partition, unknown, bytes(14), b"\xff" * 14)
+    assert client.nack(topic, partition, unknown, bytes(14), b"\xff" * 14)
 
 
 def test_a_state_in_the_request_is_stronger_than_the_method(client, topic):
@@ -455,21 +435,6 @@ def test_a_message_due_in_a_year_is_kept_and_not_shown(client, topic):
 
     assert [b"near"] == values(client.consume(topic, partition))
     assert [b"near"] == values(client.fetch(topic, partition))
-
-
-# --- the other service ------------------------------------------------------------------------
-
-
-def test_internal_calls_say_that_they_are_not_there_yet(client):
-    for name, request in (
-        ("LastOffset", client.pb.LastOffsetRequest()),
-        ("Mark", client.pb.MarkRequest()),
-        ("GetMarkStateMessage", client.pb.GetMarkRequest()),
-        ("EndOfLog", client.pb.EndOfLogRequest()),
-    ):
-        assert CODE.UNIMPLEMENTED is refusal(getattr(client.internal, name), request)[0]
-    stream = client.internal.FetchFromSync(client.pb.FetchFromSyncRequest())
-    assert CODE.UNIMPLEMENTED is refusal(next, stream)[0]
 
 
 # --- restart ----------------------------------------------------------------------------------

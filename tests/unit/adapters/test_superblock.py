@@ -64,10 +64,10 @@ def test_a_newer_version_is_refused_as_such(
 ) -> None:
     path = tmp_path / "superblock"
     with monkeypatch.context() as newer:
-        newer.setattr(superblock, "SUPERBLOCK_VERSION", 2)
+        newer.setattr(superblock, "SUPERBLOCK_VERSION", 3)
         save_superblock(path, OLD)
 
-    with pytest.raises(PreconditionError, match="has version 2"):
+    with pytest.raises(PreconditionError, match="has version 3"):
         load_superblock(path)
 
 

@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from sandglass.broker.status import GroupStatus, PartitionStatus
+from sandglass.broker.status import GroupOffsets, GroupStatus, PartitionStatus
 from sandglass.core import offset
 from sandglass.core.message import Batch, Placed, Slice
+from sandglass.core.standing import Standing
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import (
     ConflictError,
@@ -26,6 +27,10 @@ class FakeBroker:
     rows: dict[tuple[str, str], list[Slice]] = field(default_factory=dict)
     outcomes: list[tuple[str, str, str, list[int], bool]] = field(default_factory=list)
     drained: list[tuple[str, str, str, str]] = field(default_factory=list)
+    standings: dict[tuple[str, str, str, int], tuple[Standing, int]] = field(
+        default_factory=dict
+    )
+    """By partition id, channel, group, offset."""
     closed_count: int = 0
     spread_count: int = 0
     refusals: dict[str, SandglassError] = field(default_factory=dict)
@@ -138,6 +143,26 @@ class FakeBroker:
         for row in self.rows.get((partition.id, channel), []):
             if low <= offset.make(row.due_ms, row.first_index) <= high:
                 yield [row]
+
+    async def fetch_by_index(
+        self, topic: Topic, partition: PartitionRef, above: int
+    ) -> AsyncIterator[list[tuple[str, Slice]]]:
+        if self.error is not None:
+            raise self.error
+        for (name, channel), rows in self.rows.items():
+            if name == partition.id:
+                yield [(channel, row) for row in rows if row.first_index > above]
+
+    def last_index(self, ref: PartitionRef) -> int:
+        return 7
+
+    def offsets(self, ref: PartitionRef, channel: str, group: str) -> GroupOffsets:
+        return GroupOffsets(*(offset.make(NOW_MS, index) for index in (1, 3, 2)))
+
+    def standing(
+        self, ref: PartitionRef, channel: str, group: str, place: int
+    ) -> tuple[Standing, int] | None:
+        return self.standings.get((ref.id, channel, group, place))
 
     async def drain(
         self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str

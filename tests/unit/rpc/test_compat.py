@@ -10,7 +10,7 @@ import pytest
 from sandglass.core import limits, offset
 from sandglass.errors import BusyError
 from sandglass.wire.compat import sandglass_pb2 as pb
-from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub, InternalServiceStub
+from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub
 from tests.unit.rpc.fake_broker import NOW_MS
 
 CODE = grpc.StatusCode
@@ -299,14 +299,20 @@ async def test_a_state_is_stronger_than_the_method(service, broker, kind, is_ack
     assert [is_ack, is_ack] == [outcome[4] for outcome in broker.outcomes]
 
 
-@pytest.mark.parametrize("kind", [pb.Consumed, 77])
-async def test_other_states_cannot_be_set(service, kind):
+async def test_a_state_that_is_none_is_refused(service):
     [one] = await produced(service, b"a")
 
-    code, text = await refusal(service.Acknowledge(mark_request(one, kind=kind)))
+    code, text = await refusal(service.Acknowledge(mark_request(one, kind=77)))
 
-    assert code is CODE.UNIMPLEMENTED
-    assert "state.kind" in text
+    assert code is CODE.INVALID_ARGUMENT
+    assert "state.kind 77" in text
+
+
+async def test_consumed_says_nothing_that_the_broker_does_not_know(service, broker):
+    [one] = await produced(service, b"a")
+
+    assert (await service.Acknowledge(mark_request(one, kind=pb.Consumed))).success
+    assert [] == broker.outcomes
 
 
 async def test_a_call_takes_as_many_offsets_as_an_atom_has_messages(service, broker):
@@ -337,19 +343,3 @@ async def test_an_error_in_a_stream_has_its_code(service, broker):
         service.FetchFrom(pb.FetchFromRequest(topic="t", partition="t-0")),
     ):
         assert (CODE.RESOURCE_EXHAUSTED, "wait a little") == await refusal(call)
-
-
-async def test_the_internal_service_says_what_it_cannot_do(channel):
-    service = InternalServiceStub(channel)
-    calls = {
-        "FetchFromSync": service.FetchFromSync(pb.FetchFromSyncRequest()),
-        "LastOffset": service.LastOffset(pb.LastOffsetRequest()),
-        "Mark": service.Mark(pb.MarkRequest()),
-        "GetMarkStateMessage": service.GetMarkStateMessage(pb.GetMarkRequest()),
-        "EndOfLog": service.EndOfLog(pb.EndOfLogRequest()),
-    }
-
-    for call in calls.values():
-        code, text = await refusal(call)
-        assert code is CODE.UNIMPLEMENTED
-        assert "not implemented yet" in text
