@@ -13,7 +13,7 @@ by time. The log is trimmed, and nothing else knows that order, so it is made wh
 
 Messages for now, in one channel, are one pass and nothing is kept. Memory is bounded; work is
 not, beyond rule 1: each pass gives out half of `ahead_row_count_max` rows at least. Decision:
-docs/decisions/0006-index-order-from-the-view.md.
+docs/decisions/0007-index-order-from-the-view.md.
 
 It is a reader of what exists, due or not: it tells nothing of what is absent, and closes
 nothing.
