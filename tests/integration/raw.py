@@ -44,15 +44,21 @@ class RawSession:
         """Opens the session, or comes back to one."""
         hello = broker_pb2.Hello(session_id=session_id, client_name="raw")
         await self.send(hello=hello)
-        self._reader = asyncio.create_task(self._read())
+        self.listen()
         self.welcome = await self.take(broker_pb2.Welcome)
         return self.welcome
+
+    def listen(self) -> None:
+        """Reads from now on; `hello` does so by itself."""
+        self._reader = asyncio.create_task(self._read())
 
     async def send(self, **fields: Any) -> None:
         """Sends one frame."""
         await self.call.write(broker_pb2.ClientFrame(**fields))
 
-    async def subscribe(self, topic: str, group: str = "g", **fields: Any) -> None:
+    async def subscribe(
+        self, topic: str, group: str = "g", *, is_goodbye: bool = False, **fields: Any
+    ) -> None:
         """Subscribes with credit for 100 messages, unless `fields` say otherwise."""
         item = {
             "subscription_id": 1,
@@ -63,7 +69,7 @@ class RawSession:
             "credit_bytes": 1 << 20,
             **fields,
         }
-        await self.send(subscribes=[broker_pb2.Subscribe(**item)])
+        await self.send(subscribes=[broker_pb2.Subscribe(**item)], is_goodbye=is_goodbye)
 
     async def outcome(
         self, delivery: broker_pb2.Delivery, kind: int, **fields: Any

@@ -33,7 +33,8 @@ from sandglass.errors import PreconditionError
 from sandglass.sandflake import Generator
 
 FETCH_ROW_COUNT = 200
-"""Rows that a fetch reads before it lets others have the loop."""
+FETCH_BYTES = 256 * 1024
+"""What a fetch reads before it lets others have the loop, and holds for a slow reader."""
 
 
 class Broker:
@@ -103,11 +104,13 @@ class Broker:
             promised = loop.promised(loop.moment())
             top = min(top, loop.partition(partition.number).readable(promised))
             slices: list[Slice] = []
+            size_bytes = 0
             for piece in loop.partition(partition.number).fetch(
                 channel, low, top, promised, loop.view
             ):
                 slices.append(piece)
-                if len(slices) == FETCH_ROW_COUNT:
+                size_bytes += len(piece.body)
+                if len(slices) == FETCH_ROW_COUNT or size_bytes >= FETCH_BYTES:
                     break
             if not slices:
                 return

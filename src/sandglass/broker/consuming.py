@@ -6,7 +6,7 @@ records at once, and are answered when those are applied. What is refused is ref
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 
@@ -36,7 +36,8 @@ OFFSET_COUNT = 500
 """Outcomes by offset that are admitted before others have the loop."""
 
 DRAIN_CREDIT_COUNT = 10_000
-DRAIN_CREDIT_BYTES = 8 * 1024 * 1024
+DRAIN_CREDIT_BYTES = 1024 * 1024
+"""What a drain holds while its reader is slow: there may be a thousand on a connection."""
 
 
 class Consumers:
@@ -99,7 +100,7 @@ class Consumers:
         subscription = Subscription(
             subscription_id,
             topic,
-            list(refs),
+            [*dict.fromkeys(refs)],
             channel,
             group,
             consumer,
@@ -123,6 +124,8 @@ class Consumers:
         return subscription
 
     def _join(self, session: Session, subscription: Subscription) -> None:
+        if session.is_closed:
+            raise UnavailableError("the session has ended")
         if subscription.id in session.subscriptions:
             raise ConflictError(
                 f"subscription {subscription.id} exists already", field="subscription_id"
@@ -186,14 +189,12 @@ class Consumers:
             InvalidError: more than a subscription may have.
         """
         consumer = subscription.consumer
-        if subscription.held_credit is not None:
-            count, size_bytes = subscription.held_credit
-            subscription.held_credit = (count + credit_count, size_bytes + credit_bytes)
+        held = subscription.held_credit
+        left, left_bytes = held or (consumer.credit_count, consumer.credit_bytes)
+        _check_credit(max(0, left) + credit_count, max(0, left_bytes) + credit_bytes)
+        if held is not None:
+            subscription.held_credit = (left + credit_count, left_bytes + credit_bytes)
             return
-        _check_credit(
-            max(0, consumer.credit_count) + credit_count,
-            max(0, consumer.credit_bytes) + credit_bytes,
-        )
         consumer.credit_count += credit_count
         consumer.credit_bytes += credit_bytes
         # A drain that had used up its credit may be over: only a turn finds out.
@@ -398,20 +399,42 @@ class Consumers:
 
     # --- sessions -----------------------------------------------------------------------------
 
-    def open_session(self, session_id: str, client_name: str) -> tuple[Session, bool]:
-        """A session, and whether it is the one that was asked for, within its grace."""
+    def open_session(
+        self,
+        session_id: str,
+        client_name: str,
+        *,
+        on_taken_over: Callable[[], None] = lambda: None,
+    ) -> tuple[Session, bool]:
+        """
+        A session, and whether it is the one that was asked for, within its grace.
+
+        `on_taken_over` is called when the session goes on over another connection.
+        """
         session = self.sessions.get(session_id) if session_id else None
         if session is not None and not session.is_closed:
+            if session.is_attached:
+                session.on_taken_over()
             session.is_attached = True
             session.attachment += 1
-            for subscription in session.subscriptions.values():
-                subscription.go_on()
-                for number in subscription.groups:
-                    self.loop.ready(number)
+            session.on_taken_over = on_taken_over
+            self.go_on(session)
             return session, True
-        session = Session(str(self.ids.next()), client_name[:200])
+        session = Session(str(self.ids.next()), client_name[:200], on_taken_over)
         self.sessions[session.id] = session
         return session, False
+
+    def hold(self, session: Session) -> None:
+        """Nothing is handed out to the session until it goes on."""
+        for subscription in session.subscriptions.values():
+            subscription.hold()
+
+    def go_on(self, session: Session) -> None:
+        """Its credit holds again."""
+        for subscription in session.subscriptions.values():
+            subscription.go_on()
+            for number in subscription.groups:
+                self.loop.ready(number)
 
     def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
         """(subscription, partition number, token) of all that the session holds."""
@@ -426,8 +449,7 @@ class Consumers:
         if session.is_closed or session.attachment != attachment:
             return
         session.is_attached = False
-        for subscription in session.subscriptions.values():
-            subscription.hold()
+        self.hold(session)
         asyncio.get_running_loop().call_later(
             self.session_grace_ms / 1000, self._grace_over, session, attachment
         )

@@ -10,6 +10,7 @@ count an attempt, the others are given back.
 The code here knows no transport: deliveries and endings go to whoever is attached.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,6 +83,8 @@ class Session:
 
     id: str
     client_name: str
+    on_taken_over: Callable[[], None]
+    """Of the connection that it has: called when another one takes its place."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict[int, Subscription])
     is_attached: bool = True
     is_closed: bool = False

@@ -101,6 +101,9 @@ CREDIT_COUNT_MAX: Final = 1_000_000
 """Messages in flight to one subscription."""
 
 CREDIT_BYTES_MAX: Final = 256 * 1024 * 1024
+OUTBOX_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Deliveries that wait for a session's client to read: beyond it nothing more is handed out."""
+
 SUBSCRIPTION_COUNT_MAX: Final = 1000
 """Per session."""
 

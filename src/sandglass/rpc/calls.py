@@ -8,6 +8,7 @@ line, INTERNAL for the caller, and the node goes on. Cancellation always passes.
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -76,7 +77,7 @@ def stream(
         try:
             async with aclosing(call(parse(parser, raw, name=name))) as replies:
                 async for reply in replies:
-                    await context.write(reply)
+                    await write(context, reply)
         except Exception as error:  # noqa: BLE001  # the top of a call: answered and logged
             await abort(context, error)
 
@@ -127,6 +128,19 @@ def serviced(service: ServiceDescriptor, handlers: Handlers) -> grpc.GenericRpcH
     missing = service.methods_by_name.keys() ^ handlers.keys()
     assert not missing, f"{service.full_name}: {sorted(missing)}"
     return grpc.method_handlers_generic_handler(service.full_name, dict(handlers))
+
+
+async def write(context: Context, raw: bytes) -> None:
+    """
+    Sends a message of a stream.
+
+    Raises:
+        asyncio.CancelledError: the caller has gone, and gRPC has not told us yet.
+    """
+    try:
+        await context.write(raw)
+    except Exception as error:
+        raise asyncio.CancelledError("the caller has gone") from error
 
 
 async def abort(context: Context, error: Exception) -> None:

@@ -6,6 +6,15 @@ and leaves in one frame a pass of the event loop, so that a frame costs what man
 A reader and a writer run side by side; neither waits for a partition. Outcomes are answered
 before deliveries, and a frame is cut at `limits.FRAME_BYTES_MAX` between items.
 
+Whatever a client sends, it can't take more than its share:
+
+1. Items are taken in slices, with a pass of the event loop for the others between them.
+2. While a frame of answers waits behind the one being written, nothing more is read.
+3. While `limits.OUTBOX_BYTES_MAX` of deliveries wait, the session's subscriptions have no
+   credit.
+4. At the end the write that is under way is waited for: gRPC can't end a call over it. A client
+   that doesn't read is given `END_S`, and the call is dropped.
+
 The session's state is the broker's (`sandglass.broker.subscription`): this file is its wire.
 """
 
@@ -14,10 +23,11 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.subscription import Session, Subscription
@@ -26,6 +36,7 @@ from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Placed
 from sandglass.core.record import Ending
 from sandglass.errors import (
+    ConflictError,
     InternalError,
     InvalidError,
     NotFoundError,
@@ -40,6 +51,16 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_MS: Final = 5000
 SILENCE_FACTOR: Final = 3
+
+SLICE_COUNT: Final = 250
+"""Items of a client that are taken before others have the loop: about a millisecond."""
+
+ITEM_BYTES: Final = 8
+"""What an item takes in a frame besides itself, at most: its tag and length."""
+
+END_S: Final = 2.0
+
+Item = TypeVar("Item")
 
 _ENDINGS: Final = {
     pb.OUTCOME_ACK: Ending.ACKED,
@@ -80,35 +101,63 @@ class SessionStream:
         self.session: Session | None = None
         self.attachment = 0
         self._reply = pb.ServerFrame()
+        self._reply_bytes = 0
         self._has_reply = False
+        self._full: deque[pb.ServerFrame] = deque()
+        self._has_room = asyncio.Event()
         self._deliveries: deque[pb.Delivery] = deque()
+        self._delivery_bytes = 0
+        self._is_holding = False
         self._ended: list[pb.SubscriptionEnded] = []
         self._kick = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard = True
+        self._taken_count = 0
+        self._is_taken_over = asyncio.Event()
         self._is_over = False
 
     async def run(self) -> None:
-        """Serves the stream until the client ends it, breaks it, or falls silent."""
+        """
+        Serves the stream until the client ends it, breaks it, falls silent, or goes on over
+        another one.
+
+        Raises:
+            SandglassError: what the client has to be told at the end.
+        """
         reader = asyncio.create_task(self._read(), name="session-read")
         writer = asyncio.create_task(self._write(), name="session-write")
         watch = asyncio.create_task(self._watch(), name="session-watch")
-        parts = {reader, writer, watch}
+        taken = asyncio.create_task(self._is_taken_over.wait(), name="session-taken")
+        parts = (reader, writer, watch, taken)
         try:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._is_over = True
-            for task in (*parts, *self._tasks):
+            listening = (reader, watch, taken, *self._tasks)
+            for task in listening:
                 task.cancel()
-            await asyncio.gather(*parts, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*listening, return_exceptions=True)
             if self.session is not None:
                 self.broker.consumers.detach(self.session, self.attachment)
+            await self._end_writing(writer)
         for task in parts:
             error = None if task.cancelled() else task.exception()
             if isinstance(error, SandglassError):
                 raise error
             if error is not None and not isinstance(error, grpc.RpcError):
                 logger.warning("a session ended: %r", error)
+        if self._is_taken_over.is_set():
+            raise ConflictError("the session goes on over another connection")
+
+    async def _end_writing(self, writer: asyncio.Task[None]) -> None:
+        self._deliveries.clear()
+        self._kick.set()
+        done, _ = await asyncio.wait({writer}, timeout=END_S)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        if not done:
+            # The write stays under way, and no status can be sent over it: the call is dropped.
+            raise asyncio.CancelledError
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -121,14 +170,21 @@ class SessionStream:
             frame = calls.parse(pb.ClientFrame.FromString, raw, name="ClientFrame")
             if self.session is None:
                 self._hello(frame)
-            if self._take(frame):
+            elif frame.HasField("hello"):
+                raise InvalidError("a session has one hello, in its first frame", field="hello")
+            await self._take(frame)
+            if frame.is_goodbye:
                 return
+            if self._full:
+                await self._let_others()
 
     def _hello(self, frame: pb.ClientFrame) -> None:
         if not frame.HasField("hello"):
             raise InvalidError("the first frame of a session has a hello", field="hello")
         session, is_resumed = self.broker.consumers.open_session(
-            frame.hello.session_id, frame.hello.client_name
+            frame.hello.session_id,
+            frame.hello.client_name,
+            on_taken_over=self._is_taken_over.set,
         )
         self.session, self.attachment = session, session.attachment
         leases: list[pb.OpenLease] = []
@@ -155,33 +211,39 @@ class SessionStream:
         )
         self._wake()
 
-    def _take(self, frame: pb.ClientFrame) -> bool:
-        """Handles a frame; true if it was the last."""
-        for outcome in frame.outcomes:
-            self._take_outcome(outcome)
-        for extend in frame.extends:
-            self._take_extend(extend)
-        for credit in frame.credits:
-            self._take_credit(credit)
-        for subscribe in frame.subscribes:
-            self._spawn(self._take_subscribe(subscribe))
-        for unsubscribe in frame.unsubscribes:
-            self._take_unsubscribe(unsubscribe)
-        for request in frame.produces:
-            self._take_produce(request)
+    async def _take(self, frame: pb.ClientFrame) -> None:
+        await self._take_each(frame.outcomes, self._take_outcome)
+        await self._take_each(frame.extends, self._take_extend)
+        await self._take_each(frame.credits, self._take_credit)
+        await self._take_each(frame.subscribes, self._take_subscribe)
+        await self._take_each(frame.unsubscribes, self._take_unsubscribe)
+        await self._take_each(frame.produces, self._take_produce)
         if frame.is_goodbye and self.session is not None:
             self.broker.consumers.close_session(self.session, is_goodbye=True)
-        return frame.is_goodbye
+
+    async def _take_each(self, items: Iterable[Item], take: Callable[[Item], None]) -> None:
+        for item in items:
+            take(item)
+            self._taken_count += 1
+            if self._taken_count >= SLICE_COUNT:
+                await self._let_others()
+
+    async def _let_others(self) -> None:
+        """Others have the loop; and this client has to read its answers before it goes on."""
+        self._taken_count = 0
+        await asyncio.sleep(0)
+        self._heard = True
+        while self._full:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     def _take_outcome(self, item: pb.Outcome) -> None:
         request_id = item.request_id
 
         def done(error: SandglassError | None) -> None:
             if request_id or error is not None:
-                self._reply.outcomes.append(
-                    pb.OutcomeReply(request_id=request_id, error=_error(error))
-                )
-                self._wake()
+                reply = pb.OutcomeReply(request_id=request_id, error=_error(error))
+                self._room_for(reply).outcomes.append(reply)
 
         try:
             subscription, partition = self._held(item.subscription_id, item.partition_number)
@@ -218,8 +280,7 @@ class SessionStream:
         except SandglassError as error:
             reply.error.CopyFrom(status.to_wire(error))
         if item.request_id or reply.HasField("error"):
-            self._reply.extends.append(reply)
-            self._wake()
+            self._room_for(reply).extends.append(reply)
 
     def _take_credit(self, item: pb.Credit) -> None:
         assert self.session is not None
@@ -232,7 +293,12 @@ class SessionStream:
             self.broker.consumers.unsubscribe(self.session, subscription)
             self.ended(subscription, error)
 
-    async def _take_subscribe(self, item: pb.Subscribe) -> None:
+    def _take_subscribe(self, item: pb.Subscribe) -> None:
+        task = asyncio.create_task(_logged(self._subscribe(item)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _subscribe(self, item: pb.Subscribe) -> None:
         assert self.session is not None
         reply = pb.Subscribed(subscription_id=item.subscription_id)
         try:
@@ -256,8 +322,7 @@ class SessionStream:
             reply.partitions.extend(ref.id for ref in topic.partitions)
         except SandglassError as error:
             reply.error.CopyFrom(status.to_wire(error))
-        self._reply.subscribed.append(reply)
-        self._wake()
+        self._room_for(reply).subscribed.append(reply)
 
     def _take_unsubscribe(self, item: pb.Unsubscribe) -> None:
         assert self.session is not None
@@ -270,13 +335,10 @@ class SessionStream:
         request_id = request.request_id
 
         def answered(placed: list[Placed], error: SandglassError | None) -> None:
-            reply = self._reply.produces.add()
-            reply.request_id = request_id
-            if error is not None:
-                reply.error.CopyFrom(status.to_wire(error))
-            else:
+            reply = pb.ProduceReply(request_id=request_id, error=_error(error))
+            if error is None:
                 reply.placed.extend(map(convert.placed_to_wire, placed))
-            self._wake()
+            self._room_for(reply).produces.append(reply)
 
         try:
             produce_nowait(self.broker, request, answered)
@@ -298,16 +360,16 @@ class SessionStream:
             )
         return subscription, partitions[place].number
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # --- out ----------------------------------------------------------------------------------
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """See `Receiver`."""
-        self._deliveries.append(to_wire(subscription, delivery))
+        wire = to_wire(subscription, delivery)
+        self._deliveries.append(wire)
+        self._delivery_bytes += len(wire.batch)
+        if self._delivery_bytes > limits.OUTBOX_BYTES_MAX and self.session is not None:
+            self._is_holding = True
+            self.broker.consumers.hold(self.session)
         self._kick.set()
 
     def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
@@ -324,33 +386,57 @@ class SessionStream:
         self._reply.is_draining = True
         self._wake()
 
+    def _room_for(self, item: Message) -> pb.ServerFrame:
+        """The frame that an answer goes into; one that it doesn't fit into is sent before."""
+        size_bytes = item.ByteSize() + ITEM_BYTES
+        if self._reply_bytes and self._reply_bytes + size_bytes > limits.FRAME_BYTES_MAX:
+            self._full.append(self._reply)
+            self._reply, self._reply_bytes = pb.ServerFrame(), 0
+        self._reply_bytes += size_bytes
+        self._wake()
+        return self._reply
+
     def _wake(self) -> None:
         self._has_reply = True
         self._kick.set()
 
     async def _write(self) -> None:
-        while True:
+        while not self._is_over:
             await self._kick.wait()
             await asyncio.sleep(0)  # what else this pass of the loop brings goes along
             self._kick.clear()
             while (frame := self._next_frame()) is not None:
-                await self.context.write(frame.SerializeToString())
+                await calls.write(self.context, frame.SerializeToString())
+                if self._is_holding and self._delivery_bytes < limits.OUTBOX_BYTES_MAX // 2:
+                    self._go_on()
 
     def _next_frame(self) -> pb.ServerFrame | None:
+        if self._full:
+            frame = self._full.popleft()
+            if not self._full:
+                self._has_room.set()
+            return frame
         if not self._has_reply and not self._deliveries:
             return None
-        frame, self._reply, self._has_reply = self._reply, pb.ServerFrame(), False
-        size_bytes = frame.ByteSize() if self._deliveries else 0
+        frame, size_bytes = self._reply, self._reply_bytes
+        self._reply, self._reply_bytes, self._has_reply = pb.ServerFrame(), 0, False
         while self._deliveries:
-            size_bytes += len(self._deliveries[0].batch) + 64
-            if size_bytes > limits.FRAME_BYTES_MAX and frame.deliveries:
+            batch_bytes = len(self._deliveries[0].batch)
+            size_bytes += batch_bytes + 64
+            if size_bytes > limits.FRAME_BYTES_MAX and frame.ByteSize():
                 break
             frame.deliveries.append(self._deliveries.popleft())
+            self._delivery_bytes -= batch_bytes
         if not self._deliveries:
             # What was delivered goes before the word that nothing more does.
             frame.ended.extend(self._ended)
             self._ended.clear()
         return frame
+
+    def _go_on(self) -> None:
+        self._is_holding = False
+        if self.session is not None and not self._is_over:
+            self.broker.consumers.go_on(self.session)
 
     async def _watch(self) -> None:
         """Breaks a session that is silent for too long."""
