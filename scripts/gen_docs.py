@@ -18,15 +18,17 @@ from typing import Any, Final
 
 import typer
 
+from sandglass import telemetry
 from sandglass.cli.argv import commands_of
 from sandglass.cli.ctl import main as ctl
 from sandglass.cli.server import app as server_app
 from sandglass.core import limits
 from sandglass.settings import CtlSettings, Setting, Settings, table
+from sandglass.web import openapi
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 REFERENCE: Final = ROOT / "docs" / "reference"
-PAGES: Final = ("settings.md", "cli.md", "limits.md")
+PAGES: Final = ("settings.md", "cli.md", "limits.md", "metrics.md", "http.md")
 
 
 def main() -> int:
@@ -155,6 +157,28 @@ def _text_of(node: ast.stmt | None) -> str:
     return ""
 
 
+# --- HTTP and metrics ---
+
+
+def _metrics() -> str:
+    rows = ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    for each in telemetry.METRICS:
+        name = telemetry.PREFIX + each.name + ("_total" if each.kind == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        rows.append(_row(f"`{name}`", each.kind, labels, each.help))
+    return "\n".join(rows)
+
+
+def _http_routes() -> str:
+    rows = ["| route | body | what it does |", "|---|---|---|"]
+    for path, methods in openapi.PATHS.items():
+        for method, call in methods.items():
+            content = call.get("requestBody", {}).get("content", {}).get("application/json")
+            body = f"`{content['schema']['$ref'].rpartition('/')[2]}`" if content else ""
+            rows.append(_row(f"`{method.upper()} {path}`", body, call["summary"]))
+    return "\n".join(rows)
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -165,6 +189,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "server-commands": _commands(lambda: typer.main.get_command(server_app), "sandglass"),
     "ctl-commands": _commands(ctl.build, "sandctl"),
     "limits": _limits,
+    "metrics": _metrics,
+    "http-routes": _http_routes,
 }
 
 

@@ -14,6 +14,7 @@ whose view is missing is only accepted while it still holds everything from its 
 import asyncio
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sandglass.adapters.filelog import FileLog
@@ -24,7 +25,7 @@ from sandglass.adapters.superblock import (
     load_superblock,
     save_superblock,
 )
-from sandglass.adapters.system import SystemClock, SystemEntropy
+from sandglass.adapters.system import SystemClock, SystemEntropy, stopwatch_ns
 from sandglass.broker.broker import Broker
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.core import limits
@@ -40,6 +41,8 @@ from sandglass.rpc.server import Surface, serve
 from sandglass.rpc.session import Sessions
 from sandglass.sandflake import Generator
 from sandglass.security.access import Access
+from sandglass.web import server as web
+from sandglass.web.metrics import scrape
 from sandglass.wire.convert import slice_body
 
 logger = logging.getLogger(__name__)
@@ -54,13 +57,17 @@ class NodeConfig:
     """
     What a node needs to know: values only.
 
-    `grpc_port` 0 takes a free port. `data` is made where it is missing, with its parents.
+    Port 0 takes a free one; without an `http_port` there is no HTTP. `http_hosts` are names by
+    which HTTP requests may call the node, beside loopback and `bind_addr`. `data` is made where
+    it is missing, with its parents.
     """
 
     data: Path
     name: str = "sandglass"
     bind_addr: str = "127.0.0.1"
     grpc_port: int = 7170
+    http_port: int | None = None
+    http_hosts: tuple[str, ...] = ()
     session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
     stop_grace_ms: int = 5000
 
@@ -89,6 +96,7 @@ class Node:
         self._broker: Broker | None = None
         self._sessions: Sessions | None = None
         self._surface: Surface | None = None
+        self._web: web.Surface | None = None
         self._superblock: Superblock | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -103,6 +111,12 @@ class Node:
         """The port that gRPC listens on, once started."""
         assert self._surface is not None, "the node has not started"
         return self._surface.port
+
+    @property
+    def http_port(self) -> int:
+        """The port that HTTP listens on, once started."""
+        assert self._web is not None, "the node serves no HTTP, or has not started"
+        return self._web.port
 
     async def start(self) -> None:
         """
@@ -119,7 +133,9 @@ class Node:
             self._open()
             assert self._log is not None
             assert self._store is not None
-            self._loop = NodeLoop(self._log, self._store, self.clock, slice_body)
+            self._loop = NodeLoop(
+                self._log, self._store, self.clock, slice_body, stopwatch_ns=stopwatch_ns
+            )
             self._loop.on_failure = self._fail
             ids = Generator(wall_ms=self.clock.wall_ms, entropy=self.entropy.token_bytes)
             self._broker = Broker(
@@ -138,6 +154,8 @@ class Node:
                 session=self._sessions.serve,
                 access=self.access,
             )
+            if self.config.http_port is not None:
+                self._web = await self._serve_http(self._broker, self.config.http_port)
             self._watch = asyncio.create_task(self.access.watch(), name="access-watch")
         except BaseException:
             await self.stop()
@@ -151,9 +169,14 @@ class Node:
         grace_s = self.config.stop_grace_ms / 1000
         if self._sessions is not None:
             self._sessions.drain()
+        if self._web is not None:
+            self._web.drain()
         if self._surface is not None:
             await self._surface.stop(grace_s)
             self._surface = None
+        if self._web is not None:
+            await self._web.stop(grace_s)
+            self._web = None
         if self._broker is not None:
             await self._broker.stop()
         if self._loop is not None:
@@ -162,6 +185,18 @@ class Node:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         self._close()
+
+    async def _serve_http(self, broker: Broker, port: int) -> web.Surface:
+        return await web.serve(
+            broker,
+            self.config.bind_addr,
+            port,
+            clock=self.clock,
+            scraped=partial(scrape, broker),
+            troubled=lambda: "" if self.failure is None else "the node has failed",
+            names=self.config.http_hosts,
+            access=self.access,
+        )
 
     def _open(self) -> None:
         data = self.config.data

@@ -162,10 +162,15 @@ class Settings:
     )
     http_port: int = setting(
         2108,
-        "Port of the HTTP gateway. Accepted; nothing listens there yet.",
+        "Port of HTTP: JSON, metrics and probes; 0 for a free one.",
         low=0,
         high=PORT_MAX,
         bare=True,
+    )
+    http_hosts: tuple[str, ...] = setting(
+        (),
+        "Names by which HTTP requests may call the node (their Host header), beside loopback,"
+        " bind_addr and advertise_addr.",
     )
     grpc_port: int = setting(
         7170, "Port of the gRPC service; 0 for a free one.", low=0, high=PORT_MAX, bare=True

@@ -2,7 +2,7 @@
 The blocks of code in the pages, and a reader who does what they say.
 
 A page is done from top to bottom, against one node and in one temporary directory, as by
-somebody who follows it. Nothing in a block is changed but the address: the port is a free one.
+somebody who follows it. Nothing in a block is changed but addresses: the ports are free ones.
 
 | block | is |
 | --- | --- |
@@ -36,6 +36,7 @@ from sandglass import AsyncClient, Message
 from tests.tidy.tree import ROOT, name_of, text_of, tracked
 
 ADDRESS: Final = "127.0.0.1:7170"
+HTTP_ADDRESS: Final = "127.0.0.1:2108"
 BIN: Final = Path(sys.executable).parent
 STEP_S_MAX: Final = 60.0
 PYTEST: Final = (
@@ -99,7 +100,7 @@ class Reader:
         self._has_node = has_node
         self._has_emails = has_emails
         self._node: asyncio.subprocess.Process | None = None
-        self._address = ""
+        self._address = self._http_address = ""
         self._client: AsyncClient | None = None
         self._names: dict[str, Any] = {}
         self._sent = asyncio.Event()
@@ -138,6 +139,7 @@ class Reader:
                 return
         assert not block.is_node, f"{block.place}: a second node; the page has one already"
         text = block.text.replace(ADDRESS, self._address)
+        text = text.replace(HTTP_ADDRESS, self._http_address)
         if block.language == "sh":
             await self._run(block, "sh", "-e", "-c", text)
         elif "asyncio.run(" in text:
@@ -163,7 +165,7 @@ class Reader:
                 line = await self._node.stderr.readline()
                 assert line, f"{command} ended"
                 said = json.loads(line)
-        self._address = said["grpc"]
+        self._address, self._http_address = said["grpc"], said["http"]
         if self._has_emails:
             async with AsyncClient(self._address) as client:
                 await _fill_emails(client)
@@ -225,6 +227,7 @@ class Reader:
             "HOME": str(self._home),
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "SANDGLASS_GRPC_PORT": "0",
+            "SANDGLASS_HTTP_PORT": "0",
             "SANDGLASS_DATA": str(self._home / "data"),
             "SANDGLASS_LOG_FORMAT": "json",
             "SANDGLASS_ADDRS": self._address,

@@ -21,6 +21,7 @@ import pytest
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0
+FREE_PORTS = ("--grpc_port", "0", "--http_port", "0")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -110,7 +111,7 @@ def serving(home: Path, *arguments: str) -> Iterator[Server]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for the module; each test has a topic of its own."""
     home = tmp_path_factory.mktemp("home")
-    with serving(home, "--data", str(home / "data"), "--grpc_port", "0") as started:
+    with serving(home, "--data", str(home / "data"), *FREE_PORTS) as started:
         yield started
 
 
@@ -140,7 +141,9 @@ def test_the_tour_works_word_for_word(tmp_path: Path) -> None:
     config = tmp_path / "node1.yaml"
     text = (ROOT / "demo" / "node1.yaml").read_text()
     config.write_text(
-        text.replace("grpc_port: 7170", "grpc_port: 0").replace("/tmp/", f"{tmp_path}/")
+        text.replace("grpc_port: 7170", "grpc_port: 0")
+        .replace("http_port: 2108", "http_port: 0")
+        .replace("/tmp/", f"{tmp_path}/")
     )
     arguments = ("--config", str(config), "--offset_replication_factor", "1")
 
@@ -631,7 +634,7 @@ def test_a_port_in_use_is_told_in_one_line(server: Server, tmp_path: Path) -> No
 
 def test_data_in_use_are_told_in_one_line(server: Server) -> None:
     done = subprocess.run(
-        [BIN / "sandglass", "--grpc_port", "0", "--data", server.home / "data"],
+        [BIN / "sandglass", *FREE_PORTS, "--data", server.home / "data"],
         capture_output=True,
         text=True,
         check=False,
@@ -649,7 +652,7 @@ def test_data_in_use_are_told_in_one_line(server: Server) -> None:
 def test_a_signal_stops_it_well_and_everything_is_there_again(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = ("--data", str(tmp_path / "data"), "--grpc_port", "0", "--name", "n1")
+    arguments = ("--data", str(tmp_path / "data"), "--name", "n1", *FREE_PORTS)
     with serving(tmp_path, *arguments) as node:
         node.ok("topics", "create", "t")
         node.ok("produce", "t", "v", "-n", "10")

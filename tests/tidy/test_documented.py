@@ -7,12 +7,13 @@ import sys
 import pytest
 import typer
 
-from sandglass import errors
+from sandglass import errors, telemetry
 from sandglass.cli import server
 from sandglass.cli.argv import commands_of
 from sandglass.cli.ctl import main as ctl
 from sandglass.core import limits
 from sandglass.settings import CtlSettings, Settings, table
+from sandglass.web import openapi
 from tests.tidy.tree import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -100,3 +101,24 @@ def test_every_limit_is_documented() -> None:
 
     assert len(names) > 30
     assert [] == [name for name in names if f"`{name}`" not in text]
+
+
+def test_every_metric_is_documented() -> None:
+    text = page("metrics.md")
+
+    assert [] == [
+        each.name
+        for each in telemetry.METRICS
+        if not re.search(rf"`{telemetry.PREFIX}{each.name}(_total)?`", text)
+    ]
+
+
+def test_every_route_is_documented() -> None:
+    text = page("http.md")
+
+    assert [] == [
+        f"{method} {path}"
+        for path, methods in openapi.PATHS.items()
+        for method in methods
+        if f"`{method.upper()} {path}`" not in text
+    ]

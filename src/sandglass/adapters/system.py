@@ -26,3 +26,8 @@ class SystemEntropy:
     def token_bytes(self, count: int) -> bytes:
         """`count` random bytes that nobody can guess."""
         return os.urandom(count)
+
+
+def stopwatch_ns() -> int:
+    """Nanoseconds since some moment, for measuring what the node itself does."""
+    return time.perf_counter_ns()

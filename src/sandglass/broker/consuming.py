@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import suppress
 from itertools import count
 
+from sandglass.broker.drain import Drain
 from sandglass.broker.node_loop import Done, NodeLoop
 from sandglass.broker.subscription import Receiver, Session, Subscription
 from sandglass.core import limits, outcome
-from sandglass.core.dispatch import Delivery, charged_bytes
+from sandglass.core.dispatch import Delivery
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
 from sandglass.core.message import Slice, channel_to_read
@@ -35,10 +36,6 @@ from sandglass.sandflake import Generator
 OFFSET_COUNT = 500
 """Outcomes by offset that are admitted before others have the loop."""
 
-DRAIN_CREDIT_COUNT = 10_000
-DRAIN_CREDIT_BYTES = 1024 * 1024
-"""What a drain holds while its reader is slow: there may be a thousand on a connection."""
-
 
 class Consumers:
     """All calls run in the event loop's thread. `session_grace_ms`: how long a session that
@@ -58,6 +55,11 @@ class Consumers:
         loop.on_deliveries = self._deliver
         loop.on_dispatched = self._dispatched
         loop.on_stopped = self._stopped
+
+    @property
+    def reading_count(self) -> int:
+        """Subscriptions that may be given something."""
+        return len(self._subscriptions)
 
     async def subscribe(
         self,
@@ -326,37 +328,30 @@ class Consumers:
     async def drain(
         self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
     ) -> AsyncIterator[list[Slice]]:
-        """
-        Hands out what is ready for a group, then ends. Leases last `ack_timeout`, whoever
-        closes the iterator.
-        """
-        receiver = _DrainReceiver()
-        subscription = await self.subscribe(
-            None,
-            receiver,
-            subscription_id=0,
-            topic=topic,
-            refs=[partition],
-            channel=channel,
-            group=group,
-            consumer=consumer,
-            credit_count=DRAIN_CREDIT_COUNT,
-            credit_bytes=DRAIN_CREDIT_BYTES,
-            is_drain=True,
-        )
+        """What is ready for a group, then the end; see `sandglass.broker.drain`."""
+        drain = await self.open_drain(topic, partition, channel, group, consumer)
         try:
-            while True:
-                delivery = await receiver.queue.get()
-                if delivery is None:
-                    return
-                if isinstance(delivery, SandglassError):
-                    raise delivery
+            while (delivery := await drain.next()) is not None:
                 yield delivery.slices
-                size_bytes = sum(map(charged_bytes, delivery.slices))
-                if not subscription.is_closed:
-                    self.grant(subscription, delivery.lease.count, size_bytes)
         finally:
-            self._forget(subscription)
+            drain.close()
+
+    async def open_drain(
+        self, topic: Topic, partition: PartitionRef, channel: str, group: str, consumer: str
+    ) -> Drain:
+        """
+        As `drain`, for a call that knows how much it has handed on.
+
+        Raises:
+            SandglassError: as `subscribe`.
+        """
+        drain = Drain(self, topic, partition, channel, group, consumer)
+        await drain.begin()
+        return drain
+
+    def leave(self, subscription: Subscription) -> None:
+        """A consumer without a session takes nothing more; its leases stand."""
+        self._forget(subscription)
 
     def unsubscribe(self, session: Session, subscription: Subscription) -> None:
         """The consumer ends; what it holds stays leased until its outcome, its time, or the
@@ -507,7 +502,11 @@ class Consumers:
     # --- what the loop tells ------------------------------------------------------------------
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
+        counts, wall_ms = self.loop.stats, self.loop.clock.wall_ms()
         for delivery in deliveries:
+            counts.handed_out(delivery.partition, delivery.lease.count)
+            if not delivery.lease.is_retry and delivery.slices[0].origin is None:
+                counts.came(wall_ms, delivery.slices)
             subscription = self._subscriptions.get(delivery.consumer.key)
             if subscription is not None:
                 subscription.receiver.deliver(subscription, delivery)
@@ -541,17 +540,6 @@ class Consumers:
         """Waits for what is being given back."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
-
-
-class _DrainReceiver:
-    def __init__(self) -> None:
-        self.queue: asyncio.Queue[Delivery | SandglassError | None] = asyncio.Queue()
-
-    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
-        self.queue.put_nowait(delivery)
-
-    def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
-        self.queue.put_nowait(error)
 
 
 def _check_kind(topic: Topic) -> None:

@@ -52,6 +52,7 @@ from sandglass.errors import (
     UnavailableError,
 )
 from sandglass.ports import Clock, Log, Store
+from sandglass.telemetry import Counts
 
 logger = logging.getLogger(__name__)
 
@@ -84,18 +85,6 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class LoopStats:
-    """What the loop has done, for metrics: counts, and the longest waits in ms."""
-
-    turn_count: int = 0
-    record_count: int = 0
-    sync_count: int = 0
-    stall_count: int = 0
-    pause_count: int = 0
-    sync_ms: float = 0.0
-
-
-@dataclass(slots=True)
 class NodeLoop:
     """
     One log, one store, and the machine between them. All methods run in the event loop's
@@ -115,11 +104,13 @@ class NodeLoop:
     on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
     on_failure: Callable[[BaseException], None] = lambda _: None
     housekeeping: Callable[[Moment], None] = lambda _: None
+    stopwatch_ns: Callable[[], int] = lambda: 0
+    """For measuring; any thread may ask."""
 
     machine: Machine = field(init=False)
     view: Overlay = field(init=False)
     time: Timekeeper = field(init=False)
-    stats: LoopStats = field(default_factory=LoopStats)
+    stats: Counts = field(default_factory=Counts)
     reached_ms: int = 0
     """The highest wall clock that was accepted."""
     failure: SandglassError | None = None
@@ -388,7 +379,7 @@ class NodeLoop:
             moment = self.moment()
         self._follow_clock(moment)
         if self._sync is not None and self._sync.done():
-            self._sync.result()
+            self.stats.sync_ms.observe(self._sync.result() / 1_000_000)
             synced, self._sync, self._syncing = self._syncing, None, []
             self._append(moment)
             self._land(synced)
@@ -421,8 +412,14 @@ class NodeLoop:
         self.stats.record_count += len(self._syncing)
         self.stats.sync_count += 1
         loop = asyncio.get_running_loop()
-        self._sync = loop.run_in_executor(self._thread, self.log.sync)
+        self._sync = loop.run_in_executor(self._thread, self._timed_sync)
         self._sync.add_done_callback(lambda _: self._kick.set())
+
+    def _timed_sync(self) -> int:
+        """In the sync thread; how long it took, in ns."""
+        began_ns = self.stopwatch_ns()
+        self.log.sync()
+        return self.stopwatch_ns() - began_ns
 
     def _encoded(self) -> list[bytes]:
         """The first records of the queue, as many as one append should take."""
@@ -482,6 +479,7 @@ class NodeLoop:
         if number not in self.stopped:
             try:
                 self.view.lay(self.machine.apply(record, self.view))
+                self.stats.applied(record)
             except AssertionError as error:
                 if number == NODE:
                     raise

@@ -110,7 +110,7 @@ class Status:
     ) -> GroupStatus:
         group = partition.group(channel, name, self.loop.view)
         leased = sum(lease.open.bit_count() for lease in group.leases.values())
-        unread = partition.count_unread(
+        unread, _ = partition.count_unread(
             group, self.loop.moment(), self.loop.view, row_count_max=LAG_ROW_COUNT_MAX
         )
         return GroupStatus(

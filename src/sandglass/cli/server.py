@@ -152,6 +152,8 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
                 name=settings.name,
                 bind_addr=settings.bind_addr,
                 grpc_port=settings.grpc_port,
+                http_port=settings.http_port,
+                http_hosts=(*settings.http_hosts, settings.advertise_addr),
                 session_grace_ms=settings.session_grace // timedelta(milliseconds=1),
                 stop_grace_ms=settings.stop_grace // timedelta(milliseconds=1),
             ),
@@ -160,7 +162,7 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
         try:
             return runner.run(serve(node, settings, log))
         except SandglassError as error:
-            return ending.failed(TOOL, _with_advice(error.message))
+            return ending.failed(TOOL, _with_advice(error))
 
 
 def _say_settings(log: Any, loaded: Loaded[Settings], access: Access) -> None:
@@ -183,9 +185,11 @@ def _say_settings(log: Any, loaded: Loaded[Settings], access: Access) -> None:
             log.warning("nothing is encrypted: --insecure was given")
 
 
-def _with_advice(message: str) -> str:
+def _with_advice(error: SandglassError) -> str:
+    message = error.message
     if message.startswith("port ") and message.endswith(" is in use"):
-        return f"{message}; stop what listens there, or choose another with --grpc_port"
+        flag = error.field or "grpc_port"
+        return f"{message}; stop what listens there, or choose another with --{flag}"
     return message
 
 
@@ -231,6 +235,7 @@ def _say_serving(node: "Node", settings: Settings, log: Any) -> None:
     log.info(
         "serving",
         grpc=f"{settings.bind_addr}:{node.grpc_port}",
+        http=f"{settings.bind_addr}:{node.http_port}",
         name=settings.name,
         data=str(settings.data),
         version=version_number(),

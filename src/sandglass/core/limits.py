@@ -169,6 +169,52 @@ REVOKED_WITHIN_MS: Final = 5000
 TLS_FILE_BYTES_MAX: Final = 1024 * 1024
 """Of a certificate chain, a key, or a file of authorities: a whole system's is 230 KiB."""
 
+# --- HTTP -------------------------------------------------------------------------------------
+
+HTTP_CONNECTION_COUNT_MAX: Final = 1000
+"""At a time; each costs a file and some 50 KiB. One more is told 503 and closed."""
+
+HTTP_HEAD_BYTES_MAX: Final = 16 * 1024
+"""Request line and headers together: a browser's are 2 KiB, a token's 600 bytes."""
+
+HTTP_HEADER_COUNT_MAX: Final = 64
+"""Lines of headers; a browser behind two proxies sends some 30."""
+
+HTTP_HEAD_MS_MAX: Final = 10_000
+"""From the first byte of a request, or the connection's begin, to the end of its headers."""
+
+HTTP_BODY_MS_MAX: Final = 30_000
+"""For a whole body, however it trickles: 5 MiB at 1.4 Mbit/s."""
+
+HTTP_CHUNK_COUNT_MAX: Final = 10_000
+"""Of a chunked body: each is parsed by itself, and one may hold a single byte."""
+
+HTTP_IDLE_MS_MAX: Final = 15_000
+"""A connection that is kept, between two requests."""
+
+HTTP_STALL_MS_MAX: Final = 30_000
+"""A client that takes nothing of its answer for so long is cut off."""
+
+HTTP_REQUEST_MS_MAX: Final = 60_000
+"""Until a request is answered, streams apart: a sync of a sick disk takes seconds."""
+
+HTTP_WAIT_MS_MAX: Final = 60_000
+"""A consuming call may wait so long for its first message; proxies cut idle ones sooner."""
+
+HTTP_JSON_ITEM_COUNT_MAX: Final = 100_000
+"""Commas, colons and opening brackets of a body: they, not bytes, are what parsing costs."""
+
+# --- metrics ----------------------------------------------------------------------------------
+
+METRICS_TOPIC_COUNT_MAX: Final = 1000
+"""Topics that have lines of their own in /metrics; the others stand together as `_other`."""
+
+METRICS_GROUP_COUNT_MAX: Final = 2000
+"""Groups, one for each partition and channel, that one scrape looks at."""
+
+METRICS_ROW_COUNT_MAX: Final = 20_000
+"""Rows of the view that one scrape counts; beyond them a figure is a lower bound."""
+
 # --- relations --------------------------------------------------------------------------------
 
 assert VALUE_BYTES_MAX + 3 * KEY_BYTES_MAX + HEADER_BYTES_MAX < ATOM_BYTES_MAX

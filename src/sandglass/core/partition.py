@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappush
+from itertools import islice
 from operator import add
 from struct import Struct
 
@@ -535,16 +536,39 @@ class Partition:
             raise NotFoundError(f"no group {name!r} reads channel {channel!r} of {self.id}")
         return self._group(number, view)
 
-    def group_names(self, view: View) -> list[tuple[str, str]]:
-        """(channel, name) of every group."""
-        prefix = keys.partition_prefix(b"g", self.number)
-        return [keys.group_of(key) for key, _ in view.range(prefix, keys.after_prefix(prefix))]
+    def peek_group(self, channel: str, name: str, view: View) -> Group | None:
+        """A group, only to be looked at: one that isn't in memory doesn't stay there."""
+        raw = view.get(keys.group_name_key(self.number, channel, name))
+        if raw is None:
+            return None
+        number = int.from_bytes(raw, "big")
+        return self.groups.get(number) or Group.load(self.number, number, view, self.cut)
 
-    def channel_names(self, view: View) -> list[str]:
-        """The channels in use, by name."""
+    def group_names(
+        self, view: View, *, count_max: int = limits.GROUP_COUNT_MAX
+    ) -> list[tuple[str, str]]:
+        """(channel, name) of every group, or of the first so many."""
+        prefix = keys.partition_prefix(b"g", self.number)
+        rows = view.range(prefix, keys.after_prefix(prefix))
+        return [keys.group_of(key) for key, _ in islice(rows, count_max)]
+
+    def channel_names(
+        self, view: View, *, count_max: int = limits.CHANNEL_COUNT_MAX + 1
+    ) -> list[str]:
+        """The channels in use, by name; all, with that of the dead letters, or so many."""
         prefix = keys.partition_prefix(b"c", self.number)
         rows = view.range(prefix, keys.after_prefix(prefix))
-        return [keys.channel_of(key) for key, _ in rows]
+        return [keys.channel_of(key) for key, _ in islice(rows, count_max)]
+
+    def count_pending(self, channel: str, view: View, *, row_count_max: int) -> tuple[int, int]:
+        """Messages that are not due yet, in no more than so many rows; and how many rows."""
+        prefix = keys.rows_prefix(self.number, channel)
+        first = keys.at(prefix, (self.now_ms + 1) << INDEX_BITS)
+        count = row_count = 0
+        for key, _ in islice(view.range(first, keys.after_prefix(prefix)), row_count_max):
+            count += keys.row_place(key)[1]
+            row_count += 1
+        return count, row_count
 
     def has_below(self, below: int, view: View) -> bool:
         """Is there a message below this offset, for retention to cut?"""
@@ -557,17 +581,20 @@ class Partition:
 
     def count_unread(
         self, group: Group, moment: Moment, view: View, *, row_count_max: int
-    ) -> int:
-        """Due messages that the group has not been given; no more than so many rows of them."""
+    ) -> tuple[int, int]:
+        """
+        Due messages that the group has not been given, in no more than so many rows; and how
+        many rows.
+        """
         prefix = keys.rows_prefix(self.number, group.channel)
         end = (max(self.now_ms, moment.wall_ms) + 1) << INDEX_BITS
-        count = 0
-        for number, part in enumerate(read_slices(view, prefix, group.cursor, end)):
+        count = row_count = 0
+        slices = read_slices(view, prefix, group.cursor, end)
+        for part in islice(slices, row_count_max):
             first = part.due_ms << INDEX_BITS | part.first_index
             count += part.count if not group.done.holds(first) else 0
-            if number == row_count_max:
-                break
-        return count
+            row_count += 1
+        return count, row_count
 
     def add_consumer(self, group: Group, consumer: Consumer) -> None:
         """A consumer reads a group from now on."""

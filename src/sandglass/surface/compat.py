@@ -17,6 +17,7 @@ from contextlib import aclosing
 from typing import Final, cast
 
 from sandglass.broker.broker import Broker
+from sandglass.broker.drain import Drain
 from sandglass.core import limits, offset
 from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
@@ -85,14 +86,13 @@ class BrokerService:
 
     def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
         """What is ready when the call begins, leased to the consumer; then the end."""
-        topic, partition = place_of(self._broker, request.topic, request.partition)
-        channel = channel_to_read(request.channel)
-        group = limits.check_name(request.consumerGroupName, field="consumerGroupName")
-        consumer = CONSUMER_DEFAULT
-        if request.consumerName:
-            consumer = limits.check_name(request.consumerName, field="consumerName")
-        drained = self._broker.consumers.drain(topic, partition, channel, group, consumer)
-        return _messages(drained, channel)
+        reader = self._reader(request)
+        return _messages(self._broker.consumers.drain(*reader), reader[2])
+
+    async def open_drain(self, request: pb.ConsumeFromGroupRequest) -> tuple[Drain, str]:
+        """As `consume`, not yet made into messages; and the channel's name."""
+        reader = self._reader(request)
+        return await self._broker.consumers.open_drain(*reader), reader[2]
 
     def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
         """From an offset on, up to what is readable now. No group, no lease."""
@@ -112,6 +112,18 @@ class BrokerService:
     async def not_acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
         """A failed attempt, counted; a state in the request is stronger."""
         return await mark(self._broker, request, request.state.kind or pb.NotAcknowledged)
+
+    def _reader(
+        self, request: pb.ConsumeFromGroupRequest
+    ) -> tuple[Topic, PartitionRef, str, str, str]:
+        """Topic, partition, channel, group and consumer."""
+        topic, partition = place_of(self._broker, request.topic, request.partition)
+        channel = channel_to_read(request.channel)
+        group = limits.check_name(request.consumerGroupName, field="consumerGroupName")
+        consumer = CONSUMER_DEFAULT
+        if request.consumerName:
+            consumer = limits.check_name(request.consumerName, field="consumerName")
+        return topic, partition, channel, group, consumer
 
     def _fetch(
         self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int

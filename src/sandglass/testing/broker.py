@@ -1,5 +1,5 @@
 """
-A broker for tests: a whole node in this process, on a free port and a temporary directory.
+A broker for tests: a whole node in this process, on free ports and a temporary directory.
 
     async with Broker() as broker, AsyncClient(broker.address) as client:
         await client.create_topic("emails")
@@ -46,6 +46,12 @@ class Broker:
         assert self.node is not None, "enter the block first"
         return f"127.0.0.1:{self.node.grpc_port}"
 
+    @property
+    def http_address(self) -> str:
+        """`host:port` of its HTTP listener."""
+        assert self.node is not None, "enter the block first"
+        return f"127.0.0.1:{self.node.http_port}"
+
     async def __aenter__(self) -> "Broker":
         if self._data is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="sandglass-")
@@ -66,7 +72,9 @@ class Broker:
     async def start(self, *, port: int = 0) -> None:
         """Starts the node, again after `stop`: on the same data."""
         assert self._data is not None
-        config = NodeConfig(self._data, name="test", grpc_port=port, stop_grace_ms=500)
+        config = NodeConfig(
+            self._data, name="test", grpc_port=port, http_port=0, stop_grace_ms=500
+        )
         if self._grace_ms is not None:
             config = replace(config, session_grace_ms=self._grace_ms)
         self.node = Node(config, clock=self._clock)

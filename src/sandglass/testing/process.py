@@ -59,6 +59,7 @@ class NodeProcess:
         self.command = list(command)
         self.stderr_path = data.with_name(data.name + ".stderr")
         self.grpc_port = 0
+        self.http_port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._said_from = 0
 
@@ -130,6 +131,7 @@ class NodeProcess:
                     raise NodeEndedError(code, self.stderr)
                 await asyncio.sleep(_POLL_S)
         self.grpc_port = int(line["grpc"].rpartition(":")[2])
+        self.http_port = int(line["http"].rpartition(":")[2])
 
     def spawn(self, *, grpc_port: int = 0) -> None:
         """Starts it, and waits for nothing."""
@@ -138,6 +140,7 @@ class NodeProcess:
             *self.command,
             f"--data={self.data}",
             f"--grpc_port={grpc_port}",
+            "--http_port=0",
             "--bind_addr=127.0.0.1",
             "--name=test",
             "--log_format=json",

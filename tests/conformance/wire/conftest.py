@@ -72,6 +72,7 @@ class Client:
     internal: Any
     channel: Any
     pid: int
+    http_url: str
 
     def create(self, topic: str, partition_count: int = 1, kind: int = 0) -> list[str]:
         """A new topic, of keys if `kind` is 1; returns its partitions."""
@@ -303,7 +304,7 @@ def running(
         subprocess.Popen([*COMMAND, "--data", data], stderr=stderr, env=environ) as process,
     ):
         try:
-            address = _address_of(process, said, said_before)
+            address, http_address = _addresses_of(process, said, said_before)
             messages, services = generated
             with grpc.insecure_channel(address) as channel:
                 yield Client(
@@ -312,6 +313,7 @@ def running(
                     services.InternalServiceStub(channel),
                     channel,
                     process.pid,
+                    f"http://{http_address}",
                 )
         finally:
             process.send_signal(signal.SIGKILL if is_killed else signal.SIGTERM)
@@ -323,15 +325,17 @@ def running(
         assert code == (-signal.SIGKILL if is_killed else 0), said.read_text()
 
 
-def _address_of(process: "subprocess.Popen[bytes]", said: Path, said_before: int) -> str:
-    """Where it serves, as its log says; what an earlier one said is passed over."""
+def _addresses_of(
+    process: "subprocess.Popen[bytes]", said: Path, said_before: int
+) -> tuple[str, str]:
+    """Where it serves gRPC and HTTP, as its log says; not what an earlier one said."""
     deadline = time.monotonic() + CALL_TIMEOUT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, said.read_text()
         for line in said.read_bytes()[said_before:].splitlines():
             entry = json.loads(line) if line.startswith(b"{") and line.endswith(b"}") else {}
             if entry.get("message") == "serving":
-                return entry["grpc"]
+                return entry["grpc"], entry["http"]
         time.sleep(0.01)
     raise AssertionError(f"the node did not start: {said.read_text()}")
 

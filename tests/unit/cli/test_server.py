@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from sandglass.cli import logs, server
-from sandglass.errors import InvalidError
+from sandglass.errors import InvalidError, PreconditionError
 from sandglass.security.tokens import add_token
 from sandglass.settings import Settings
 from tests.certificates import Authority, Pair
@@ -185,7 +185,12 @@ def test_the_log_is_a_plain_line_for_people(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_port_in_use_comes_with_advice() -> None:
-    said = server._with_advice("port 7170 on 127.0.0.1 is in use")
+    text = "port 7170 on 127.0.0.1 is in use"
 
-    assert said.startswith("port 7170 on 127.0.0.1 is in use; ")
-    assert server._with_advice("anything else") == "anything else"
+    said = server._with_advice(PreconditionError(text))
+
+    assert said == f"{text}; stop what listens there, or choose another with --grpc_port"
+    assert server._with_advice(PreconditionError(text, field="http_port")).endswith(
+        "--http_port"
+    )
+    assert server._with_advice(PreconditionError("anything else")) == "anything else"

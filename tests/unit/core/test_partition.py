@@ -425,13 +425,38 @@ def test_unread_counts_due_messages_that_are_not_done_and_only_so_many_rows() ->
     group = drive.group()
     drive.produce(0, 0, START_MS + 5, counts=[2, 3, 9])
 
-    def count(row_count_max: int) -> int:
+    def count(row_count_max: int) -> tuple[int, int]:
         return drive.partition.count_unread(
             group, drive.moment, drive.store, row_count_max=row_count_max
         )
 
-    assert 5 == count(10)
-    assert 2 == count(0)
+    assert (5, 2) == count(10)
+    assert (5, 2) == count(2)
+    assert (2, 1) == count(1)
+
+
+def test_pending_counts_messages_that_are_not_due_and_only_so_many_rows() -> None:
+    drive = Drive()
+    drive.produce(0, START_MS + 5, START_MS + 6, counts=[2, 3, 9])
+
+    def count(row_count_max: int) -> tuple[int, int]:
+        return drive.partition.count_pending("master", drive.store, row_count_max=row_count_max)
+
+    assert (12, 2) == count(10)
+    assert (3, 1) == count(1)
+
+
+def test_a_group_that_is_only_looked_at_does_not_stay_in_memory() -> None:
+    drive = Drive()
+    drive.group()
+    drive.partition.groups.clear()
+
+    peeked = drive.partition.peek_group("master", "g", drive.store)
+
+    assert peeked is not None
+    assert "g" == peeked.name
+    assert {} == drive.partition.groups
+    assert drive.partition.peek_group("master", "none", drive.store) is None
 
 
 def test_settle_names_a_tile_that_ends_just_above_its_last_message() -> None:

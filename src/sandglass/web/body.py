@@ -1,0 +1,72 @@
+"""The body of a request: bounded in bytes, time and form, and read by those who want one."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from sandglass.web.answers import ClientGoneError, Refusal
+from sandglass.web.bounds import Bounds
+from sandglass.wire import gateway
+
+_PLAIN_CODINGS: Final = frozenset({"", "identity"})
+
+
+async def read_json(request: Request) -> gateway.Fields:
+    """
+    The body as a JSON object.
+
+    Raises:
+        Refusal: compressed, too large, or too slow.
+        InvalidError: no JSON object.
+        ClientGoneError: it never came whole.
+    """
+    return gateway.parse(await read(request))
+
+
+async def read(request: Request) -> bytes:
+    """
+    The body.
+
+    Raises:
+        Refusal, ClientGoneError: as `read_json`.
+    """
+    bounds: Bounds = request.state.bounds
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in _PLAIN_CODINGS:
+        raise Refusal(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "content-encoding: compressed bodies are not taken; send it as it is",
+        )
+    limit = bounds.body_bytes_max
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > 2 * limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size_bytes = 0
+    try:
+        async with asyncio.timeout(bounds.body_s):
+            async for part in request.stream():
+                size_bytes += len(part)
+                # What is little more than allowed is read to its end: who is still sending
+                # would not see the answer.
+                if size_bytes > 2 * limit:
+                    break
+                if size_bytes <= limit:
+                    parts.append(part)
+    except TimeoutError:
+        raise Refusal(
+            HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {bounds.body_s:g} s"
+        ) from None
+    except ClientDisconnect:
+        raise ClientGoneError from None
+    if size_bytes > limit:
+        raise _too_large(limit)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body is too large; the limit is {limit} bytes"
+    )

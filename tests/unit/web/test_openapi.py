@@ -1,0 +1,73 @@
+"""The document says what the routes are, and its page shows all of it."""
+
+import re
+from typing import Any, cast
+
+import pytest
+
+from sandglass.web.keyvalue import Keys
+from sandglass.web.openapi import DOCUMENT, PATHS, SCHEMAS
+from sandglass.web.page import PAGE
+from sandglass.web.probes import Probes
+from sandglass.web.routes import table
+from sandglass.web.stream import Streams
+from sandglass.web.topics import Topics
+
+CALLS = [
+    (path, method, call) for path, methods in PATHS.items() for method, call in methods.items()
+]
+
+
+def references(part: Any) -> list[str]:
+    if isinstance(part, dict):
+        found = [part["$ref"]] if "$ref" in part else []
+        return found + [each for value in part.values() for each in references(value)]
+    return [each for value in part for each in references(value)] if type(part) is list else []
+
+
+def test_every_route_is_in_the_document_and_nothing_else() -> None:
+    nobody = cast("Any", None)
+    routes = table(Topics(nobody, Streams()), Keys(nobody), Probes(nobody, nobody))
+
+    expected = {(path, method.lower()) for path, each in routes.items() for method in each}
+
+    assert expected == {(path, method) for path, method, _ in CALLS}
+
+
+def test_what_the_document_refers_to_is_there_and_everything_is_used() -> None:
+    names = [each.removeprefix("#/components/schemas/") for each in references(DOCUMENT)]
+
+    assert set(SCHEMAS) == set(names)
+
+
+@pytest.mark.parametrize(("path", "method", "call"), CALLS)
+def test_a_call_declares_the_parts_of_its_path_and_what_it_answers(
+    path: str, method: str, call: dict[str, Any]
+) -> None:
+    parts = re.findall(r"{(\w+)}", path)
+    parameters = call.get("parameters", [])
+
+    assert parts == [each["name"] for each in parameters if each["in"] == "path"]
+    assert "200" in call["responses"]
+    assert call["summary"].endswith(".")
+    assert ("requestBody" in call) <= (method in {"post", "put"})
+    for each in parameters:
+        assert each["in"] in {"path", "query"}
+        assert each.get("required", False) is (each["in"] == "path")
+
+
+def test_every_schema_is_described_and_requires_only_what_it_has() -> None:
+    for schema in SCHEMAS.values():
+        assert schema["description"]
+        assert set(schema.get("required", [])) <= schema["properties"].keys()
+
+
+def test_the_page_shows_every_path_and_schema_and_loads_nothing() -> None:
+    for path, _, _ in CALLS:
+        assert f" {path}</code>" in PAGE
+    for name in SCHEMAS:
+        assert f'<h3 id="{name}">' in PAGE
+    assert not re.search(r"<(script|link|img|iframe|object)\b|url\(|@import|\bon\w+=", PAGE)
+    assert {"/openapi.json", *(f"#{name}" for name in SCHEMAS)} >= set(
+        re.findall(r'href="([^"]*)"', PAGE)
+    )
