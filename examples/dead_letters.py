@@ -11,13 +11,13 @@ import json
 import sys
 from contextlib import suppress
 
-from sandglass import AsyncClient, ConflictError, Received
+from sandglass import AsyncClient, AsyncReceived, ConflictError
 
 DEAD_LETTERS = "__death_letter"
 ATTEMPT_COUNT = 3
 
 
-async def bill(message: Received) -> bool:
+async def bill(message: AsyncReceived) -> bool:
     """Settles a message; False if it comes again. `wait` is until the outcome is durable."""
     try:
         order = json.loads(message.value)

@@ -11,12 +11,12 @@ from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 
-from sandglass import AsyncClient, ConflictError, Received
+from sandglass import AsyncClient, AsyncReceived, ConflictError
 
 JOB_COUNT = 30
 
 
-async def work(message: Received) -> None:
+async def work(message: AsyncReceived) -> None:
     """Every tenth job fails at the first try."""
     if message.value.endswith(b"0") and message.attempt == 1:
         raise ConnectionError("the printer is away")

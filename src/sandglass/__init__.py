@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sandglass.client.message import Message as Message
     from sandglass.client.message import ProduceSummary as ProduceSummary
     from sandglass.client.message import Receipt as Receipt
+    from sandglass.client.received import AsyncBatch as AsyncBatch
+    from sandglass.client.received import AsyncReceived as AsyncReceived
     from sandglass.client.received import Batch as Batch
     from sandglass.client.received import DeadLetter as DeadLetter
     from sandglass.client.received import Received as Received
@@ -42,7 +44,13 @@ _HOMES = {
     "sandglass.client._async.client": ("AsyncClient",),
     "sandglass.client.entry": ("TlsOptions",),
     "sandglass.client.message": ("Message", "ProduceSummary", "Receipt"),
-    "sandglass.client.received": ("Batch", "DeadLetter", "Received"),
+    "sandglass.client.received": (
+        "AsyncBatch",
+        "AsyncReceived",
+        "Batch",
+        "DeadLetter",
+        "Received",
+    ),
     "sandglass.client.topics": ("GroupStatus", "PartitionStatus", "Topic", "TopicStatus"),
     "sandglass.core.offset": ("Offset",),
     "sandglass.errors": (

@@ -5,6 +5,9 @@ Places count the messages of a delivery from 0. An outcome is noted here at once
 with the next frame; neighbouring places become one range, so that acknowledging a thousand
 messages one after the other is one outcome of two numbers.
 
+Outcomes may be noted by any thread: a consumer's handlers need not run where the session does.
+All else is the session's.
+
 Invariants: `open_count` is how many of `outcomes` are 0; `begun_count` never goes back.
 """
 
@@ -12,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from sandglass.core import limits, offset
@@ -42,13 +46,15 @@ class Lease:
     """
     Messages that were handed out together, and what has become of each.
 
-    `on_noted` is called when the first outcome is noted since `take` was called. `ends_ms` is
-    monotonic, `lease_ms` what the broker gave at first. `reported_count` is how far the broker
+    `on_noted` is called when the first outcome is noted since `take` was called, by whoever
+    notes it. `taken_count` is how many outcomes were taken so far. `ends_ms` is monotonic,
+    `lease_ms` what the broker gave at first. `reported_count` is how far the broker
     knows the consumer to be. Once a lease `is_lost`, no outcome is taken; once it `is_run_out`,
     no message of it is begun on.
     """
 
     __slots__ = (
+        "_lock",
         "acks",
         "attempt",
         "batch",
@@ -74,6 +80,7 @@ class Lease:
         "run_produced_ms",
         "run_starts",
         "subscription",
+        "taken_count",
         "token",
         "waiters",
     )
@@ -100,6 +107,8 @@ class Lease:
         self.lease_ms = delivery.lease_ms
         self.ends_ms = now_ms + delivery.lease_ms
         self.on_noted = on_noted
+        self._lock = Lock()
+        self.taken_count = 0
         self.open_count = self.count
         self.outcomes = bytearray(self.count)
         self.begun_count = 0
@@ -132,7 +141,15 @@ class Lease:
         """Its offset."""
         return offset.make(self.run_due_ms[self.run_of(place)], self.index_of(place))
 
-    def settle(self, place: int, kind: int, *, delay_ms: int = 0, reason: str = "") -> None:
+    def begin(self, place: int) -> bool:
+        """Hands out the message at `place`, unless it isn't the consumer's any more."""
+        with self._lock:
+            if self.is_lost or self.is_run_out or self.outcomes[place]:
+                return False
+            self.begun_count = place + 1
+            return True
+
+    def settle(self, place: int, kind: int, delay_ms: int = 0, reason: str = "") -> None:
         """
         Notes the outcome of one message. The same outcome twice is one.
 
@@ -141,36 +158,59 @@ class Lease:
             ConflictError: it has another outcome already.
             InvalidError: the reason is too long.
         """
-        earlier = self.outcomes[place]
-        if earlier == kind:
-            return
-        if earlier:
-            raise ConflictError(f"{self._name(place)} was {_NAMES[earlier]} already")
-        if self.is_lost:
-            raise LeaseLostError(f"{self._name(place)} is no longer leased to this consumer")
-        check_reason(reason)
-        self.outcomes[place] = kind
-        self.open_count -= 1
-        self._note(kind, delay_ms, reason, place, 1)
+        if reason:
+            check_reason(reason)
+        with self._lock:
+            earlier = self.outcomes[place]
+            if earlier or self.is_lost:
+                if earlier == kind:
+                    return
+                raise self._refusal(place, earlier)
+            self.outcomes[place] = kind
+            self.open_count -= 1
+            is_first = self._note(kind, delay_ms, reason, place, 1)
+        if is_first:
+            self.on_noted(self)
 
-    def settle_open(
-        self, first: int, kind: int, *, delay_ms: int = 0, reason: str = ""
-    ) -> None:
+    def settle_open(self, kind: int, delay_ms: int = 0, reason: str = "") -> None:
         """
-        Notes one outcome for all messages from `first` on that have none.
+        Notes one outcome for all messages that have none.
 
         Raises:
             LeaseLostError: there are some, and the lease is gone.
             InvalidError: the reason is too long.
         """
-        if not self.open_count:
-            return
-        if self.is_lost:
-            raise LeaseLostError(
-                f"{self.open_count} messages of partition {self.partition} are no longer leased"
-                " to this consumer"
-            )
         check_reason(reason)
+        with self._lock:
+            if self.open_count and self.is_lost:
+                raise LeaseLostError(
+                    f"{self.open_count} messages of partition {self.partition} are no longer"
+                    " leased to this consumer"
+                )
+            is_first = self._settle_open(0, kind, delay_ms, reason)
+        if is_first:
+            self.on_noted(self)
+
+    def release_unbegun(self) -> None:
+        """Gives back what was not handed out; nothing more of it will be."""
+        with self._lock:
+            is_first = not self.is_lost and self._settle_open(self.begun_count, RELEASE, 0, "")
+        if is_first:
+            self.on_noted(self)
+
+    def take(self) -> list[Noted]:
+        """What was noted since the last time."""
+        with self._lock:
+            self.is_noted = False
+            self.taken_count = self.count - self.open_count
+            noted, self.others = self.others, []
+            if self.acks:
+                noted.insert(0, Noted(ACK, 0, "", self.acks))
+                self.acks = []
+            return noted
+
+    def _settle_open(self, first: int, kind: int, delay_ms: int, reason: str) -> bool:
+        is_first = False
         start = self.outcomes.find(0, first)
         while start >= 0:
             end = start + 1
@@ -178,21 +218,14 @@ class Lease:
                 end += 1
             self.outcomes[start:end] = bytes((kind,)) * (end - start)
             self.open_count -= end - start
-            self._note(kind, delay_ms, reason, start, end - start)
+            is_first |= self._note(kind, delay_ms, reason, start, end - start)
             start = self.outcomes.find(0, end)
+        return is_first
 
-    def take(self) -> list[Noted]:
-        """What was noted since the last time."""
-        self.is_noted = False
-        noted, self.others = self.others, []
-        if self.acks:
-            noted.insert(0, Noted(ACK, 0, "", self.acks))
-            self.acks = []
-        return noted
-
-    def _note(self, kind: int, delay_ms: int, reason: str, first: int, count: int) -> None:
+    def _note(self, kind: int, delay_ms: int, reason: str, first: int, count: int) -> bool:
+        """Whether it is the first since `take`."""
         if kind == ACK:
-            _extend_places(self.acks, first, count)
+            places = self.acks
         else:
             last = self.others[-1] if self.others else None
             if last is None or (last.kind, last.delay_ms, last.reason) != (
@@ -202,10 +235,18 @@ class Lease:
             ):
                 last = Noted(kind, delay_ms, reason, [])
                 self.others.append(last)
-            _extend_places(last.places, first, count)
-        if not self.is_noted:
-            self.is_noted = True
-            self.on_noted(self)
+            places = last.places
+        if places and places[-2] + places[-1] == first:
+            places[-1] += count
+        else:
+            places += (first, count)
+        is_first, self.is_noted = not self.is_noted, True
+        return is_first
+
+    def _refusal(self, place: int, earlier: int) -> ConflictError:
+        if earlier:
+            return ConflictError(f"{self._name(place)} was {_NAMES[earlier]} already")
+        return LeaseLostError(f"{self._name(place)} is no longer leased to this consumer")
 
     def _name(self, place: int) -> str:
         topic = self.subscription.request.topic
@@ -217,8 +258,6 @@ def check_reason(reason: str) -> None:
     Raises:
         InvalidError: longer than the limit, or no UTF-8.
     """
-    if not reason:
-        return
     try:
         size_bytes = len(reason.encode())
     except UnicodeEncodeError as error:
@@ -228,10 +267,3 @@ def check_reason(reason: str) -> None:
             f"reason is {size_bytes} bytes; the limit is {limits.REASON_BYTES_MAX}",
             field="reason",
         )
-
-
-def _extend_places(places: list[int], first: int, count: int) -> None:
-    if places and places[-2] + places[-1] == first:
-        places[-1] += count
-    else:
-        places += (first, count)

@@ -1,9 +1,14 @@
-"""What a consumer is given: messages, one by one or a delivery at a time."""
+"""
+What a consumer is given: messages, one by one or a delivery at a time.
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+Both faces of the client give the same, and settle it by the same methods. What these answer is
+the face's, by its `Settler`: something to await, or nothing when it is done.
+"""
+
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, cast
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 from sandglass.client.lease import ACK, DEAD, NACK, RELEASE, Lease
 from sandglass.client.message import span_ms
@@ -11,6 +16,9 @@ from sandglass.core import limits, offset
 from sandglass.wire.v1 import broker_pb2
 
 _NOTHING: Final[Iterator[None]] = iter(())
+
+Done = TypeVar("Done", covariant=True)
+Moment = TypeVar("Moment", covariant=True)
 
 
 class Noted:
@@ -35,24 +43,40 @@ class DeadLetter:
     offset: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settler:
-    """What messages need from their client."""
+class Settler(Protocol[Done, Moment]):
+    """
+    How outcomes of one subscription are noted, and waited for.
 
-    wait: Callable[[Lease], Awaitable[None]]
-    extend: Callable[[Lease, int], Awaitable[datetime]]
-    check: Callable[[], None]
+    Raises, each of them:
+        LeaseLostError, ConflictError, InvalidError: see `Lease.settle`.
+        SandglassError: the broker refused an earlier outcome of this consumer for good.
+    """
+
+    def settle(
+        self, lease: Lease, place: int, kind: int, delay_ms: int, reason: str, is_waiting: bool
+    ) -> Done:
+        """Notes the outcome of one message."""
+        ...
+
+    def settle_open(
+        self, lease: Lease, kind: int, delay_ms: int, reason: str, is_waiting: bool
+    ) -> Done:
+        """Notes one outcome for all messages that have none."""
+        ...
+
+    def extend(self, lease: Lease, lease_ms: int) -> Moment:
+        """Keeps the lease; the moment is when it ends."""
+        ...
 
 
-class Received:
+class Leased(Generic[Done, Moment]):
     """
     One message under a lease.
 
     Settle it: `ack` when it is done, `nack` when it failed, `release` to give it back
-    uncounted, `dead` to put it aside. An outcome is noted at once and sent with the next frame;
-    awaiting it costs nothing, and tells nothing but what is known already. With `wait=True`
-    awaiting takes until the broker has made it durable. The end of a drain and the closing of
-    the client wait for all answers.
+    uncounted, `dead` to put it aside. An outcome is noted at once, by any thread, and sent with
+    the next frame. With `wait=True` it takes until the broker has made it durable. The end of a
+    drain and the closing of the client wait for all answers.
 
     Raises, each of them:
         LeaseLostError: the message is, or will be, somebody else's; stop working on it.
@@ -63,7 +87,11 @@ class Received:
     __slots__ = ("_lease", "_place", "_settler", "_wire")
 
     def __init__(
-        self, wire: broker_pb2.Message, lease: Lease, place: int, settler: Settler
+        self,
+        wire: broker_pb2.Message,
+        lease: Lease,
+        place: int,
+        settler: Settler[Done, Moment],
     ) -> None:
         self._wire = wire
         self._lease = lease
@@ -158,13 +186,13 @@ class Received:
         """Whether it has an outcome."""
         return bool(self._lease.outcomes[self._place])
 
-    def ack(self, *, wait: bool = False) -> Awaitable[None]:
+    def ack(self, *, wait: bool = False) -> Done:
         """It is done: never again for this group."""
-        return self._settle(ACK, wait)
+        return self._settler.settle(self._lease, self._place, ACK, 0, "", wait)
 
     def nack(
         self, *, delay: timedelta | None = None, reason: str = "", wait: bool = False
-    ) -> Awaitable[None]:
+    ) -> Done:
         """
         It failed: a counted attempt.
 
@@ -172,61 +200,44 @@ class Received:
             delay: until it comes again; none is at once.
             reason: for whoever looks at its dead letter, up to 1 KiB.
         """
-        return self._settle(NACK, wait, delay_ms=_delay_ms(delay), reason=reason)
+        return self._settler.settle(
+            self._lease, self._place, NACK, _delay_ms(delay), reason, wait
+        )
 
-    def release(self, *, wait: bool = False) -> Awaitable[None]:
+    def release(self, *, wait: bool = False) -> Done:
         """It is given back: due again at once, and no attempt is counted."""
-        return self._settle(RELEASE, wait)
+        return self._settler.settle(self._lease, self._place, RELEASE, 0, "", wait)
 
-    def dead(self, reason: str = "", *, wait: bool = False) -> Awaitable[None]:
+    def dead(self, reason: str = "", *, wait: bool = False) -> Done:
         """It is put to the dead letters, with a reason of up to 1 KiB."""
-        return self._settle(DEAD, wait, reason=reason)
+        return self._settler.settle(self._lease, self._place, DEAD, 0, reason, wait)
 
-    def extend(self, span: timedelta) -> Awaitable[datetime]:
+    def extend(self, span: timedelta) -> Moment:
         """
         Keeps the lease for `span` from now, up to 12 hours; that of the whole delivery.
 
         Returns:
             When it ends, by the broker's clock.
         """
-        return _extend(self._lease, self._settler, span)
-
-    def _settle(
-        self, kind: int, wait: bool, *, delay_ms: int = 0, reason: str = ""
-    ) -> Awaitable[None]:
-        lease = self._lease
-        lease.settle(self._place, kind, delay_ms=delay_ms, reason=reason)
-        self._settler.check()
-        return self._settler.wait(lease) if wait else NOTED
+        return self._settler.extend(self._lease, _lease_ms(span))
 
     def __repr__(self) -> str:
-        return f"<Received {self.topic}/{self.partition} {self.offset} attempt {self.attempt}>"
+        name = type(self).__name__
+        return f"<{name} {self.topic}/{self.partition} {self.offset} attempt {self.attempt}>"
 
 
-class Batch:
+class LeasedBatch(Generic[Done, Moment]):
     """
     A delivery: messages of one partition under one lease, decoded when they are looked at.
 
-    The outcomes are those of `Received`, for all messages that have none yet.
+    The outcomes are those of `Leased`, for all messages that have none yet.
     """
 
-    __slots__ = ("_lease", "_messages", "_settler")
+    __slots__ = ("_lease", "_settler")
 
-    def __init__(self, lease: Lease, settler: Settler) -> None:
+    def __init__(self, lease: Lease, settler: Settler[Done, Moment]) -> None:
         self._lease = lease
         self._settler = settler
-        self._messages: list[Received] | None = None
-
-    @property
-    def messages(self) -> list[Received]:
-        """All of them, in offset order."""
-        if self._messages is None:
-            lease, settler = self._lease, self._settler
-            self._messages = [
-                Received(wire, lease, place, settler)
-                for place, wire in enumerate(decode(lease))
-            ]
-        return self._messages
 
     @property
     def values(self) -> list[bytes]:
@@ -253,40 +264,94 @@ class Batch:
         """What they take on the wire."""
         return len(self._lease.batch)
 
-    def ack(self, *, wait: bool = False) -> Awaitable[None]:
+    def ack(self, *, wait: bool = False) -> Done:
         """All are done."""
-        return self._settle(ACK, wait)
+        return self._settler.settle_open(self._lease, ACK, 0, "", wait)
 
     def nack(
         self, *, delay: timedelta | None = None, reason: str = "", wait: bool = False
-    ) -> Awaitable[None]:
+    ) -> Done:
         """All failed."""
-        return self._settle(NACK, wait, delay_ms=_delay_ms(delay), reason=reason)
+        return self._settler.settle_open(self._lease, NACK, _delay_ms(delay), reason, wait)
 
-    def release(self, *, wait: bool = False) -> Awaitable[None]:
+    def release(self, *, wait: bool = False) -> Done:
         """All are given back, uncounted."""
-        return self._settle(RELEASE, wait)
+        return self._settler.settle_open(self._lease, RELEASE, 0, "", wait)
 
-    def dead(self, reason: str = "", *, wait: bool = False) -> Awaitable[None]:
+    def dead(self, reason: str = "", *, wait: bool = False) -> Done:
         """All are put to the dead letters."""
-        return self._settle(DEAD, wait, reason=reason)
+        return self._settler.settle_open(self._lease, DEAD, 0, reason, wait)
 
-    def extend(self, span: timedelta) -> Awaitable[datetime]:
+    def extend(self, span: timedelta) -> Moment:
         """Keeps the lease for `span` from now, up to 12 hours."""
-        return _extend(self._lease, self._settler, span)
-
-    def _settle(
-        self, kind: int, wait: bool, *, delay_ms: int = 0, reason: str = ""
-    ) -> Awaitable[None]:
-        lease = self._lease
-        lease.settle_open(0, kind, delay_ms=delay_ms, reason=reason)
-        self._settler.check()
-        return self._settler.wait(lease) if wait else NOTED
+        return self._settler.extend(self._lease, _lease_ms(span))
 
     def __len__(self) -> int:
         return self._lease.count
 
+
+class Received(Leased[None, datetime]):
+    """A message that `Client` gives: see `Leased`. Its outcomes return when they are noted."""
+
+    __slots__ = ()
+
+
+class AsyncReceived(Leased[Awaitable[None], Awaitable[datetime]]):
+    """
+    A message that `AsyncClient` gives: see `Leased`.
+
+    Its outcomes are noted when they are called. Awaiting them costs nothing, and tells nothing
+    but what is known already, except with `wait=True`.
+    """
+
+    __slots__ = ()
+
+
+class Batch(LeasedBatch[None, datetime]):
+    """A delivery that `Client` gives: see `LeasedBatch`."""
+
+    __slots__ = ("_messages",)
+
+    def __init__(self, lease: Lease, settler: Settler[None, datetime]) -> None:
+        super().__init__(lease, settler)
+        self._messages: list[Received] | None = None
+
+    @property
+    def messages(self) -> list[Received]:
+        """All of them, in offset order."""
+        if self._messages is None:
+            lease, settler = self._lease, self._settler
+            wires = enumerate(decode(lease))
+            self._messages = [Received(wire, lease, place, settler) for place, wire in wires]
+        return self._messages
+
     def __iter__(self) -> Iterator[Received]:
+        return iter(self.messages)
+
+
+class AsyncBatch(LeasedBatch[Awaitable[None], Awaitable[datetime]]):
+    """A delivery that `AsyncClient` gives: see `LeasedBatch`."""
+
+    __slots__ = ("_messages",)
+
+    def __init__(
+        self, lease: Lease, settler: Settler[Awaitable[None], Awaitable[datetime]]
+    ) -> None:
+        super().__init__(lease, settler)
+        self._messages: list[AsyncReceived] | None = None
+
+    @property
+    def messages(self) -> list[AsyncReceived]:
+        """All of them, in offset order."""
+        if self._messages is None:
+            lease, settler = self._lease, self._settler
+            wires = enumerate(decode(lease))
+            self._messages = [
+                AsyncReceived(wire, lease, place, settler) for place, wire in wires
+            ]
+        return self._messages
+
+    def __iter__(self) -> Iterator[AsyncReceived]:
         return iter(self.messages)
 
 
@@ -301,6 +366,5 @@ def _delay_ms(delay: timedelta | None) -> int:
     return span_ms(delay, field="delay", low=0, high=limits.NACK_DELAY_MS_MAX)
 
 
-def _extend(lease: Lease, settler: Settler, span: timedelta) -> Awaitable[datetime]:
-    lease_ms = span_ms(span, field="span", low=1, high=limits.LEASE_MS_MAX)
-    return settler.extend(lease, lease_ms)
+def _lease_ms(span: timedelta) -> int:
+    return span_ms(span, field="span", low=1, high=limits.LEASE_MS_MAX)

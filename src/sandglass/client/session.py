@@ -22,7 +22,7 @@ from typing import Final
 from sandglass.client import encode
 from sandglass.client.events import Changed, Event, Expired, Produce, Produced
 from sandglass.client.failure import from_wire
-from sandglass.client.lease import RELEASE, Lease
+from sandglass.client.lease import Lease
 from sandglass.client.settling import Settling
 from sandglass.client.subscription import Subscription
 from sandglass.core import limits
@@ -51,7 +51,8 @@ class Session:
 
     Args:
         client_name: shown to operators.
-        on_work: called when there is something to send; it may be called often.
+        on_work: called when there is something to send; it may be called often, and by any
+            thread that notes an outcome.
     """
 
     def __init__(self, *, client_name: str, on_work: Callable[[], None]) -> None:
@@ -197,17 +198,19 @@ class Session:
         self._on_work()
         return subscription
 
-    def leave(self, subscription: Subscription) -> None:
+    def leave(self, subscription: Subscription, *, is_finishing: bool = False) -> None:
         """
         Ends a subscription: what nobody has begun on is released, what was handed to the user
-        keeps its lease until it is settled, or the lease runs out.
+        keeps its lease until it is settled, or the lease runs out; with `is_finishing` the
+        lease is kept for as long as it takes.
         """
         if subscription.is_left:
             return
+        subscription.is_finishing = is_finishing
         subscription.is_left = True
         subscription.ready.clear()
         for lease in list(subscription.leases.values()):
-            lease.settle_open(lease.begun_count, RELEASE)
+            lease.release_unbegun()
         if subscription.is_active:
             self._unsubscribe(subscription.id)
         elif not subscription.is_asked:

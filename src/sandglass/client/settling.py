@@ -6,9 +6,10 @@ Rules
    on. The second answer may then be that the lease is lost, which says nothing: it is taken as
    done.
 2. A lease is extended when a third of it has passed, while its subscription is extending and
-   read. An extension says how far the consumer has got: what it had not begun on isn't counted
-   as an attempt, should it die. So one also goes out soon after a consumer has begun on a
-   delivery and holds a message of it. It never makes a lease end sooner.
+   read, or was left to be finished. An extension says how far the consumer has got: what it had
+   not begun on isn't counted as an attempt, should it die. So one also goes out soon after a
+   consumer has begun on a delivery and holds a message of it. It never makes a lease end
+   sooner.
 3. Of a lease that nobody keeps, only the credit is taken back when it has run out. The node
    takes an outcome under it until it gives the message away.
 """
@@ -43,7 +44,7 @@ class _SentOutcome:
 
 class Settling:
     """
-    See the head of the file.
+    See the head of the file. `note` and `begin` may be called by any thread.
 
     Args:
         next_id: gives the session's next request id.
@@ -59,8 +60,9 @@ class Settling:
         self.outcomes: deque[bytes] = deque()
         self.extends: deque[bytes] = deque()
         self.lost_count = 0
-        self._noted: list[Lease] = []
-        self._begun: list[Lease] = []
+        # Other threads add to these.
+        self._noted: deque[Lease] = deque()
+        self._begun: deque[Lease] = deque()
         self._unanswered: dict[int, _SentOutcome] = {}
         self._extending: dict[int, tuple[Lease, object | None]] = {}
 
@@ -135,13 +137,14 @@ class Settling:
 
     def collect(self, now_ms: int) -> list[Subscription]:
         """Turns what was noted into items. Returns the subscriptions that settled something."""
-        begun, self._begun = self._begun, []
-        for lease in begun:
-            self.report_begun(lease, now_ms)
-        noted, self._noted = self._noted, []
-        for lease in noted:
+        while self._begun:
+            self.report_begun(self._begun.popleft(), now_ms)
+        subscriptions: list[Subscription] = []
+        while self._noted:
+            lease = self._noted.popleft()
             self._collect_outcomes(lease)
-        return [lease.subscription for lease in noted]
+            subscriptions.append(lease.subscription)
+        return subscriptions
 
     def report_begun(self, lease: Lease, now_ms: int) -> None:
         """Says how far the consumer has got, if it holds a message the node thinks unread."""
@@ -154,7 +157,7 @@ class Settling:
 
     def keep(self, subscription: Subscription, now_ms: int) -> None:
         """Extends the leases of a subscription that want it, or lets them run out."""
-        is_kept = subscription.is_extending and not subscription.is_left
+        is_kept = subscription.is_kept
         for lease in list(subscription.leases.values()):
             if not lease.open_count:
                 continue
@@ -233,12 +236,12 @@ class Settling:
     def lost_all(self, events: list[Event]) -> None:
         """The session is gone, and every lease with it."""
         unanswered, self._unanswered = self._unanswered, {}
-        noted, self._noted = self._noted, []
         self._begun.clear()
         self.outcomes.clear()
         self.extends.clear()
         ends = [(outcome.lease, outcome.waiters) for outcome in unanswered.values()]
-        for lease in noted:
+        while self._noted:
+            lease = self._noted.popleft()
             ends.append((lease, lease.waiters))
             lease.waiters = []
             lease.take()
@@ -283,8 +286,7 @@ def lose(lease: Lease) -> None:
 def _extension_ms(lease: Lease, now_ms: int) -> int:
     """How long a lease shall last from now: never less than what is left of it."""
     left_ms = max(1, lease.ends_ms - now_ms)
-    subscription = lease.subscription
-    if subscription.is_extending and not subscription.is_left:
+    if lease.subscription.is_kept:
         return max(lease.lease_ms, left_ms)
     return left_ms
 

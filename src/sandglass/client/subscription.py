@@ -54,7 +54,8 @@ class Subscription:
         is_extending: whether leases are kept while the consumer is there.
 
     `ready` holds deliveries that nobody has begun on; `leases` all that have open messages, by
-    (partition number, token).
+    (partition number, token). One that `is_left` gets no more messages; if it `is_finishing`,
+    what its consumer has begun on stays leased.
     """
 
     def __init__(self, request: broker_pb2.Subscribe, *, is_extending: bool) -> None:
@@ -71,6 +72,7 @@ class Subscription:
         self.is_waiting = False
         self.is_unsure = False
         self.is_left = False
+        self.is_finishing = False
         self.is_ended = False
         self.is_drained = False
         self.error: SandglassError | None = None
@@ -79,6 +81,11 @@ class Subscription:
     def id(self) -> int:
         """Unique in the session."""
         return self.request.subscription_id
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its leases are extended."""
+        return self.is_extending and (self.is_finishing or not self.is_left)
 
     def asked(self) -> None:
         """It is being asked for with its whole credit, less what is still open."""
@@ -99,8 +106,8 @@ class Subscription:
         self.bytes_credit.used(len(lease.batch))
 
     def settled(self, lease: Lease, *, is_over: bool = False) -> None:
-        """Counts what was settled of a lease since the last time; all of it if `is_over`."""
-        count = lease.count if is_over else lease.count - lease.open_count
+        """Counts what was taken of a lease since the last time; all of it if `is_over`."""
+        count = lease.count if is_over else lease.taken_count
         count = max(count, lease.credited_count)
         size_bytes = len(lease.batch) * count // lease.count if lease.count else 0
         self.count_credit.open -= count - lease.credited_count

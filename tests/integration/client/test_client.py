@@ -2,20 +2,21 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sandglass import (
     AsyncClient,
+    AsyncReceived,
     ConflictError,
     InvalidError,
     LeaseLostError,
     Message,
     NotFoundError,
     PreconditionError,
-    Received,
     UnavailableError,
 )
 from sandglass.testing.broker import Broker
@@ -36,9 +37,9 @@ async def client(broker: Broker) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def take(client: AsyncClient, count: int, *, group: str = "g") -> list[Received]:
+async def take(client: AsyncClient, count: int, *, group: str = "g") -> list[AsyncReceived]:
     """The next messages, acknowledged."""
-    found: list[Received] = []
+    found: list[AsyncReceived] = []
     async with asyncio.timeout(20):
         async for message in client.consume("t", group=group):
             found.append(message)
@@ -313,7 +314,7 @@ async def test_a_dead_letter_says_what_it_was(client: AsyncClient) -> None:
     async for message in client.consume("t", group="g", drain=True):
         await message.dead("cannot be")
 
-    letters: list[Received] = []
+    letters: list[AsyncReceived] = []
     async for message in client.consume(
         "t", group="undertaker", channel="__death_letter", drain=True
     ):
@@ -473,7 +474,7 @@ async def test_consumers_of_a_group_share_and_none_is_handed_out_twice(
 
 async def test_credit_bounds_what_is_in_hand(client: AsyncClient) -> None:
     await client.produce_many("t", [b"x"] * 50)
-    held: list[Received] = []
+    held: list[AsyncReceived] = []
     most = 0
 
     async with asyncio.timeout(20):
@@ -515,6 +516,92 @@ async def test_closing_waits_for_what_was_acknowledged(
     (status,) = await client.list_groups("t", "g")
 
     assert (700, 0) == (status.acked_count, status.leased_count)
+
+
+async def test_a_stopped_consumer_ends_and_what_is_in_hand_stays_leased(
+    broker: Broker, client: AsyncClient
+) -> None:
+    await client.produce_many("t", [b"1", b"2", b"3"])
+    consumer = client.consume("t", group="g", ack_timeout=100 * MS)
+    messages = aiter(consumer)
+    held = await anext(messages)
+
+    consumer.stop()
+    rest = [message.value async for message in messages]
+    others = [each.value for each in await take(client, 2)]
+    await asyncio.sleep(0.3)  # three times the lease
+    await held.ack(wait=True)
+
+    assert ([], [b"2", b"3"]) == (rest, others)
+    assert [] == [message async for message in consumer]
+    (status,) = await client.list_groups("t", "g")
+    assert 3 == status.acked_count
+
+
+async def test_an_idle_consumer_is_stopped(client: AsyncClient) -> None:
+    consumer = client.consume("t", group="g")
+    task = asyncio.create_task(_values(consumer))
+    async with asyncio.timeout(20):
+        while not await client.list_groups("t", "g"):
+            await asyncio.sleep(0.01)
+
+        consumer.stop()
+
+        assert [] == await task
+
+
+async def _values(messages: AsyncIterable[AsyncReceived]) -> list[bytes]:
+    return [message.value async for message in messages]
+
+
+async def test_outcomes_may_come_from_another_thread(client: AsyncClient) -> None:
+    await client.produce_many("t", [b"x"] * 100)
+
+    async with asyncio.timeout(20):
+        async for message in client.consume("t", group="g", drain=True):
+            await asyncio.to_thread(message.ack)
+
+    (status,) = await client.list_groups("t", "g")
+    assert 100 == status.acked_count
+
+
+async def test_futures_of_messages_resolve_when_they_are_durable(client: AsyncClient) -> None:
+    futures = [await client.produce_nowait("t", str(each)) for each in range(100)]
+
+    receipts = await asyncio.gather(*futures)
+
+    assert list(range(1, 101)) == [receipt.index for receipt in receipts]
+    assert [str(each).encode() for each in range(100)] == await drain(client)
+
+
+async def test_closing_waits_for_futures(broker: Broker, client: AsyncClient) -> None:
+    async with AsyncClient(broker.address) as other:
+        future = await other.produce_nowait("t", "x")
+
+    assert future.done()
+    assert 1 == future.result().index
+
+
+async def test_named_partitions_are_consumed_and_no_others(client: AsyncClient) -> None:
+    topic = await client.create_topic("wide", partitions=3)
+    first, second, third = topic.partitions
+    for name in topic.partitions:
+        await client.produce_many("wide", [name.encode()] * 10, partition=name)
+
+    async def consumed(partitions: list[str], group: str) -> Counter[bytes]:
+        found = Counter[bytes]()
+        messages = client.consume("wide", group=group, partitions=partitions, drain=True)
+        async for message in messages:
+            assert message.value == message.partition.encode()
+            found[message.value] += 1
+            await message.ack()
+        return found
+
+    assert {first.encode(): 10, third.encode(): 10} == await consumed([first, third], "g")
+    assert {second.encode(): 10} == await consumed([second], "g")
+    assert 30 == (await consumed([], "other")).total()
+    with pytest.raises(NotFoundError):
+        await consumed(["nobody"], "g")
 
 
 async def test_closing_ends_other_iterators(broker: Broker, client: AsyncClient) -> None:

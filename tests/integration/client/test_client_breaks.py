@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from sandglass import AsyncClient, LeaseLostError, Received, UnavailableError
+from sandglass import AsyncClient, AsyncReceived, LeaseLostError, UnavailableError
 from sandglass.testing.broker import Broker
 from tests.integration.client.proxy import Proxy
 
@@ -67,7 +67,7 @@ async def test_a_session_that_comes_back_in_time_keeps_its_leases(
     async with AsyncClient(broker.address) as direct, AsyncClient(proxy.address) as client:
         await direct.create_topic("t")
         await direct.produce_many("t", [str(each).encode() for each in range(300)])
-        seen: list[Received] = []
+        seen: list[AsyncReceived] = []
 
         async with asyncio.timeout(20):
             async for message in client.consume("t", group="g", credit=100):

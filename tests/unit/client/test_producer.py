@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from sandglass.client._async import producer as producer_module
+from sandglass.client import room
 from sandglass.client._async.connection import Connection, Endpoint, steady_ms
 from sandglass.client._async.producer import Producer
 from sandglass.client.entry import Entry
@@ -13,6 +13,8 @@ from sandglass.client.events import Event, Expired, Produced
 from sandglass.client.message import Message, Receipt
 from sandglass.errors import BusyError, InvalidError, UnavailableError
 from sandglass.wire.v1 import broker_pb2 as pb
+
+ROUTE = ("t", "", "")
 
 
 class Desk:
@@ -40,8 +42,11 @@ class Desk:
 
     def start(self, value: bytes = b"v") -> asyncio.Task[Receipt]:
         message = Message(value)
-        work = self.producer.produce(message, topic="t", channel="", partition="")
-        return asyncio.create_task(work)
+
+        async def work() -> Receipt:
+            return await (await self.producer.produce_nowait(message, ROUTE))
+
+        return asyncio.create_task(work())
 
     async def requests(self) -> list[pb.ProduceRequest]:
         """What would be sent now."""
@@ -184,7 +189,7 @@ async def test_a_request_that_was_sent_and_not_answered_has_an_unknown_result() 
 async def test_too_much_unanswered_makes_callers_wait_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(producer_module, "UNANSWERED_COUNT_MAX", 2)
+    monkeypatch.setattr(room, "UNANSWERED_COUNT_MAX", 2)
     desk = Desk()
     tasks = [desk.start(str(each).encode()) for each in range(5)]
     sent: list[list[bytes]] = []
@@ -203,7 +208,7 @@ async def test_too_much_unanswered_makes_callers_wait_in_order(
 
 
 async def test_who_waits_for_room_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producer_module, "UNANSWERED_COUNT_MAX", 1)
+    monkeypatch.setattr(room, "UNANSWERED_COUNT_MAX", 1)
     desk = Desk(timeout_ms=50)
     first = desk.start()
     await desk.requests()
@@ -232,9 +237,7 @@ async def test_many_messages_are_cut_by_count_bytes_and_kind_of_time() -> None:
     source += [bytes(300_000)] * 3
     source += [Message(delay=timedelta(seconds=1)), b"now"]
     progress: list[int] = []
-    work = desk.producer.produce_many(
-        source, topic="t", channel="", partition="", on_progress=progress.append
-    )
+    work = desk.producer.produce_many(source, ROUTE, progress.append)
     task = asyncio.create_task(work)
     requests: list[pb.ProduceRequest] = []
 
@@ -253,9 +256,7 @@ async def test_many_messages_are_cut_by_count_bytes_and_kind_of_time() -> None:
 
 async def test_many_messages_stop_at_the_first_error_which_says_how_many_were_taken() -> None:
     desk = Desk()
-    work = desk.producer.produce_many(
-        [b"x"] * 3000, topic="t", channel="", partition="", on_progress=None
-    )
+    work = desk.producer.produce_many([b"x"] * 3000, ROUTE, None)
     task = asyncio.create_task(work)
     answered = 0
 
@@ -279,8 +280,6 @@ async def test_one_message_where_several_are_asked_for_is_refused(source: str | 
     with pytest.raises(InvalidError, match="give several"):
         await desk.producer.produce_many(
             source,  # pyright: ignore[reportArgumentType] - that is the test
-            topic="t",
-            channel="",
-            partition="",
-            on_progress=None,
+            ROUTE,
+            None,
         )

@@ -1,9 +1,11 @@
 """Outcomes, leases and credit of a session. No I/O."""
 
+import threading
+
 import pytest
 
 from sandglass.client.events import Extended, Settled
-from sandglass.client.lease import ACK, DEAD, NACK, RELEASE
+from sandglass.client.lease import ACK, DEAD, NACK, RELEASE, Lease
 from sandglass.core import limits
 from sandglass.errors import ConflictError, InvalidError, LeaseLostError, UnavailableError
 from sandglass.wire.v1 import broker_pb2 as pb
@@ -46,7 +48,7 @@ def test_the_rest_of_a_delivery_is_never_sent_as_all_of_it() -> None:
     table = open_table()
     lease = table.deliver(table.subscribe(), 3)
     lease.settle(0, NACK, delay_ms=5, reason="why")
-    lease.settle_open(0, ACK)
+    lease.settle_open(ACK)
 
     acked, nacked = table.frame().outcomes
 
@@ -167,7 +169,7 @@ def test_unanswered_outcomes_are_sent_again_when_the_session_goes_on() -> None:
     table = open_table()
     subscription = table.subscribe()
     lease = table.deliver(subscription, 2)
-    lease.settle_open(0, ACK)
+    lease.settle_open(ACK)
     sent = list(table.frame().outcomes)
 
     table.break_off()
@@ -385,7 +387,7 @@ def test_bytes_beyond_the_credit_are_taken_back_exactly() -> None:
     over = len(lease.batch) - 10
 
     open_bytes, available = subscription.bytes_credit.open, subscription.bytes_credit.available
-    lease.settle_open(0, ACK)
+    lease.settle_open(ACK)
     (credit,) = table.frame().credits
 
     assert (len(lease.batch), -over) == (open_bytes, available)
@@ -420,7 +422,7 @@ def test_a_subscription_that_holds_something_is_replaced_when_it_is_settled() ->
     )
 
     held = table.frame()
-    lease.settle_open(0, ACK)
+    lease.settle_open(ACK)
     idle = table.frame()
 
     assert ([], [4]) == (list(held.subscribes), [each.count for each in held.credits])
@@ -486,7 +488,7 @@ def test_no_credit_is_given_after_leaving() -> None:
     lease = table.deliver(subscription, 4)
     lease.begun_count = 4
     table.session.leave(subscription)
-    lease.settle_open(0, ACK)
+    lease.settle_open(ACK)
 
     assert [] == list(table.frame().credits)
 
@@ -502,3 +504,73 @@ def test_an_outcome_under_a_forgotten_subscription_is_a_lost_lease() -> None:
 
     assert isinstance(event, Settled)
     assert isinstance(event.error, LeaseLostError)
+
+
+# --- leaving, and other threads ---------------------------------------------------------------
+
+
+def test_what_was_begun_stays_leased_when_a_consumer_leaves_to_finish() -> None:
+    table = open_table()
+    subscription = table.subscribe()
+    lease = table.deliver(subscription, 3, lease_ms=9000)
+    assert lease.begin(0)
+
+    table.session.leave(subscription, is_finishing=True)
+    frames = [table.frame()]
+    table.receive(ended=[pb.SubscriptionEnded(subscription_id=subscription.id)])
+    table.tick(3001)
+    frames += table.frames()
+
+    (released,) = (each for frame in frames for each in frame.outcomes)
+    assert (pb.OUTCOME_RELEASE, [1, 2]) == (released.kind, list(released.places))
+    assert [(lease.token, 9000)] == [(each.token, each.lease_ms) for each in frames[-1].extends]
+    assert not lease.begin(1)
+
+
+def test_nothing_is_kept_when_a_consumer_just_leaves() -> None:
+    table = open_table()
+    subscription = table.subscribe()
+    lease = table.deliver(subscription, 3, lease_ms=9000)
+    assert lease.begin(0)
+
+    table.session.leave(subscription)
+    table.frames()
+    table.tick(3001)
+
+    left_ms = [each.lease_ms for frame in table.frames() for each in frame.extends]
+    assert [9000 - 3001] == left_ms  # the node is told what was begun, and given no more time
+
+
+def test_outcomes_of_several_threads_are_all_sent_once() -> None:
+    """Threads note while the session takes what is noted, over and over."""
+    table = open_table()
+    lease = table.deliver(table.subscribe(credit=10_000), 8000)
+    threads = [
+        threading.Thread(target=lambda first=first: _ack_each(lease, first, 8))
+        for first in range(8)
+    ]
+    sent: list[int] = []
+
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        sent += _places_of(table)
+    sent += _places_of(table)
+
+    assert list(range(8000)) == sorted(sent)
+    assert 0 == lease.open_count
+
+
+def _ack_each(lease: Lease, first: int, step: int) -> None:
+    for place in range(first, lease.count, step):
+        lease.settle(place, ACK)
+
+
+def _places_of(table: Table) -> list[int]:
+    """The places that the frames that wait acknowledge."""
+    found: list[int] = []
+    for frame in table.frames():
+        for outcome in frame.outcomes:
+            pairs = zip(outcome.places[::2], outcome.places[1::2], strict=True)
+            found += [place for first, count in pairs for place in range(first, first + count)]
+    return found

@@ -19,7 +19,7 @@ from sandglass.core import limits
 from sandglass.settings import parse_duration
 
 if TYPE_CHECKING:
-    from sandglass import AsyncClient, Batch
+    from sandglass import AsyncBatch, AsyncClient
 
 CREDIT_COUNT: Final = 20_000
 CREDIT_BYTES: Final = 32 * 1024 * 1024
@@ -131,7 +131,7 @@ class _Printer:
             return True
         return False
 
-    async def take(self, batch: "Batch") -> None:
+    async def take(self, batch: "AsyncBatch") -> None:
         """Writes a delivery, or as much of it as is wanted, and acknowledges that."""
         left = self._number - self.count if self._number else len(batch)
         await output.write(self._text(batch, left))
@@ -146,7 +146,7 @@ class _Printer:
             await message.ack()
         await batch.release()
 
-    def _text(self, batch: "Batch", left: int) -> bytes:
+    def _text(self, batch: "AsyncBatch", left: int) -> bytes:
         if not self._is_json:
             return b"".join([value + b"\n" for value in batch.values[:left]])
         lines = [

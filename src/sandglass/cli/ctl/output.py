@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sandglass.settings import show_duration
 
 if TYPE_CHECKING:
-    from sandglass import GroupStatus, Received, Topic
+    from sandglass import AsyncReceived, GroupStatus, Topic
 
 
 def print_json(value: object) -> None:
@@ -87,7 +87,7 @@ def group_json(group: "GroupStatus") -> dict[str, Any]:
     return {name: getattr(group, name) for name in type(group).__dataclass_fields__}
 
 
-def message_json(message: "Received") -> dict[str, Any]:
+def message_json(message: "AsyncReceived") -> dict[str, Any]:
     """
     A message as JSON has it. What `produce --ndjson` reads has the same names here; bytes that
     are no UTF-8 stand in base64 under a name that says so.

@@ -1,22 +1,28 @@
 """The asyncio client: one door to topics, producing and consuming."""
 
+import asyncio
 import os
 import socket
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from types import TracebackType
 from typing import Final, Literal
 
 from sandglass.client._async.connection import Connection, Endpoint, host_of
-from sandglass.client._async.consumer import Consumer, Consuming, batches, messages
+from sandglass.client._async.consumer import (
+    AsyncConsumer,
+    Consuming,
+    Subscriptions,
+    batches,
+    messages,
+)
 from sandglass.client._async.producer import Producer
 from sandglass.client._async.unary import Unary
 from sandglass.client.entry import Tls, Token, entry_of
 from sandglass.client.events import Changed, Event, Expired, Extended, Produced, Settled
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
-from sandglass.client.received import Batch, Received
+from sandglass.client.received import AsyncBatch, AsyncReceived
 from sandglass.client.topics import (
     GroupStatus,
     Topic,
@@ -259,15 +265,41 @@ class AsyncClient:
             UnavailableError: nobody answered in time. If `is_result_unknown`, the message may
                 have been taken; producing it again may double it.
         """
+        message = Message(value, key, clustering_key, headers or {}, id, delay, due_at)
+        route = _text(topic, "topic"), _text(partition, "partition"), _text(channel, "channel")
         parts = self._open()
         parts.connection.start()
+        return await (await parts.producer.produce_nowait(message, route))
+
+    async def produce_nowait(
+        self,
+        topic: str,
+        value: bytes | str,
+        *,
+        key: bytes | str = b"",
+        clustering_key: bytes | str = b"",
+        headers: Mapping[str, bytes | str] | None = None,
+        id: str = "",  # noqa: A002 - the field's name
+        channel: str = "",
+        partition: str = "",
+        delay: timedelta | None = None,
+        due_at: datetime | None = None,
+    ) -> asyncio.Future[Receipt]:
+        """
+        As `produce`, without waiting for the answer: that is what the future is for.
+
+        It waits only for room, when too much is unanswered. Closing the client waits for all
+        answers; an error of a future that nobody looks at is lost, but for a line in the log.
+
+        Raises:
+            InvalidError: the message is wrong; `field` names what.
+            UnavailableError: there was no room in all that time.
+        """
         message = Message(value, key, clustering_key, headers or {}, id, delay, due_at)
-        return await parts.producer.produce(
-            message,
-            topic=_text(topic, "topic"),
-            channel=_text(channel, "channel"),
-            partition=_text(partition, "partition"),
-        )
+        route = _text(topic, "topic"), _text(partition, "partition"), _text(channel, "channel")
+        parts = self._open()
+        parts.connection.start()
+        return await parts.producer.produce_nowait(message, route)
 
     async def produce_many(
         self,
@@ -295,13 +327,8 @@ class AsyncClient:
         """
         parts = self._open()
         parts.connection.start()
-        return await parts.producer.produce_many(
-            source,
-            topic=_text(topic, "topic"),
-            channel=_text(channel, "channel"),
-            partition=_text(partition, "partition"),
-            on_progress=on_progress,
-        )
+        route = _text(topic, "topic"), _text(partition, "partition"), _text(channel, "channel")
+        return await parts.producer.produce_many(source, route, on_progress)
 
     # --- consuming ----------------------------------------------------------------------------
 
@@ -319,7 +346,7 @@ class AsyncClient:
         ack_timeout: timedelta | None = None,
         start: Literal["beginning", "now"] = "beginning",
         auto_extend: bool = True,
-    ) -> Consumer[Received]:
+    ) -> AsyncConsumer[AsyncReceived]:
         """
         Messages of a topic for a group, as they become due; each must be settled.
 
@@ -359,8 +386,8 @@ class AsyncClient:
             start=start,
         )
         consuming = self._open().consuming
-        iterate = partial(messages, consuming, request, is_extending=auto_extend)
-        return Consumer(consuming, iterate)
+        subscriptions = Subscriptions(consuming, request, is_extending=auto_extend)
+        return AsyncConsumer(subscriptions, messages)
 
     def consume_batches(
         self,
@@ -376,7 +403,7 @@ class AsyncClient:
         ack_timeout: timedelta | None = None,
         start: Literal["beginning", "now"] = "beginning",
         auto_extend: bool = True,
-    ) -> Consumer[Batch]:
+    ) -> AsyncConsumer[AsyncBatch]:
         """As `consume`, a whole delivery at a time: the fast way."""
         request = _subscribe_request(
             topic,
@@ -391,8 +418,8 @@ class AsyncClient:
             start=start,
         )
         consuming = self._open().consuming
-        iterate = partial(batches, consuming, request, is_extending=auto_extend)
-        return Consumer(consuming, iterate)
+        subscriptions = Subscriptions(consuming, request, is_extending=auto_extend)
+        return AsyncConsumer(subscriptions, batches)
 
     # --- private ------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Final, cast
 
 import grpc
@@ -133,6 +134,9 @@ class Connection:
         self._after_turn = after_turn
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._is_woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._stream: Stream | None = None
         self._shown = ""
@@ -143,9 +147,9 @@ class Connection:
     def start(self) -> None:
         """Begins to connect. May be called again."""
         if self._task is None and not self._is_closing:
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name="sandglass-client"
-            )
+            self._loop = asyncio.get_running_loop()
+            self._thread = get_ident()
+            self._task = self._loop.create_task(self._run(), name="sandglass-client")
             self._arm()
 
     async def close(self) -> None:
@@ -285,6 +289,16 @@ class Connection:
     # --- time and work ------------------------------------------------------------------------
 
     def _work(self) -> None:
+        if self._loop is None or get_ident() == self._thread:
+            self._kick.set()
+        elif not self._is_woken:
+            # Another thread has noted an outcome: the loop is woken once, however many follow.
+            self._is_woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and all is over
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_woken = False
         self._kick.set()
 
     def _emit(self, events: list[Event]) -> None:

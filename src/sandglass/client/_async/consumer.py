@@ -8,7 +8,7 @@ Message by message, the event loop has its turn now and then, even if nothing is
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Generic, TypeVar, cast
@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar, cast
 from sandglass.client._async.connection import Connection, Endpoint, steady_ms
 from sandglass.client.events import Changed, Extended, Settled
 from sandglass.client.lease import Lease
-from sandglass.client.received import Batch, Received, Settler, decode
+from sandglass.client.received import NOTED, AsyncBatch, AsyncReceived, decode
 from sandglass.client.subscription import Subscription
 from sandglass.core import offset
 from sandglass.errors import LeaseLostError, SandglassError, UnavailableError
@@ -31,13 +31,17 @@ _log = logging.getLogger("sandglass.client")
 
 
 class Consuming:
-    """The consuming half of a client: who waits for what."""
+    """
+    The consuming half of a client: who waits for what.
+
+    `errors` are refusals of outcomes that nobody has been told of.
+    """
 
     def __init__(self, connection: Connection, endpoint: Endpoint) -> None:
         self.connection = connection
         self.endpoint = endpoint
         self._waiting: dict[Subscription, asyncio.Future[None]] = {}
-        self._errors: dict[Subscription, SandglassError] = {}
+        self.errors: dict[Subscription, SandglassError] = {}
         self._flushing: list[tuple[int, asyncio.Future[None]]] = []
 
     # --- events -------------------------------------------------------------------------------
@@ -59,7 +63,7 @@ class Consuming:
         if isinstance(event.error, LeaseLostError):
             _log.warning("an outcome came too late: %s", event.error)
         else:
-            self._errors.setdefault(event.subscription, event.error)
+            self.errors.setdefault(event.subscription, event.error)
             self._wake(event.subscription)
 
     def on_extended(self, event: Extended) -> None:
@@ -94,6 +98,23 @@ class Consuming:
         fresh.CopyFrom(request)
         return self.connection.session.subscribe(fresh, is_extending=is_extending)
 
+    def pop(self, subscription: Subscription) -> Lease | None:
+        """
+        A delivery that is here and nobody has begun on. Any thread may call this.
+
+        Raises:
+            SandglassError: the subscription ended by an error, or an outcome was refused.
+        """
+        self.check(subscription)
+        while subscription.partitions:
+            try:
+                lease = subscription.ready.popleft()
+            except IndexError:
+                return None
+            if not lease.is_lost and not lease.is_run_out:
+                return lease
+        return None
+
     async def next(self, subscription: Subscription) -> Lease | None:
         """
         The next delivery; None at the end.
@@ -105,12 +126,12 @@ class Consuming:
         """
         since_ms = steady_ms()
         while True:
-            self.check(subscription)
-            while subscription.ready and subscription.partitions:
-                lease = subscription.ready.popleft()
-                if not lease.is_lost and not lease.is_run_out:
-                    return lease
-            if subscription.is_ended and (subscription.partitions or not subscription.ready):
+            lease = self.pop(subscription)
+            if lease is not None:
+                return lease
+            if subscription.is_left or (
+                subscription.is_ended and (subscription.partitions or not subscription.ready)
+            ):
                 return None
             if self._is_overdue(subscription, since_ms):
                 raise self.endpoint.unavailable(self.connection.cause)
@@ -129,17 +150,18 @@ class Consuming:
         Raises:
             SandglassError: the subscription ended by an error, or an outcome was refused.
         """
-        if self._errors:
-            error = self._errors.pop(subscription, None)
+        if self.errors:
+            error = self.errors.pop(subscription, None)
             if error is not None:
                 raise error
         if subscription.error is not None:
             raise subscription.error
 
-    def leave(self, subscription: Subscription) -> None:
-        """Ends a subscription."""
-        self.connection.session.leave(subscription)
+    def leave(self, subscription: Subscription, *, is_finishing: bool = False) -> None:
+        """Ends a subscription; see `Session.leave`. Whoever waits for it is woken."""
+        self.connection.session.leave(subscription, is_finishing=is_finishing)
         self.connection.session.work()
+        self._wake(subscription)
 
     async def flush(self) -> None:
         """
@@ -161,18 +183,30 @@ class Consuming:
         Raises:
             SandglassError: an outcome was refused, and nobody has been told.
         """
-        errors, self._errors = self._errors, {}
+        errors, self.errors = self.errors, {}
         for error in errors.values():
             raise error
 
-    def settler(self, subscription: Subscription) -> Settler:
-        """What messages of a subscription need."""
+    async def wait(self, lease: Lease) -> None:
+        """
+        Waits until what was noted of a lease is answered.
 
-        def check() -> None:
-            if self._errors:
-                self.check(subscription)
+        Raises:
+            LeaseLostError: it came too late.
+            UnavailableError: there is no answer in time; the result is unknown.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.connection.session.settling.wait_for(lease, future):
+            self.connection.session.work()
+            await self._until_answered(future)
 
-        return Settler(wait=self._wait, extend=self._extend, check=check)
+    async def extend(self, lease: Lease, lease_ms: int) -> datetime:
+        """See `Leased.extend`."""
+        if lease.is_lost:
+            raise LeaseLostError("the lease is gone; it cannot be extended")
+        future: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
+        self.connection.session.settling.extend(lease, lease_ms, steady_ms(), future)
+        return await self._until_answered(future)
 
     # --- private ------------------------------------------------------------------------------
 
@@ -188,19 +222,6 @@ class Consuming:
             return steady_ms() - max(since_ms, session.broken_ms) >= timeout_ms
         return not subscription.partitions and steady_ms() - since_ms >= timeout_ms
 
-    async def _wait(self, lease: Lease) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self.connection.session.settling.wait_for(lease, future):
-            self.connection.session.work()
-            await self._until_answered(future)
-
-    async def _extend(self, lease: Lease, lease_ms: int) -> datetime:
-        if lease.is_lost:
-            raise LeaseLostError("the lease is gone; it cannot be extended")
-        future: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
-        self.connection.session.settling.extend(lease, lease_ms, steady_ms(), future)
-        return await self._until_answered(future)
-
     async def _until_answered(self, future: "asyncio.Future[Item]") -> Item:
         try:
             async with asyncio.timeout(self.endpoint.timeout_ms / 1000):
@@ -214,7 +235,87 @@ class Consuming:
             ) from error
 
 
-class Consumer(Generic[Item]):
+class AsyncSettler:
+    """See `Settler`."""
+
+    __slots__ = ("_consuming", "_subscription")
+
+    def __init__(self, consuming: Consuming, subscription: Subscription) -> None:
+        self._consuming = consuming
+        self._subscription = subscription
+
+    def settle(
+        self, lease: Lease, place: int, kind: int, delay_ms: int, reason: str, is_waiting: bool
+    ) -> Awaitable[None]:
+        """See `Settler`."""
+        lease.settle(place, kind, delay_ms, reason)
+        if self._consuming.errors:
+            self._consuming.check(self._subscription)
+        return self._consuming.wait(lease) if is_waiting else NOTED
+
+    def settle_open(
+        self, lease: Lease, kind: int, delay_ms: int, reason: str, is_waiting: bool
+    ) -> Awaitable[None]:
+        """See `Settler`."""
+        lease.settle_open(kind, delay_ms, reason)
+        if self._consuming.errors:
+            self._consuming.check(self._subscription)
+        return self._consuming.wait(lease) if is_waiting else NOTED
+
+    def extend(self, lease: Lease, lease_ms: int) -> Awaitable[datetime]:
+        """See `Settler`."""
+        return self._consuming.extend(lease, lease_ms)
+
+
+class Subscriptions:
+    """
+    The subscriptions of one `consume`, each of them an iteration.
+
+    Invariant: `_open` holds those that are read.
+    """
+
+    def __init__(
+        self, consuming: Consuming, request: broker_pb2.Subscribe, *, is_extending: bool
+    ) -> None:
+        self.consuming = consuming
+        self._request = request
+        self._is_extending = is_extending
+        self._open: set[Subscription] = set()
+        self._is_stopped = False
+
+    def begin(self) -> Subscription | None:
+        """One more; None once they are stopped."""
+        if self._is_stopped:
+            return None
+        subscription = self.consuming.subscribe(self._request, is_extending=self._is_extending)
+        self._open.add(subscription)
+        return subscription
+
+    def end(self, subscription: Subscription) -> None:
+        """Its iteration is left."""
+        self._open.discard(subscription)
+        self.consuming.leave(subscription)
+
+    async def finish(self, subscription: Subscription) -> None:
+        """
+        Its iteration has come to its end: unless it was stopped, waits for all answers.
+
+        Raises:
+            UnavailableError: they aren't there in time; the results are unknown.
+            SandglassError: an outcome was refused.
+        """
+        if not self._is_stopped:
+            await self.consuming.flush()
+            self.consuming.check(subscription)
+
+    def stop(self) -> None:
+        """See `AsyncConsumer.stop`."""
+        self._is_stopped = True
+        for subscription in self._open:
+            self.consuming.leave(subscription, is_finishing=True)
+
+
+class AsyncConsumer(Generic[Item]):
     """
     Iterate over it, as often as you like: each time is a subscription of its own.
 
@@ -223,15 +324,26 @@ class Consumer(Generic[Item]):
     """
 
     def __init__(
-        self, consuming: Consuming, iterate: Callable[[], AsyncGenerator[Item, None]]
+        self,
+        subscriptions: Subscriptions,
+        iterate: Callable[[Subscriptions], AsyncGenerator[Item, None]],
     ) -> None:
-        self._consuming = consuming
+        self._subscriptions = subscriptions
         self._iterate = iterate
 
     def __aiter__(self) -> AsyncGenerator[Item, None]:
-        return self._iterate()
+        return self._iterate(self._subscriptions)
 
-    async def __aenter__(self) -> "Consumer[Item]":
+    def stop(self) -> None:
+        """
+        Ends each iteration after the message in hand, and those to come before their first.
+
+        What was not handed out is given back, uncounted. What is in your hands stays leased to
+        you until you have settled it, or the client is closed.
+        """
+        self._subscriptions.stop()
+
+    async def __aenter__(self) -> "AsyncConsumer[Item]":
         return self
 
     async def __aexit__(
@@ -241,56 +353,57 @@ class Consumer(Generic[Item]):
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self._consuming.flush()
+            await self._subscriptions.consuming.flush()
         except UnavailableError:
             if error is None:
                 raise
 
 
-async def messages(
-    consuming: Consuming, request: broker_pb2.Subscribe, *, is_extending: bool
-) -> AsyncGenerator[Received, None]:
+async def messages(subscriptions: Subscriptions) -> AsyncGenerator[AsyncReceived, None]:
     """One message after the other, until a drain is over."""
+    subscription = subscriptions.begin()
+    if subscription is None:
+        return
+    consuming = subscriptions.consuming
     settling = consuming.connection.session.settling
-    subscription = consuming.subscribe(request, is_extending=is_extending)
-    settler = consuming.settler(subscription)
+    settler = AsyncSettler(consuming, subscription)
     turn_count = 0
     try:
         while (lease := await consuming.next(subscription)) is not None:
             settling.begin(lease)
             for place, wire in enumerate(decode(lease)):
-                if lease.is_lost or lease.is_run_out:
+                # As `Lease.begin`: no other thread ends this iteration.
+                if lease.is_lost or lease.is_run_out or lease.outcomes[place]:
                     break
                 lease.begun_count = place + 1
-                yield Received(wire, lease, place, settler)
+                yield AsyncReceived(wire, lease, place, settler)
                 turn_count += 1
                 if turn_count >= MESSAGES_A_TURN:
                     turn_count = 0
                     await asyncio.sleep(0)
                     consuming.check(subscription)
     finally:
-        consuming.leave(subscription)
-    await consuming.flush()
-    consuming.check(subscription)
+        subscriptions.end(subscription)
+    await subscriptions.finish(subscription)
 
 
-async def batches(
-    consuming: Consuming, request: broker_pb2.Subscribe, *, is_extending: bool
-) -> AsyncGenerator[Batch, None]:
+async def batches(subscriptions: Subscriptions) -> AsyncGenerator[AsyncBatch, None]:
     """One delivery after the other, until a drain is over."""
+    subscription = subscriptions.begin()
+    if subscription is None:
+        return
+    consuming = subscriptions.consuming
     settling = consuming.connection.session.settling
-    subscription = consuming.subscribe(request, is_extending=is_extending)
-    settler = consuming.settler(subscription)
+    settler = AsyncSettler(consuming, subscription)
     try:
         while (lease := await consuming.next(subscription)) is not None:
-            lease.begun_count = lease.count
-            settling.begin(lease)
-            yield Batch(lease, settler)
-            await asyncio.sleep(0)
+            if lease.begin(lease.count - 1):
+                settling.begin(lease)
+                yield AsyncBatch(lease, settler)
+                await asyncio.sleep(0)
     finally:
-        consuming.leave(subscription)
-    await consuming.flush()
-    consuming.check(subscription)
+        subscriptions.end(subscription)
+    await subscriptions.finish(subscription)
 
 
 def _answer(future: "asyncio.Future[None]", error: SandglassError | None) -> None:
