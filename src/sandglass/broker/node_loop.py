@@ -74,6 +74,9 @@ HOUSEKEEPING_MS = 1000
 
 WAKE_COUNT_MIN = 1000
 """So many planned wakes, stale ones included, aren't worth looking through."""
+DELIVERY_PASS_COUNT = 3
+"""Passes of the event loop after a turn that handed something out. A request takes several to
+come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +149,8 @@ class NodeLoop:
     """A record that voids the promise is on its way: until then the promise counts no more."""
     _blocked: set[int] = field(default_factory=set[int])
     """Partitions with something due beyond the promise, or behind a record in flight."""
+    _has_delivered: bool = False
+    """The last turn handed something out."""
     _is_stopping: bool = False
     _task: asyncio.Task[None] | None = None
     _thread: ThreadPoolExecutor = field(
@@ -365,8 +370,9 @@ class NodeLoop:
             await self._kick.wait()
             handle.cancel()
         else:
-            # Let what came in be read: one pass of the event loop.
-            await asyncio.sleep(0)
+            # Let what came in be read, and what goes out be written.
+            for _ in range(DELIVERY_PASS_COUNT if self._has_delivered else 1):
+                await asyncio.sleep(0)
         self._kick.clear()
 
     async def _turn(self) -> None:
@@ -539,6 +545,7 @@ class NodeLoop:
             at_ms, _, number = heappop(self._wakes)
             if self._wake_of.get(number) == at_ms:
                 self._ready[number] = None
+        self._has_delivered = False
         if not self._ready or self._is_stopping:
             return
         numbers, self._ready = self._ready, {}
@@ -559,6 +566,7 @@ class NodeLoop:
             for record in records:
                 self.submit(record)
             if deliveries:
+                self._has_delivered = True
                 self.on_deliveries(deliveries)
             self.on_dispatched(partition)
             self._plan(partition, moment)

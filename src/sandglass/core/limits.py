@@ -118,8 +118,8 @@ DELIVERY_BYTES_MAX: Final = 512 * 1024
 TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
 """What one dispatch of one group may hand out before others have their turn."""
 
-TURN_ROW_COUNT_MAX: Final = 2000
-"""As above in rows: a row a message is the costliest shape to hand out."""
+TURN_ROW_COUNT_MAX: Final = 500
+"""As above in rows: a row a message is the costliest shape to hand out, some 3 µs each."""
 
 TURN_APPEND_BYTES_MAX: Final = 64 * 1024 * 1024
 """What a turn hands to the log at once, and the record that goes beyond it."""
