@@ -6,8 +6,8 @@ records at once, and are answered when those are applied. What is refused is ref
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from itertools import count
 
 from sandglass.broker.drain import Drain
@@ -19,7 +19,7 @@ from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
 from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.partition import Partition
-from sandglass.core.record import Ending, Record
+from sandglass.core.record import Ending
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.errors import (
     BusyError,
@@ -473,31 +473,22 @@ class Consumers:
     async def _give_back(
         self, held: list[tuple[Subscription, int, int]], *, is_goodbye: bool
     ) -> None:
-        record_count = size_bytes = 0
-        for subscription, number, token in held:
-            for record in self._broken(subscription, number, token, is_goodbye=is_goodbye):
-                record_count += 1
-                size_bytes += record.body_bytes
-                if record_count < limits.TURN_ENDING_COUNT_MAX and (
-                    size_bytes < limits.TURN_ENDING_BYTES_MAX
-                ):
-                    self.loop.submit(record)
-                    continue
-                record_count = size_bytes = 0
-                with suppress(SandglassError):  # its partition is gone, or all is
-                    await self.loop.commit(record)
-
-    def _broken(
-        self, subscription: Subscription, number: int, token: int, *, is_goodbye: bool
-    ) -> list[Record]:
+        """A slice at a time: the next when the one before is applied, so that none stalls."""
         loop = self.loop
-        if number not in loop.machine.refs or number in loop.stopped or loop.failure:
-            return []
-        partition = loop.partition(number)
-        group = subscription.groups[number]
-        if is_goodbye and token in group.leases:
-            group.leases[token].begun = 0
-        return outcome.admit_break(partition, group, token, loop.moment(), loop.view)
+        tokens: dict[tuple[int, int], tuple[Group, deque[int]]] = {}
+        for subscription, number, token in held:
+            group = subscription.groups[number]
+            if is_goodbye and token in group.leases:
+                group.leases[token].begun = 0
+            tokens.setdefault((number, group.number), (group, deque()))[1].append(token)
+        for (number, _), (group, some) in tokens.items():
+            while some:
+                if number not in loop.machine.refs or number in loop.stopped or loop.failure:
+                    break
+                partition = loop.partition(number)
+                records = outcome.admit_break(partition, group, some, loop.moment(), loop.view)
+                waits = [loop.commit(record) for record in records]
+                await asyncio.gather(*waits, return_exceptions=True)
 
     # --- what the loop tells ------------------------------------------------------------------
 

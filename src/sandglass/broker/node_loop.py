@@ -3,10 +3,11 @@ The node's loop: one append, one sync, one write for all partitions of a turn.
 
     admit -> append -> sync -> apply -> write -> dispatch -> deliver
 
-Requests are admitted when they come (cheap, in memory) and queue as records. A turn encodes all
-that is queued, appends it to the log and lets a thread sync it; while that runs, the next batch
-queues. What became durable is applied, written to the view in one write, answered, and then due
-messages are dispatched. So one sync serves everyone who waited, and none blocks the loop.
+Requests are admitted when they come (cheap, in memory) and queue as records. A turn encodes
+what is queued, as much as a turn takes, appends it to the log and lets a thread sync it; while
+that runs, the next batch queues. What became durable is applied, written to the view in one
+write, answered, and then due messages are dispatched. So one sync serves everyone who waited,
+and none blocks the loop.
 
 Rules that this file keeps for the core:
 
@@ -399,7 +400,7 @@ class NodeLoop:
             self._keep_house(moment)
 
     def _append(self, moment: Moment) -> None:
-        """Hands all that is queued to the log, with a promise where one is due."""
+        """Hands what is queued to the log, with a promise where one is due."""
         if self._sync is not None or moment.steady_ms < self._append_again_ms:
             return
         self._append_again_ms = 0
@@ -428,10 +429,10 @@ class NodeLoop:
         return self.stopwatch_ns() - began_ns
 
     def _encoded(self) -> list[bytes]:
-        """The first records of the queue, as many as one append should take."""
+        """The first records of the queue, as many as a turn takes."""
         raws: list[bytes] = []
         size_bytes = 0
-        for waiting in self._queue:
+        for waiting in self._queue[: limits.TURN_APPEND_COUNT_MAX]:
             raws.append(codec.encode(waiting.record))
             size_bytes += len(raws[-1])
             if size_bytes >= limits.TURN_APPEND_BYTES_MAX:
@@ -652,7 +653,18 @@ class NodeLoop:
         if not is_due and self._wakes:
             is_due = self._wakes[0][0] <= moment.steady_ms + PROMISE_AHEAD_MS
         if is_due and self._lacks_promise(moment.wall_ms + limits.PROMISE_MS // 2):
-            self.submit(self._promise(moment))
+            self._queue.insert(self._promise_place(), _Waiting(self._promise(moment), None))
+
+    def _promise_place(self) -> int:
+        """
+        Before what partitions have queued: behind what several turns take, a promise would be
+        over before it is durable. Behind the node's own records: one of this epoch must not be
+        taken for one of the epoch before.
+        """
+        queue = self._queue
+        return next(
+            (n + 1 for n in reversed(range(len(queue))) if queue[n].record.partition == NODE), 0
+        )
 
     def _lacks_promise(self, wall_ms: int) -> bool:
         return max(self.machine.promised_ms, self._promise_queued_ms) <= wall_ms

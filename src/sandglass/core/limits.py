@@ -121,10 +121,13 @@ TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
 TURN_ROW_COUNT_MAX: Final = 500
 """As above in rows: a row a message is the costliest shape to hand out, some 3 µs each."""
 
-TURN_APPEND_BYTES_MAX: Final = 64 * 1024 * 1024
-"""What a turn hands to the log at once, and the record that goes beyond it."""
+TURN_APPEND_COUNT_MAX: Final = 1000
+"""Records that go with one sync, and are applied together: some 20 µs each."""
 
-TURN_ENDING_BYTES_MAX: Final = 16 * 1024 * 1024
+TURN_APPEND_BYTES_MAX: Final = 8 * 1024 * 1024
+"""As above in bytes, and the record that goes beyond it: what log and view write in a turn."""
+
+TURN_ENDING_BYTES_MAX: Final = 4 * 1024 * 1024
 """Dead letters made by a mass ending, a turn: each is a copy."""
 
 REPLAY_ROW_COUNT: Final = 20_000
@@ -221,7 +224,7 @@ assert VALUE_BYTES_MAX + 3 * KEY_BYTES_MAX + HEADER_BYTES_MAX < ATOM_BYTES_MAX
 assert ATOM_BYTES_MAX < REQUEST_BYTES_MAX
 assert ROW_BYTES_MAX <= DELIVERY_BYTES_MAX < FRAME_BYTES_MAX <= ATOM_BYTES_MAX
 assert ROW_MESSAGE_COUNT_MAX < 65_536, "a row's count is two bytes of its key"
-assert ATOM_BYTES_MAX < IN_FLIGHT_BYTES_MAX <= TURN_APPEND_BYTES_MAX
+assert ATOM_BYTES_MAX < TURN_APPEND_BYTES_MAX < IN_FLIGHT_BYTES_MAX
 assert DELIVERY_BYTES_MAX < TURN_ENDING_BYTES_MAX < TURN_APPEND_BYTES_MAX
 assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"
 assert TOKEN_COUNT_MAX * (NAME_LENGTH_MAX + 73) < TOKEN_FILE_BYTES_MAX

@@ -8,7 +8,9 @@ carries the records out.
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from operator import itemgetter
 
@@ -53,51 +55,45 @@ def admit_outcome(
 
 
 def admit_break(
-    partition: Partition, group: Group, token: int, moment: Moment, view: View
+    partition: Partition, group: Group, tokens: deque[int], moment: Moment, view: View
 ) -> list[Record]:
     """
-    The session that held a lease is gone: messages that had been begun count an attempt,
-    the others are given back.
+    The session that held these leases is gone: messages that had been begun count an attempt,
+    the others are given back. Takes off `tokens` as many as a turn should.
     """
-    lease = group.leases.get(token)
-    if lease is None:
-        return []
-    records: list[Record] = []
-    begun: Places = []
-    rest: Places = []
-    for first, count in lease.take([]):
-        some = min(count, max(0, lease.begun - first))
-        if some:
-            begun.append((first, some))
-        if count > some:
-            rest.append((first + some, count - some))
-    for taken, ending in ((begun, Ending.BROKEN), (rest, Ending.RELEASED)):
-        if taken:
-            records.append(_end(partition, group, lease, taken, ending, moment, view))
-    return records
+    endings = _Endings(partition, moment, view)
+    while tokens and not endings.is_full():
+        lease = group.leases.get(tokens.popleft())
+        if lease is None:
+            continue
+        begun: Places = []
+        rest: Places = []
+        for first, count in lease.take([]):
+            some = min(count, max(0, lease.begun - first))
+            if some:
+                begun.append((first, some))
+            if count > some:
+                rest.append((first + some, count - some))
+        endings.add(group, lease, begun, Ending.BROKEN)
+        endings.add(group, lease, rest, Ending.RELEASED)
+    return endings.records()
 
 
 def admit_expired(partition: Partition, moment: Moment, view: View) -> list[Record]:
     """Ends leases whose time is over: a slice of them a turn."""
-    records: list[Record] = []
-    size_bytes = 0
-    while partition.deadlines and partition.deadlines[0][0] <= moment.lease_ms:
-        is_full = len(records) == limits.TURN_ENDING_COUNT_MAX
-        if is_full or size_bytes >= limits.TURN_ENDING_BYTES_MAX:
-            break
-        _, number, token = heappop(partition.deadlines)
-        lease = partition.groups[number].leases.get(token)
+    endings = _Endings(partition, moment, view)
+    deadlines = partition.deadlines
+    while deadlines and deadlines[0][0] <= moment.lease_ms and not endings.is_full():
+        _, number, token = heappop(deadlines)
+        group = partition.groups[number]
+        lease = group.leases.get(token)
         if lease is None:
             continue
         if lease.ends_ms > moment.lease_ms:
-            heappush(partition.deadlines, (lease.ends_ms, number, token))
+            heappush(deadlines, (lease.ends_ms, number, token))
             continue
-        taken = lease.take([])
-        group = partition.groups[number]
-        record = _end(partition, group, lease, taken, Ending.TIMED_OUT, moment, view)
-        records.append(record)
-        size_bytes += record.body_bytes
-    return records
+        endings.add(group, lease, lease.take([]), Ending.TIMED_OUT)
+    return endings.records()
 
 
 def admit_offsets(
@@ -150,6 +146,97 @@ def admit_offsets(
     return records, len(offsets) - taken
 
 
+@dataclass(slots=True)
+class _Endings:
+    """
+    Many endings at once: moves that say the same share a record, and messages that stand beside
+    each other a retry row. A dead letter is a record by itself: it holds bytes.
+    """
+
+    partition: Partition
+    moment: Moment
+    view: View
+    count: int = 0
+    body_bytes: int = 0
+    dead: list[Record] = field(default_factory=list[Record])
+    moves: dict[tuple[int, Ending, int, int], tuple[list[Range], list[Range]]] = field(
+        default_factory=dict[tuple[int, Ending, int, int], tuple[list[Range], list[Range]]]
+    )
+
+    def is_full(self) -> bool:
+        """A turn should take no more."""
+        return (
+            self.count >= limits.TURN_ENDING_COUNT_MAX
+            or self.body_bytes >= limits.TURN_ENDING_BYTES_MAX
+        )
+
+    def add(self, group: Group, lease: Lease, taken: Places, ending: Ending) -> None:
+        """Places that were taken out of a lease, if there are any."""
+        if not taken:
+            return
+        self.count += 1
+        counts = _counted(lease.attempts, lease.releases, ending)
+        if _is_last(self.partition, ending, *counts):
+            record = _end(self.partition, group, lease, taken, ending, self.moment, self.view)
+            self.body_bytes += record.body_bytes
+            self.dead.append(record)
+            return
+        _drop_if_empty(group, lease)
+        main, retry = self.moves.setdefault(
+            (group.number, ending, lease.attempts, lease.releases), ([], [])
+        )
+        (retry if lease.is_retry else main).extend(lease.ranges(taken))
+
+    def records(self) -> list[Record]:
+        """All of them, in the order of their admission."""
+        partition = self.partition
+        moved = [
+            _ending(
+                partition,
+                partition.groups[number],
+                _joined(main),
+                retry,
+                (attempts, releases),
+                ending,
+                self.moment,
+                self.view,
+            )
+            for (number, ending, attempts, releases), (main, retry) in self.moves.items()
+        ]
+        return self.dead + moved
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """Ranges of the main order, in order; those that touch are one."""
+    joined: list[Range] = []
+    for low, high, count in sorted(ranges):
+        if joined and joined[-1][1] == low:
+            low, _, before = joined.pop()
+            count += before
+        joined.append((low, high, count))
+    return joined
+
+
+def _counted(attempts: int, releases: int, ending: Ending) -> tuple[int, int]:
+    """Attempts and releases with this ending."""
+    if ending is Ending.RELEASED:
+        return attempts, releases + 1
+    return attempts + 1, releases
+
+
+def _is_last(partition: Partition, ending: Ending, attempts: int, releases: int) -> bool:
+    """Is this the end, with so many counted?"""
+    deliveries_max = partition.settings.max_deliveries
+    if ending is Ending.RELEASED:
+        return releases >= limits.RELEASE_FACTOR * deliveries_max
+    return ending is Ending.DEAD or attempts >= deliveries_max
+
+
+def _drop_if_empty(group: Group, lease: Lease) -> None:
+    if not lease.open and lease.token in group.leases:
+        group.drop_lease(lease)
+
+
 def _end(
     partition: Partition,
     group: Group,
@@ -162,8 +249,7 @@ def _end(
     reason: str = "",
 ) -> Record:
     """A record for places that were taken out of a lease."""
-    if not lease.open and lease.token in group.leases:
-        group.drop_lease(lease)
+    _drop_if_empty(group, lease)
     ranges = lease.ranges(taken)
     main, retry = ([], ranges) if lease.is_retry else (ranges, [])
     counts = (lease.attempts, lease.releases)
@@ -186,19 +272,12 @@ def _ending(
     held: Group | None = None,
 ) -> Record:
     partition.see(moment.wall_ms)
-    attempts, releases = counts
     if ending is Ending.ACKED:
         settle = Settle(group.number, ending, main, retry)
         return partition.record([settle], moment, held=held)
-    if ending is Ending.RELEASED:
-        releases += 1
-        is_dead = releases >= limits.RELEASE_FACTOR * partition.settings.max_deliveries
-        reason = reason or "released"
-    else:
-        attempts += 1
-        is_dead = ending is Ending.DEAD or attempts >= partition.settings.max_deliveries
+    attempts, releases = _counted(*counts, ending)
+    if _is_last(partition, ending, attempts, releases):
         reason = reason or ending.name.lower()
-    if is_dead:
         return _bury(partition, group, main, retry, attempts, reason, moment, view, held)
     until_ms = group.retry_clamp(moment.steady_ms + delay_ms)
     move = Move(group.number, ending, until_ms, attempts, releases, main, retry)

@@ -11,6 +11,7 @@ Time is an event heap: an event is a moment of the monotonic clock and a functio
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -536,8 +537,10 @@ class Simulation:
             ]
             for token in tokens:
                 self._check_begun(partition.number, group, token)
+            left = deque(tokens)
+            while left:
                 for record in outcome.admit_break(
-                    partition, group, token, moment, self.node.view
+                    partition, group, left, moment, self.node.view
                 ):
                     self.node.submit(record, moment)
         self._kick()

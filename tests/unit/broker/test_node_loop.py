@@ -54,6 +54,37 @@ async def test_what_waits_while_a_sync_runs_shares_the_next_one(shell: Shell) ->
     assert shell.loop.stats.sync_count <= before + 2
 
 
+async def test_what_is_too_much_for_a_turn_goes_with_the_next_ones(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By count, and by size: a record more than the limit of bytes."""
+    await shell.quiet()
+    monkeypatch.setattr(limits, "TURN_APPEND_COUNT_MAX", 4)
+    monkeypatch.setattr(limits, "TURN_APPEND_BYTES_MAX", 3000)
+    before = shell.loop.stats.sync_count
+
+    answers = [shell.produce_nowait(bytes(size)) for size in (*[1] * 16, *[2000] * 8)]
+    await shell.until(lambda: all(answer.told for answer in answers))
+
+    assert all(answer.told == [None] for answer in answers)
+    assert shell.loop.stats.sync_count >= before + 16 // 4 + 8 // 2
+
+
+async def test_a_promise_goes_before_what_several_turns_take(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"x", delay_ms=10_000)
+    await shell.quiet()
+    monkeypatch.setattr(limits, "TURN_APPEND_COUNT_MAX", 1)
+    shell.clock.advance(10_000)
+
+    answers = [shell.produce_nowait(b"later") for _ in range(100)]
+    await shell.until(lambda: b"x" in consumer.values)
+
+    assert not all(answer.told for answer in answers)
+
+
 async def test_nothing_is_handed_out_beyond_a_durable_promise(shell: Shell) -> None:
     """The sync of every record is held: the promise of an hour ago covers nothing now."""
     consumer = await shell.consume()
