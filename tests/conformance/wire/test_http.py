@@ -180,7 +180,7 @@ def test_empty_fields_are_left_out(http, topic, partition):
 
 @pytest.mark.parametrize("wait", ["3600s", "3600.0s", 3_600_000_000_000, "3600000000000"])
 def test_consume_in_is_a_duration_or_nanoseconds(http, topic, partition, wait):
-    before_ms = time.time() * 1000
+    before_ms = int(time.time() * 1000)
 
     (offset,) = produce(http, topic, {"value": "YQ==", "consumeIn": wait})
 
@@ -237,7 +237,7 @@ def test_keyed_messages_of_one_request_reach_their_partitions(http, topic, clien
 
 def test_messages_are_scheduled_at_a_time_or_after_a_delay(http, topic, partition):
     moment = datetime.now(UTC) + timedelta(hours=1)
-    before_ms = time.time() * 1000
+    before_ms = int(time.time() * 1000)
 
     at = ok(
         http.post(
