@@ -171,6 +171,8 @@ class Node:
             self._sessions.drain()
         if self._web is not None:
             self._web.drain()
+        if self._broker is not None:
+            self._broker.pulls.let_go()
         if self._surface is not None:
             await self._surface.stop(grace_s)
             self._surface = None

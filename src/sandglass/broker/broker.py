@@ -14,6 +14,7 @@ from sandglass.broker.catalog import Catalog
 from sandglass.broker.consuming import Consumers
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.node_loop import Done, NodeLoop, resolve
+from sandglass.broker.pulling import Pulls
 from sandglass.broker.retention import keep_house
 from sandglass.broker.status import Status
 from sandglass.core import limits
@@ -53,6 +54,7 @@ class Broker:
         self.catalog = Catalog(loop, ids)
         self.consumers = Consumers(loop, ids, session_grace_ms=session_grace_ms)
         self.keyvalue = KeyValue(loop)
+        self.pulls = Pulls(self.consumers)
         self.status = Status(loop)
         self.catalog.on_deleted = self.consumers.end_topic
         loop.housekeeping = lambda moment: keep_house(loop, moment)

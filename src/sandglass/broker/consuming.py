@@ -225,6 +225,23 @@ class Consumers:
             InvalidError: places, delay or reason outside their limits.
             LeaseLostError: the lease has ended, or a message has an outcome already.
         """
+        group = subscription.groups.get(partition)
+        if group is None:
+            raise LeaseLostError("the subscription has no such partition")
+        self.settle_lease(group, token, places, ending, done, delay_ms=delay_ms, reason=reason)
+
+    def settle_lease(
+        self,
+        group: Group,
+        token: int,
+        places: Places,
+        ending: Ending,
+        done: Done | None,
+        *,
+        delay_ms: int = 0,
+        reason: str = "",
+    ) -> None:
+        """As `settle`, for whoever has the token of a lease of `group`."""
         limits.check_range(delay_ms, field="delay_ms", low=0, high=limits.NACK_DELAY_MS_MAX)
         if len(reason.encode()) > limits.REASON_BYTES_MAX:
             raise InvalidError(
@@ -232,12 +249,9 @@ class Consumers:
                 f" {limits.REASON_BYTES_MAX}",
                 field="reason",
             )
-        group = subscription.groups.get(partition)
-        if group is None:
-            raise LeaseLostError("the subscription has no such partition")
         loop = self.loop
         record = outcome.admit_outcome(
-            loop.partition(partition),
+            loop.partition(group.partition),
             group,
             token,
             places,
@@ -265,12 +279,16 @@ class Consumers:
             InvalidError: longer than a lease may be.
             LeaseLostError: it has ended.
         """
-        limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
         group = subscription.groups.get(partition)
         if group is None:
             raise LeaseLostError("the subscription has no such partition")
+        return self.extend_lease(group, token, lease_ms=lease_ms, begun_count=begun_count)
+
+    def extend_lease(self, group: Group, token: int, *, lease_ms: int, begun_count: int) -> int:
+        """As `extend`, for whoever has the token of a lease of `group`."""
+        limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
         moment = self.loop.moment()
-        ends_ms = self.loop.partition(partition).extend(
+        ends_ms = self.loop.partition(group.partition).extend(
             group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
         )
         return moment.wall_ms + ends_ms - moment.lease_ms

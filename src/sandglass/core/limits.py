@@ -107,6 +107,19 @@ OUTBOX_BYTES_MAX: Final = 8 * 1024 * 1024
 SUBSCRIPTION_COUNT_MAX: Final = 1000
 """Per session."""
 
+PULL_COUNT_DEFAULT: Final = 1000
+PULL_COUNT_MAX: Final = 10_000
+"""Messages in the answer of a Consume or a Fetch: their columns fit into it, too."""
+
+PULL_BYTES_MAX: Final = FRAME_BYTES_MAX
+"""Of the messages in such an answer; or one larger message."""
+
+PULL_WAIT_MS_MAX: Final = 60_000
+"""A call that waits for longer looks dead to whatever stands in between."""
+
+PULL_ITEM_COUNT_MAX: Final = 1000
+"""Outcomes, or leases to extend, in one call: each outcome is a record."""
+
 IN_FLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 """Produced, not yet durable, per node: beyond it producers are told to wait."""
 

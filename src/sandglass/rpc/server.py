@@ -31,9 +31,10 @@ from sandglass.rpc.guarding import Guarding
 from sandglass.security.access import Access
 from sandglass.security.tls import TlsParts
 from sandglass.surface import produce
-from sandglass.wire.v1 import broker_pb2
+from sandglass.surface.consume import Consuming
+from sandglass.wire.v1 import broker_pb2 as pb
 
-V1_BROKER = broker_pb2.DESCRIPTOR.services_by_name["Broker"]
+V1_BROKER = pb.DESCRIPTOR.services_by_name["Broker"]
 
 STREAM_COUNT_MAX: Final = 1000
 """Calls at a time on one connection; a client waits for more, or opens another."""
@@ -125,14 +126,21 @@ async def serve(
 
 
 def _v1_broker(broker: Broker, session: calls.SessionCall | None) -> grpc.GenericRpcHandler:
-    async def produce_unary(request: broker_pb2.ProduceRequest) -> broker_pb2.ProduceReply:
+    async def produce_unary(request: pb.ProduceRequest) -> pb.ProduceReply:
         return await produce.produce_reply(broker, request)
 
+    consuming = Consuming(broker)
     if session is None:
         handlers = calls.unsupported(V1_BROKER, {"Session"}, why="this node has no sessions")
     else:
         handlers = {"Session": calls.session(session)}
-    handlers["Produce"] = calls.unary(broker_pb2.ProduceRequest.FromString, produce_unary)
+    handlers |= {
+        "Produce": calls.unary(pb.ProduceRequest.FromString, produce_unary),
+        "Consume": calls.unary(pb.ConsumeRequest.FromString, consuming.consume),
+        "Settle": calls.unary(pb.SettleRequest.FromString, consuming.settle),
+        "ExtendLeases": calls.unary(pb.ExtendLeasesRequest.FromString, consuming.extend_leases),
+        "Fetch": calls.unary(pb.FetchRequest.FromString, consuming.fetch),
+    }
     return calls.serviced(V1_BROKER, handlers)
 
 

@@ -34,7 +34,6 @@ from sandglass.broker.subscription import Session, Subscription
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Placed
-from sandglass.core.record import Ending
 from sandglass.errors import (
     ConflictError,
     InternalError,
@@ -43,6 +42,12 @@ from sandglass.errors import (
     SandglassError,
 )
 from sandglass.rpc import calls
+from sandglass.surface.consume import (
+    delivery_to_wire,
+    ending_of,
+    partition_at,
+    places_of,
+)
 from sandglass.surface.produce import produce_nowait
 from sandglass.wire import convert, status
 from sandglass.wire.v1 import broker_pb2 as pb
@@ -61,13 +66,6 @@ ITEM_BYTES: Final = 8
 END_S: Final = 2.0
 
 Item = TypeVar("Item")
-
-_ENDINGS: Final = {
-    pb.OUTCOME_ACK: Ending.ACKED,
-    pb.OUTCOME_NACK: Ending.NACKED,
-    pb.OUTCOME_RELEASE: Ending.RELEASED,
-    pb.OUTCOME_DEAD: Ending.DEAD,
-}
 
 
 class Sessions:
@@ -247,18 +245,12 @@ class SessionStream:
 
         try:
             subscription, partition = self._held(item.subscription_id, item.partition_number)
-            ending = _ENDINGS.get(item.kind)
-            if ending is None:
-                raise InvalidError(f"kind {item.kind} is no outcome", field="kind")
-            places = list(zip(item.places[::2], item.places[1::2], strict=False))
-            if len(item.places) % 2:
-                raise InvalidError("places are pairs of first and count", field="places")
             self.broker.consumers.settle(
                 subscription,
                 partition,
                 item.token,
-                places,
-                ending,
+                places_of(item),
+                ending_of(item),
                 done,
                 delay_ms=item.delay_ms,
                 reason=item.reason,
@@ -352,19 +344,17 @@ class SessionStream:
             raise NotFoundError(
                 f"the session has no subscription {subscription_id}", field="subscription_id"
             )
-        partitions = subscription.topic.partitions
-        if place >= len(partitions):
-            raise InvalidError(
-                f"partition_number is {place}; the topic has {len(partitions)} partitions",
-                field="partition_number",
-            )
-        return subscription, partitions[place].number
+        return subscription, partition_at(subscription.topic, place).number
 
     # --- out ----------------------------------------------------------------------------------
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """See `Receiver`."""
-        wire = to_wire(subscription, delivery)
+        wire = delivery_to_wire(
+            delivery,
+            subscription_id=subscription.id,
+            place=subscription.place_of(delivery.partition),
+        )
         self._deliveries.append(wire)
         self._delivery_bytes += len(wire.batch)
         if self._delivery_bytes > limits.OUTBOX_BYTES_MAX and self.session is not None:
@@ -443,43 +433,6 @@ class SessionStream:
         while self._heard:
             self._heard = False
             await asyncio.sleep(SILENCE_FACTOR * HEARTBEAT_MS / 1000)
-
-
-def to_wire(subscription: Subscription, delivery: Delivery) -> pb.Delivery:
-    """A delivery as a frame item."""
-    lease = delivery.lease
-    wire = pb.Delivery(
-        subscription_id=subscription.id,
-        partition_number=subscription.place_of(delivery.partition),
-        token=lease.token,
-        attempt=delivery.attempt,
-        count=lease.count,
-        lease_ms=lease.lease_ms,
-    )
-    slices = delivery.slices
-    wire.batch = b"".join(
-        [
-            part.body
-            if part.count == part.row_count
-            else convert.slice_body(part.body, part.row_count, part.first, part.count)
-            for part in slices
-        ]
-    )
-    wire.run_due_ms.extend(lease.dues)
-    wire.run_first_index.extend(lease.indexes)
-    wire.run_count.extend(lease.counts)
-    wire.run_produced_ms.extend([part.produced_ms for part in slices])
-    origin = slices[0].origin
-    if origin is not None:
-        wire.dead_letter.group = origin.group
-        wire.dead_letter.attempts = origin.attempts
-        wire.dead_letter.reason = origin.reason
-        wire.dead_letter.run_offset.extend(
-            (part.origin.offset + part.first).to_bytes(14, "big")
-            for part in slices
-            if part.origin is not None
-        )
-    return wire
 
 
 def _error(error: SandglassError | None) -> pb.Error | None:

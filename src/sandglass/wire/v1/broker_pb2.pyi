@@ -345,3 +345,115 @@ class ServerFrame(_message.Message):
     ended: _containers.RepeatedCompositeFieldContainer[SubscriptionEnded]
     is_draining: bool
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[OutcomeReply, _Mapping]]] = ..., extends: _Optional[_Iterable[_Union[ExtendReply, _Mapping]]] = ..., subscribed: _Optional[_Iterable[_Union[Subscribed, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[ProduceReply, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[SubscriptionEnded, _Mapping]]] = ..., is_draining: _Optional[bool] = ...) -> None: ...
+
+class ConsumeRequest(_message.Message):
+    __slots__ = ("topic", "partitions", "channel", "group", "consumer", "count_max", "bytes_max", "wait_ms", "start", "ack_timeout_ms")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    ACK_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    channel: str
+    group: str
+    consumer: str
+    count_max: int
+    bytes_max: int
+    wait_ms: int
+    start: Start
+    ack_timeout_ms: int
+    def __init__(self, topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., count_max: _Optional[int] = ..., bytes_max: _Optional[int] = ..., wait_ms: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ...) -> None: ...
+
+class ConsumeReply(_message.Message):
+    __slots__ = ("deliveries",)
+    DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    deliveries: _containers.RepeatedCompositeFieldContainer[Delivery]
+    def __init__(self, deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ...) -> None: ...
+
+class SettleRequest(_message.Message):
+    __slots__ = ("topic", "channel", "group", "outcomes")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    channel: str
+    group: str
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
+    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
+
+class SettleReply(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[OutcomeReply]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[OutcomeReply, _Mapping]]] = ...) -> None: ...
+
+class ExtendLeasesRequest(_message.Message):
+    __slots__ = ("topic", "channel", "group", "extends")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    EXTENDS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    channel: str
+    group: str
+    extends: _containers.RepeatedCompositeFieldContainer[Extend]
+    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., extends: _Optional[_Iterable[_Union[Extend, _Mapping]]] = ...) -> None: ...
+
+class ExtendLeasesReply(_message.Message):
+    __slots__ = ("extends",)
+    EXTENDS_FIELD_NUMBER: _ClassVar[int]
+    extends: _containers.RepeatedCompositeFieldContainer[ExtendReply]
+    def __init__(self, extends: _Optional[_Iterable[_Union[ExtendReply, _Mapping]]] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("topic", "partition", "channel", "first", "end", "count_max", "bytes_max")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: str
+    channel: str
+    first: bytes
+    end: bytes
+    count_max: int
+    bytes_max: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., channel: _Optional[str] = ..., first: _Optional[bytes] = ..., end: _Optional[bytes] = ..., count_max: _Optional[int] = ..., bytes_max: _Optional[int] = ...) -> None: ...
+
+class FetchReply(_message.Message):
+    __slots__ = ("fetched", "next", "is_end")
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    IS_END_FIELD_NUMBER: _ClassVar[int]
+    fetched: _containers.RepeatedCompositeFieldContainer[Fetched]
+    next: bytes
+    is_end: bool
+    def __init__(self, fetched: _Optional[_Iterable[_Union[Fetched, _Mapping]]] = ..., next: _Optional[bytes] = ..., is_end: _Optional[bool] = ...) -> None: ...
+
+class Fetched(_message.Message):
+    __slots__ = ("batch", "count", "run_due_ms", "run_first_index", "run_count", "run_produced_ms", "dead_letter")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    RUN_DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    RUN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RUN_PRODUCED_MS_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_FIELD_NUMBER: _ClassVar[int]
+    batch: bytes
+    count: int
+    run_due_ms: _containers.RepeatedScalarFieldContainer[int]
+    run_first_index: _containers.RepeatedScalarFieldContainer[int]
+    run_count: _containers.RepeatedScalarFieldContainer[int]
+    run_produced_ms: _containers.RepeatedScalarFieldContainer[int]
+    dead_letter: DeadLetter
+    def __init__(self, batch: _Optional[bytes] = ..., count: _Optional[int] = ..., run_due_ms: _Optional[_Iterable[int]] = ..., run_first_index: _Optional[_Iterable[int]] = ..., run_count: _Optional[_Iterable[int]] = ..., run_produced_ms: _Optional[_Iterable[int]] = ..., dead_letter: _Optional[_Union[DeadLetter, _Mapping]] = ...) -> None: ...

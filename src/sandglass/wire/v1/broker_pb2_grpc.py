@@ -45,6 +45,26 @@ class BrokerStub:
                 request_serializer=sandglass_dot_v1_dot_broker__pb2.ProduceRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_broker__pb2.ProduceReply.FromString,
                 _registered_method=True)
+        self.Consume = channel.unary_unary(
+                '/sandglass.v1.Broker/Consume',
+                request_serializer=sandglass_dot_v1_dot_broker__pb2.ConsumeRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_broker__pb2.ConsumeReply.FromString,
+                _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/sandglass.v1.Broker/Settle',
+                request_serializer=sandglass_dot_v1_dot_broker__pb2.SettleRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_broker__pb2.SettleReply.FromString,
+                _registered_method=True)
+        self.ExtendLeases = channel.unary_unary(
+                '/sandglass.v1.Broker/ExtendLeases',
+                request_serializer=sandglass_dot_v1_dot_broker__pb2.ExtendLeasesRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_broker__pb2.ExtendLeasesReply.FromString,
+                _registered_method=True)
+        self.Fetch = channel.unary_unary(
+                '/sandglass.v1.Broker/Fetch',
+                request_serializer=sandglass_dot_v1_dot_broker__pb2.FetchRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_broker__pb2.FetchReply.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer:
@@ -64,6 +84,30 @@ class BrokerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Consume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendLeases(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fetch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +120,26 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Produce,
                     request_deserializer=sandglass_dot_v1_dot_broker__pb2.ProduceRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_broker__pb2.ProduceReply.SerializeToString,
+            ),
+            'Consume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Consume,
+                    request_deserializer=sandglass_dot_v1_dot_broker__pb2.ConsumeRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_broker__pb2.ConsumeReply.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=sandglass_dot_v1_dot_broker__pb2.SettleRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_broker__pb2.SettleReply.SerializeToString,
+            ),
+            'ExtendLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendLeases,
+                    request_deserializer=sandglass_dot_v1_dot_broker__pb2.ExtendLeasesRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_broker__pb2.ExtendLeasesReply.SerializeToString,
+            ),
+            'Fetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=sandglass_dot_v1_dot_broker__pb2.FetchRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_broker__pb2.FetchReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +196,114 @@ class Broker:
             '/sandglass.v1.Broker/Produce',
             sandglass_dot_v1_dot_broker__pb2.ProduceRequest.SerializeToString,
             sandglass_dot_v1_dot_broker__pb2.ProduceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Consume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Broker/Consume',
+            sandglass_dot_v1_dot_broker__pb2.ConsumeRequest.SerializeToString,
+            sandglass_dot_v1_dot_broker__pb2.ConsumeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Broker/Settle',
+            sandglass_dot_v1_dot_broker__pb2.SettleRequest.SerializeToString,
+            sandglass_dot_v1_dot_broker__pb2.SettleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Broker/ExtendLeases',
+            sandglass_dot_v1_dot_broker__pb2.ExtendLeasesRequest.SerializeToString,
+            sandglass_dot_v1_dot_broker__pb2.ExtendLeasesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Broker/Fetch',
+            sandglass_dot_v1_dot_broker__pb2.FetchRequest.SerializeToString,
+            sandglass_dot_v1_dot_broker__pb2.FetchReply.FromString,
             options,
             channel_credentials,
             insecure,

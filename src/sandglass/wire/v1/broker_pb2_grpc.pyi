@@ -9,6 +9,10 @@ class BrokerStub:
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
     Session: grpc.aio.StreamStreamMultiCallable[broker_pb2.ClientFrame, broker_pb2.ServerFrame]
     Produce: grpc.aio.UnaryUnaryMultiCallable[broker_pb2.ProduceRequest, broker_pb2.ProduceReply]
+    Consume: grpc.aio.UnaryUnaryMultiCallable[broker_pb2.ConsumeRequest, broker_pb2.ConsumeReply]
+    Settle: grpc.aio.UnaryUnaryMultiCallable[broker_pb2.SettleRequest, broker_pb2.SettleReply]
+    ExtendLeases: grpc.aio.UnaryUnaryMultiCallable[broker_pb2.ExtendLeasesRequest, broker_pb2.ExtendLeasesReply]
+    Fetch: grpc.aio.UnaryUnaryMultiCallable[broker_pb2.FetchRequest, broker_pb2.FetchReply]
 
 class BrokerServicer:
     def Session(
@@ -17,6 +21,18 @@ class BrokerServicer:
     def Produce(
         self, request: broker_pb2.ProduceRequest, context: grpc.aio.ServicerContext[broker_pb2.ProduceRequest, broker_pb2.ProduceReply]
     ) -> Awaitable[broker_pb2.ProduceReply]: ...
+    def Consume(
+        self, request: broker_pb2.ConsumeRequest, context: grpc.aio.ServicerContext[broker_pb2.ConsumeRequest, broker_pb2.ConsumeReply]
+    ) -> Awaitable[broker_pb2.ConsumeReply]: ...
+    def Settle(
+        self, request: broker_pb2.SettleRequest, context: grpc.aio.ServicerContext[broker_pb2.SettleRequest, broker_pb2.SettleReply]
+    ) -> Awaitable[broker_pb2.SettleReply]: ...
+    def ExtendLeases(
+        self, request: broker_pb2.ExtendLeasesRequest, context: grpc.aio.ServicerContext[broker_pb2.ExtendLeasesRequest, broker_pb2.ExtendLeasesReply]
+    ) -> Awaitable[broker_pb2.ExtendLeasesReply]: ...
+    def Fetch(
+        self, request: broker_pb2.FetchRequest, context: grpc.aio.ServicerContext[broker_pb2.FetchRequest, broker_pb2.FetchReply]
+    ) -> Awaitable[broker_pb2.FetchReply]: ...
 
 def add_BrokerServicer_to_server(
     servicer: BrokerServicer, server: grpc.aio.Server
