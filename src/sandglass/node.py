@@ -14,7 +14,6 @@ whose view is missing is only accepted while it still holds everything from its 
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from sandglass.adapters.filelog import FileLog
@@ -42,7 +41,7 @@ from sandglass.rpc.session import Sessions
 from sandglass.sandflake import Generator
 from sandglass.security.access import Access
 from sandglass.web import server as web
-from sandglass.web.metrics import scrape
+from sandglass.web.metrics import Scrapes
 from sandglass.wire.convert import slice_body
 
 logger = logging.getLogger(__name__)
@@ -194,7 +193,7 @@ class Node:
             self.config.bind_addr,
             port,
             clock=self.clock,
-            scraped=partial(scrape, broker),
+            scraped=Scrapes(broker).text,
             troubled=lambda: "" if self.failure is None else "the node has failed",
             names=self.config.http_hosts,
             access=self.access,

@@ -2,9 +2,9 @@
 The figures of a node, as its metrics show them: what was counted, and what is looked up.
 
 Pending and ready messages, and groups, are looked up in the view when somebody asks. That is
-bounded: so many topics, groups and rows a time, and no more than a thousand rows of one
-partition and channel, so that one long queue doesn't hide the others. Where there is more, the
-figure is a lower bound, and `lower_bounds` says so. After each look others have the loop.
+bounded: so many topics, partitions, groups and rows a time, and no more than a thousand rows of
+one partition and channel, so that one long queue doesn't hide the others. Where there is more,
+the figure is a lower bound, and `lower_bounds` says so. After each look others have the loop.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ class _Budget:
     """What one reading may still look at."""
 
     row_count: int = limits.METRICS_ROW_COUNT_MAX
+    partition_count: int = limits.METRICS_PARTITION_COUNT_MAX
     group_count: int = limits.METRICS_GROUP_COUNT_MAX
     is_short: bool = False
 
@@ -69,10 +70,7 @@ async def read_figures(broker: "Broker") -> Figures:
     budget = _Budget()
     topics = broker.catalog.topics()
     for topic in topics[: limits.METRICS_TOPIC_COUNT_MAX]:
-        figures.add("pending_messages", 0, topic.name)
-        for ref in topic.partitions:
-            if ref.number in broker.loop.machine.refs and ref.number not in broker.loop.stopped:
-                await _look(figures, broker, topic, ref.number, budget)
+        await _look_at_topic(figures, broker, topic, budget)
     is_short = budget.is_short or len(topics) > limits.METRICS_TOPIC_COUNT_MAX
     figures.add("lower_bounds", int(is_short))
     return figures
@@ -123,6 +121,20 @@ def _by_topic(
         topic = ref[0].name if ref is not None else OTHER_TOPICS
         found[topic if topic in named else OTHER_TOPICS] += count
     return found
+
+
+async def _look_at_topic(
+    figures: Figures, broker: "Broker", topic: Topic, budget: _Budget
+) -> None:
+    figures.add("pending_messages", 0, topic.name)
+    await asyncio.sleep(0)
+    for ref in topic.partitions:
+        if not budget.partition_count:
+            budget.is_short = True
+            return
+        budget.partition_count -= 1
+        if ref.number in broker.loop.machine.refs and ref.number not in broker.loop.stopped:
+            await _look(figures, broker, topic, ref.number, budget)
 
 
 async def _look(

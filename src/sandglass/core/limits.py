@@ -225,6 +225,9 @@ HTTP_JSON_ITEM_COUNT_MAX: Final = 100_000
 METRICS_TOPIC_COUNT_MAX: Final = 1000
 """Topics that have lines of their own in /metrics; the others stand together as `_other`."""
 
+METRICS_PARTITION_COUNT_MAX: Final = 10_000
+"""Partitions that one scrape looks at."""
+
 METRICS_GROUP_COUNT_MAX: Final = 2000
 """Groups, one for each partition and channel, that one scrape looks at."""
 

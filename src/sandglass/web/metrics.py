@@ -1,5 +1,6 @@
 """Figures as text for Prometheus: names, kinds and texts are those of `sandglass.telemetry`."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +15,24 @@ from prometheus_client.registry import Collector
 from sandglass import telemetry
 from sandglass.broker.broker import Broker
 from sandglass.broker.figures import Figures, read_figures
+
+
+class Scrapes:
+    """One scrape at a time: whoever asks while one runs is given the same."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._running: asyncio.Task[bytes] | None = None
+
+    async def text(self, http: telemetry.HttpCounts) -> bytes:
+        """All metrics of the node, as text."""
+        if self._running is None:
+            self._running = asyncio.create_task(scrape(self._broker, http), name="scrape")
+            self._running.add_done_callback(self._over)
+        return await asyncio.shield(self._running)
+
+    def _over(self, _: asyncio.Task[bytes]) -> None:
+        self._running = None
 
 
 async def scrape(broker: Broker, http: telemetry.HttpCounts) -> bytes:

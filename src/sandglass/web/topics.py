@@ -17,7 +17,7 @@ from sandglass.settings import parse_duration
 from sandglass.surface.admin import Admin
 from sandglass.surface.compat import BrokerService
 from sandglass.surface.produce import produce
-from sandglass.web.answers import answer, stream_error
+from sandglass.web.answers import answer, answer_list, stream_error
 from sandglass.web.body import read_json
 from sandglass.web.stream import MessageStream, Streams, is_for_events, wait_s_of
 from sandglass.wire import convert, gateway, status
@@ -42,7 +42,7 @@ class Topics:
     async def list_topics(self, request: Request) -> Response:
         """All topics, by name."""
         reply = await self._admin.list_topics(admin_pb2.ListTopicsRequest())
-        return answer(reply)
+        return await answer_list(reply)
 
     async def create_topic(self, request: Request) -> Response:
         """`TopicConfig`; `TopicReply`."""
@@ -64,7 +64,7 @@ class Topics:
         params = admin_pb2.ListGroupsRequest(
             topic=request.path_params["topic"], group=request.query_params.get("group", "")
         )
-        return answer(await self._admin.list_groups(params))
+        return await answer_list(await self._admin.list_groups(params))
 
     async def produce(self, request: Request) -> Response:
         """`ProduceMessageRequest`, its topic from the path; `ProduceResponse`."""

@@ -178,6 +178,19 @@ async def test_a_node_that_has_failed_is_not_ready(
     assert (503, "the node has failed") == (ready.status_code, ready.text)
 
 
+async def test_the_names_of_a_node_are_a_setting(tmp_path: Path) -> None:
+    flags = ["--http_hosts=queue.example", "--advertise_addr=other.example"]
+    async with NodeProcess(tmp_path / "data", flags=flags) as node:
+        url = f"http://127.0.0.1:{node.http_port}/livez"
+        async with httpx.AsyncClient(timeout=30) as http:
+            for host, code in (
+                ("queue.example", 200),
+                ("other.example:99", 200),
+                ("stranger.example", 421),
+            ):
+                assert code == (await http.get(url, headers={"host": host})).status_code
+
+
 async def test_two_nodes_cannot_have_one_http_port(broker: Broker, tmp_path: Path) -> None:
     assert broker.node is not None
     flags = [f"--http_port={broker.node.http_port}"]

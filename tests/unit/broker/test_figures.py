@@ -9,7 +9,7 @@ from sandglass.broker.figures import read_figures
 from sandglass.core import limits
 from sandglass.core.record import Ending
 from sandglass.telemetry import NAMES, OTHER_TOPICS, PREFIX, HttpCounts
-from sandglass.web.metrics import scrape
+from sandglass.web.metrics import Scrapes, scrape
 from tests.unit.broker.shell import Shell
 
 GROUP = ("t", "master", "g")
@@ -99,6 +99,32 @@ async def test_topics_beyond_the_limit_stand_together(
 
     assert is_short == found["lower_bounds"][()]
     assert 1 == found["produced_messages"][OTHER_TOPICS if is_short else "t",]
+
+
+async def test_partitions_beyond_the_limit_are_left_out(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shell.broker.catalog.create_topic("a", partition_count=2)
+    budget = figures._Budget
+    for count, is_short in ((3, 0), (2, 1)):
+        monkeypatch.setattr(
+            figures,
+            "_Budget",
+            lambda count=count: budget(partition_count=count),
+        )
+        assert is_short == await value(shell, "lower_bounds")
+
+
+async def test_who_asks_while_a_scrape_runs_is_given_the_same(shell: Shell) -> None:
+    scrapes, http = Scrapes(shell.broker), HttpCounts([], [])
+
+    one, other = await asyncio.gather(scrapes.text(http), scrapes.text(http))
+    await shell.produce(b"x")
+    later = await scrapes.text(http)
+
+    assert one is other
+    assert b'produced_messages_total{topic="t"} 1.0' in later
+    assert one != later
 
 
 async def test_groups_and_rows_beyond_the_limit_are_left_out(
