@@ -17,6 +17,10 @@ ROWS_MAX = 20
 FRAME_LINES = 9
 """Of the terminal's height, what is left around the rows."""
 
+COLUMNS_MIN = 74
+LINES_MIN = FRAME_LINES + 4
+"""A smaller terminal is given plain lines: a table would be folded into something else."""
+
 ON_TIME_MIN = 15
 """Up to here the Bureau of Transportation Statistics calls a flight on time."""
 
@@ -122,9 +126,10 @@ class LiveBoard:
 
 
 def board_for(console: Console) -> PlainBoard | LiveBoard:
-    """A live board if somebody watches, lines if not."""
+    """A live board if somebody watches who has room for it, lines if not."""
     is_watched = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
-    return LiveBoard(console) if is_watched else PlainBoard(console)
+    has_room = console.size.width >= COLUMNS_MIN and console.size.height >= LINES_MIN
+    return LiveBoard(console) if is_watched and has_room else PlainBoard(console)
 
 
 def _cells(

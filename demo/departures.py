@@ -144,8 +144,8 @@ async def play_departures(address: str, console: Console, *, seconds: float) -> 
         ]
         summary = await client.produce_many(TOPIC, messages)
         console.print(
-            f"produced {summary.count} flights in the order of the timetable,"
-            f" each due at its departure; {len(cancelled)} never left"
+            f"produced {summary.count} flights, each due at its departure;"
+            f" {len(cancelled)} never left"
         )
         with board_for(console) as board:
             # The group ends when the gates have: a message too many would stand there.
@@ -201,11 +201,20 @@ async def play(console: Console, *, seconds: float, email_count: int) -> bool:
     return tally.is_good and rates.is_good
 
 
-async def _play_until_terminated(console: Console, arguments: argparse.Namespace) -> bool:
-    """A termination is taken like Ctrl-C: the node is stopped first."""
+async def _play_until_terminated(
+    console: Console, arguments: argparse.Namespace, signals: list[signal.Signals]
+) -> bool:
+    """A termination, or the end of the terminal, is taken like Ctrl-C: the node stops first."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def end(number: signal.Signals) -> None:
+        signals.append(number)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
     return await play(console, seconds=arguments.seconds, email_count=arguments.emails)
 
 
@@ -218,13 +227,14 @@ def main() -> int:
     parser.add_argument("--emails", type=int, default=10_000, help="how many follow")
     arguments = parser.parse_args()
     console = _Console(highlight=False, soft_wrap=True)
+    signals: list[signal.Signals] = []
     try:
-        is_good = asyncio.run(_play_until_terminated(console, arguments))
+        is_good = asyncio.run(_play_until_terminated(console, arguments, signals))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
     except asyncio.CancelledError:
-        return 143
+        return 128 + signals[0]
     except (NodeError, SandglassError, OSError, ExceptionGroup) as error:
         return _failed(error)
     console.print("all well" if is_good else "NOT well: see above")

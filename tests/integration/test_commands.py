@@ -22,6 +22,12 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0
 FREE_PORTS = ("--grpc_port", "0", "--http_port", "0")
+HANGUP = pytest.param(
+    signal.SIGHUP,
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="we run under nohup"
+    ),
+)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -397,6 +403,36 @@ def test_a_wrong_line_ends_it_and_those_before_are_produced(server: Server, topi
     assert sorted(server.ok("consume", topic).split()) == ["a", "b"]
 
 
+def test_a_refusal_by_the_node_says_how_many_lines_were_produced(
+    server: Server, topic: str
+) -> None:
+    """The topic ends while lines are on their way: what was answered before counts."""
+    with server.running(
+        "produce", topic, "--ndjson", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b'{"value": "a"}\n{"value": "b"}\n')
+        process.stdin.flush()
+        until(lambda: len(server.ok("consume", topic, "--ack=false").split()) == 2, "both")
+        server.ok("topics", "delete", topic, "--yes")
+        process.stdin.write(b'{"value": "c"}\n')
+        process.stdin.close()
+        assert process.wait(WAIT_S) == 1
+        said = process.stderr.read().decode()
+
+    assert said.endswith("not found (2 messages were produced before)\n")
+
+
+def test_a_folder_is_no_lines(server: Server, tmp_path: Path) -> None:
+    done = server.ctl("produce", "t", "--ndjson", str(tmp_path))
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"sandctl: {tmp_path}: Is a directory\n".encode(),
+    )
+
+
 def test_lines_are_produced_as_they_come(server: Server, topic: str) -> None:
     with server.running(
         "produce",
@@ -501,6 +537,27 @@ def test_ctrl_c_without_acknowledging_gives_everything_back(server: Server, topi
     assert [each["attempt"] for each in found] == [1] * 10
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, HANGUP])
+def test_other_signals_give_everything_back_as_well(
+    server: Server, topic: str, number: signal.Signals
+) -> None:
+    """`timeout 5 sandctl consume -f`, or a terminal that is closed."""
+    server.ok("produce", topic, "v", "-n", "10")
+    with server.running(
+        "consume", topic, "-f", "--ack=false", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed = [process.stdout.readline() for _ in range(10)]
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == 128 + number
+        assert process.stderr.read() == b""
+
+    assert printed == [b"v\n"] * 10
+    found = [json.loads(line) for line in server.ok("consume", topic, "--json").splitlines()]
+    assert [each["attempt"] for each in found] == [1] * 10
+
+
 def test_ctrl_c_ends_it_although_nobody_reads(server: Server, topic: str) -> None:
     server.ok("produce", topic, "v" * 1000, "-n", "2000")
     with server.running("consume", topic, stdout=subprocess.PIPE) as process:
@@ -552,6 +609,22 @@ def test_output_that_cannot_be_written_is_a_failure(server: Server, topic: str) 
     assert done.returncode == 1
     assert done.stderr == b"sandctl: No space left on device\n"
     assert server.ok("consume", topic) == "v\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_lead_nowhere(server: Server, topic: str, closed: str) -> None:
+    script = f'"$0" "$@" produce {topic} v {closed} && "$0" "$@" consume {topic} {closed}'
+    done = subprocess.run(
+        ["sh", "-c", script, *server.command()],
+        capture_output=True,
+        check=False,
+        timeout=WAIT_S,
+        env=environment(server.home),
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout in (b"", b"OK\nv\n")
+    assert server.group(topic)["acked_count"] == 1
 
 
 def test_a_table_that_cannot_be_written_is_a_failure(server: Server) -> None:
@@ -648,7 +721,7 @@ def test_data_in_use_are_told_in_one_line(server: Server) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, HANGUP])
 def test_a_signal_stops_it_well_and_everything_is_there_again(
     tmp_path: Path, number: signal.Signals
 ) -> None:

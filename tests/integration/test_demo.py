@@ -2,6 +2,7 @@
 
 import io
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -14,13 +15,19 @@ import pytest
 from rich.console import Console
 
 from demo import departures
-from demo.board import LiveBoard, PlainBoard, board_for
+from demo.board import COLUMNS_MIN, LINES_MIN, LiveBoard, PlainBoard, board_for
 from demo.emails import Rates
 from demo.flights import Flight, Squeeze, read_flights
 from demo.tally import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGINS = datetime(2027, 1, 1, tzinfo=UTC)
+HANGUP = pytest.param(
+    *(signal.SIGHUP, 129),
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="we run under nohup"
+    ),
+)
 
 
 def start_demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -71,7 +78,9 @@ def test_whole_day_comes_once_and_in_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for children in /proc")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), HANGUP]
+)
 def test_stopping_it_stops_the_node_and_the_gates(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -214,6 +223,28 @@ def test_exit_code_says_whether_all_went_well(
 
 def test_board_is_lines_where_nobody_watches() -> None:
     assert isinstance(board_for(Console(file=io.StringIO())), PlainBoard)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "kind"),
+    [
+        (80, 24, LiveBoard),
+        (COLUMNS_MIN, LINES_MIN, LiveBoard),
+        (COLUMNS_MIN - 1, 24, PlainBoard),
+        (80, LINES_MIN - 1, PlainBoard),
+    ],
+)
+def test_board_is_live_where_a_terminal_has_room_for_it(
+    width: int, height: int, kind: type[object]
+) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        console = Console(file=terminal, width=width, height=height, force_terminal=True)
+
+        board = board_for(console)
+
+    os.close(ours)
+    assert isinstance(board, kind)
 
 
 def test_live_board_shows_departures_and_cancellations(flight: Flight, tally: Tally) -> None:

@@ -81,6 +81,16 @@ async def test_a_range_is_read_in_pieces_of_few_bytes() -> None:
     assert max(sizes) < FETCH_BYTES + 200_100
 
 
+async def test_a_name_comes_back_without_its_control_characters(client: Wire) -> None:
+    """It may end on somebody's terminal."""
+    request = admin_pb2.ShowTopicRequest(name="a\x1b[31m\n")
+
+    with pytest.raises(grpc.aio.AioRpcError, match="not found") as caught:
+        await client.admin.ShowTopic(request)
+
+    assert (caught.value.details() or "").isprintable()
+
+
 # --- sessions ---------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ class Catalog:
         topic = self.loop.machine.topics.get(name)
         if topic is None:
             raise NotFoundError(
-                f"ErrTopicNotFound: topic '{name[:200]}' not found", field="topic"
+                f"ErrTopicNotFound: topic {name[:200]!r} not found", field="topic"
             )
         return topic
 
@@ -65,7 +65,7 @@ class Catalog:
                 return ref
         raise NotFoundError(
             f"ErrPartitionNotFound: topic '{topic.name}' has no partition"
-            f" '{partition_id[:64]}'",
+            f" {partition_id[:64]!r}",
             field="partition",
         )
 

@@ -155,7 +155,7 @@ def read_config(config: str) -> dict[str, object]:
         )
     try:
         found = _decoded(content, suffix.lstrip(".").lower())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InvalidError(
             f"config {place} can't be understood: {reason}", field="config"

@@ -4,7 +4,7 @@ How both tools end: one line on stderr and a code, never a traceback.
     0 success, or the reader of our output went away
     1 the call or the start failed
     2 wrong usage: a hint follows
-    130 Ctrl-C
+    130 Ctrl-C; 143 and 129 when it was asked to end, or its terminal was closed
 """
 
 import contextlib
@@ -30,6 +30,7 @@ def run(build: Callable[[], Any], tool: str, arguments: Sequence[str]) -> int:
     turned into an exit before.
     """
     command: Any = None
+    open_streams()
     try:
         command = build()
         code = command.main(
@@ -59,6 +60,20 @@ def run(build: Callable[[], Any], tool: str, arguments: Sequence[str]) -> int:
         if os.environ.get("SANDGLASS_TRACEBACK"):
             raise
         return failed(tool, f"unexpected {type(error).__name__}: {error}")
+
+
+def open_streams() -> None:
+    """
+    Standard streams that the caller has closed lead nowhere. Otherwise the next file or socket
+    to be opened would get the number of one, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def failed(tool: str, message: str) -> int:

@@ -209,8 +209,9 @@ async def serve(node: "Node", settings: Settings, log: Any) -> int:
         log.info("stopping", signal=number.name)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            loop.add_signal_handler(number, on_signal, number)
     starting = loop.create_task(node.start())
     stopped = loop.create_task(stopping.wait())
     failed = loop.create_task(node.failed.wait())

@@ -74,6 +74,16 @@ def test_what_consume_prints_beside_the_message_is_ignored() -> None:
         (b'{"value": "a", "headers": {"x": 1}}', "headers must be an object of texts"),
         (b'{"value": "a", "headers": ["x"]}', "headers must be an object of texts"),
         (b'{"value": "a", "id": 7}', "id is 7; it must be text"),
+        (b'{"value": "a", "channel": "a/b"}', "channel 'a/b' is not a name"),
+        (
+            b'{"value": "%s"}' % (b"a" * 1_048_577),
+            "value is 1048577 bytes; the limit is 1048576",
+        ),
+        (
+            b'{"value": "a", "key": "%s"}' % (b"k" * 1025),
+            "key is 1025 bytes; the limit is 1024",
+        ),
+        (b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_wrong_line_is_refused_with_its_reason(line: bytes, said: str) -> None:

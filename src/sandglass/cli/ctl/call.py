@@ -8,6 +8,7 @@ as `InvalidError` (code 2).
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
     Runs `work` with a client, and shows `label` on a terminal when it takes over a second.
 
     Raises:
-        typer.Exit: it failed, and has been told; or nobody reads our output any more.
+        typer.Exit: it failed, and has been told; or nobody reads our output any more; or a
+            signal ended it, with everything given back as after Ctrl-C.
         InvalidError: an address is none.
     """
     # gRPC is slow to load, and prints what its threads think.
@@ -61,8 +63,11 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
     logging.basicConfig(level=logging.WARNING, format=f"{TOOL}: %(message)s")
     logging.getLogger().handlers[0].setFormatter(_Line(f"{TOOL}: %(message)s"))
     client = open_client(globals_of(context).settings)
+    signals: list[signal.Signals] = []
     try:
-        asyncio.run(_within(client, work, Progress(label, is_quiet=is_quiet)))
+        asyncio.run(_within(client, work, Progress(label, is_quiet=is_quiet), signals))
+    except asyncio.CancelledError:
+        raise typer.Exit(128 + signals[0]) from None
     except BrokenPipeError:
         ending.drop_output()
         raise typer.Exit(ending.OK) from None
@@ -129,7 +134,10 @@ def _with_flags(message: str) -> str:
     )
 
 
-async def _within(client: "AsyncClient", work: Work, progress: Progress) -> None:
+async def _within(
+    client: "AsyncClient", work: Work, progress: Progress, signals: list[signal.Signals]
+) -> None:
+    _end_by_signal(signals)
     async with client:
         showing = asyncio.create_task(progress.show_in_time())
         try:
@@ -137,6 +145,24 @@ async def _within(client: "AsyncClient", work: Work, progress: Progress) -> None
         finally:
             showing.cancel()
             progress.close()
+
+
+def _end_by_signal(signals: list[signal.Signals]) -> None:
+    """
+    What asks us to end cancels the running task, as Ctrl-C does, and is noted in `signals`. The
+    second time it ends the process at once.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def end(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        signals.append(number)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            loop.add_signal_handler(number, end, number)
 
 
 class _Line(logging.Formatter):

@@ -62,9 +62,12 @@ def parse_line(line: bytes) -> Entry:
         InvalidError: it is no such thing; the message says why.
     """
     from sandglass import Message
+    from sandglass.client.encode import encode_message
 
     try:
         found: Any = json.loads(line)
+    except RecursionError:
+        raise InvalidError("not JSON that can be read: nested too deeply") from None
     except ValueError as error:
         raise InvalidError(f"not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -80,17 +83,26 @@ def parse_line(line: bytes) -> Entry:
     delay = _text(found, "delay")
     if at and delay:
         raise InvalidError("at and delay are both given; give one", field="at")
-    return Entry(
-        Message(
-            value,
-            key=_bytes(found, "key") or b"",
-            headers=_headers(found),
-            id=_text(found, "id") or "",
-            delay=parse_duration(delay, field="delay") if delay else None,
-            due_at=parse_moment(at, field="at") if at else None,
-        ),
-        _text(found, "channel"),
+    channel = _text(found, "channel")
+    if channel:
+        limits.check_name(channel, field="channel")
+    key, headers, id_ = _bytes(found, "key") or b"", _headers(found), _text(found, "id") or ""
+    # Here, where the line is known: the client would only say which field it is.
+    encode_message(value, key, headers=headers, id=id_)
+    message = Message(
+        value,
+        key=key,
+        headers=headers,
+        id=id_,
+        delay=parse_duration(delay, field="delay") if delay else None,
+        due_at=parse_moment(at, field="at") if at else None,
     )
+    return Entry(message, channel)
+
+
+def shown_name(source: str) -> str:
+    """What errors call a source."""
+    return "stdin" if source == "-" else source
 
 
 def parse_moment(text: str, *, field: str) -> datetime:
@@ -142,14 +154,15 @@ async def read_lines(source: str) -> AsyncGenerator[list[tuple[int, bytes]], Non
         chunk = await chunks.get()
         room.release()
         if isinstance(chunk, OSError):
-            raise chunk
+            raise OSError(chunk.errno, chunk.strerror, shown_name(source)) from chunk
         is_ended = not chunk
         *lines, rest = (rest + chunk).split(b"\n")
         if is_ended:
             lines.append(rest)
         if len(rest) > LINE_BYTES_MAX:
             raise InvalidError(
-                f"{source} line {number + len(lines) + 1} is longer than {LINE_BYTES_MAX} bytes"
+                f"{shown_name(source)} line {number + len(lines) + 1} is longer than"
+                f" {LINE_BYTES_MAX} bytes"
             )
         numbered = list(enumerate(lines, number + 1))
         number += len(lines)

@@ -134,26 +134,32 @@ def _repeated(
 
 def _line_by_line(context: typer.Context, target: Target, source: str) -> Any:
     async def work(client: "AsyncClient", progress: Progress) -> None:
+        before = 0
         done_count = 0
+
+        def done(count: int) -> None:
+            nonlocal done_count
+            done_count = before + count
+            progress.update(done_count)
+
         try:
             async for numbered in ndjson.read_lines(source):
                 channels, error = _by_channel(numbered, target.channel, source)
                 for channel, messages in channels.items():
-                    before = done_count
-                    summary = await client.produce_many(
+                    await client.produce_many(
                         target.topic,
                         messages,
                         channel=channel,
                         partition=target.partition,
-                        on_progress=lambda count, before=before: progress.update(
-                            before + count
-                        ),
+                        on_progress=done,
                     )
-                    done_count += summary.count
+                    before += len(messages)
+                done_count = before
                 if error is not None:
                     raise error
         except SandglassError as error:
-            error.add_note(f"{done_count} messages were produced before")
+            # Of all calls together, instead of what the last one says of itself.
+            error.__notes__ = [f"{done_count} messages were produced before"]
             raise
         _say_done(context, target, done_count)
 
@@ -165,7 +171,7 @@ def _by_channel(
 ) -> tuple[dict[str, list["Message"]], InvalidError | None]:
     """Messages for each channel, up to the first wrong line, and what is wrong with it."""
     found: dict[str, list[Message]] = {}
-    shown = "stdin" if source == "-" else source
+    shown = ndjson.shown_name(source)
     for number, line in numbered:
         try:
             entry = ndjson.parse_line(line)
