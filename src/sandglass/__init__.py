@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sandglass.client._async.client import AsyncClient as AsyncClient
     from sandglass.client.entry import TlsOptions as TlsOptions
+    from sandglass.client.keyvalue import Entry as Entry
     from sandglass.client.message import Message as Message
     from sandglass.client.message import ProduceSummary as ProduceSummary
     from sandglass.client.message import Receipt as Receipt
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "sandglass.client._async.client": ("AsyncClient",),
     "sandglass.client.entry": ("TlsOptions",),
+    "sandglass.client.keyvalue": ("Entry",),
     "sandglass.client.message": ("Message", "ProduceSummary", "Receipt"),
     "sandglass.client.received": (
         "AsyncBatch",

@@ -17,10 +17,12 @@ from sandglass.client._async.consumer import (
     batches,
     messages,
 )
+from sandglass.client._async.keyvalue import KeyValue
 from sandglass.client._async.producer import Producer
 from sandglass.client._async.unary import Unary
 from sandglass.client.entry import Tls, Token, entry_of
 from sandglass.client.events import Changed, Event, Expired, Extended, Produced, Settled
+from sandglass.client.keyvalue import Entry, Place
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
 from sandglass.client.received import AsyncBatch, AsyncReceived
 from sandglass.client.topics import (
@@ -421,6 +423,105 @@ class AsyncClient:
         subscriptions = Subscriptions(consuming, request, is_extending=auto_extend)
         return AsyncConsumer(subscriptions, batches)
 
+    # --- KV topics ----------------------------------------------------------------------------
+
+    async def get(
+        self,
+        topic: str,
+        key: bytes | str,
+        *,
+        clustering_key: bytes | str = b"",
+        channel: str = "",
+        partition: str = "",
+    ) -> Entry | None:
+        """
+        The entry under a key of a KV topic, exactly; None if there is none.
+
+        It shows every put and delete that was answered before this call.
+
+        Args:
+            channel: a name within the partition; empty is `master`.
+            partition: its id; empty is by key, as for `put`.
+
+        Raises:
+            NotFoundError: no such topic or partition.
+            PreconditionError: it is no KV topic.
+            InvalidError: the key is empty or too long.
+            UnavailableError: nobody answered in time.
+        """
+        place = _place(topic, channel, partition)
+        return await self._open().keyvalue.get(place, key, clustering_key)
+
+    async def has(
+        self,
+        topic: str,
+        key: bytes | str,
+        *,
+        clustering_key: bytes | str = b"",
+        channel: str = "",
+        partition: str = "",
+    ) -> bool:
+        """
+        Is there an entry under a key of a KV topic? As `get`, without the value.
+
+        Raises:
+            As `get`.
+        """
+        place = _place(topic, channel, partition)
+        return await self._open().keyvalue.has(place, key, clustering_key)
+
+    async def put(
+        self,
+        topic: str,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        clustering_key: bytes | str = b"",
+        headers: Mapping[str, bytes | str] | None = None,
+        id: str = "",  # noqa: A002 - the field's name
+        channel: str = "",
+        partition: str = "",
+    ) -> Receipt:
+        """
+        Puts a message under its key in a KV topic, in place of the one that was there, and
+        returns when it is durable. The receipt's `index` is the revision.
+
+        For many, produce to the topic: `produce` and `produce_many` put, too, and share
+        requests.
+
+        Raises:
+            As `get`; and
+            BusyError: the broker has no room; see `retry_after_ms`.
+            UnavailableError: nobody answered in time. If `is_result_unknown`, it may have been
+                put, or may be yet.
+        """
+        place = _place(topic, channel, partition)
+        parts = self._open()
+        return await parts.keyvalue.put(
+            place, key, clustering_key, value, headers=headers, id=id
+        )
+
+    async def delete(
+        self,
+        topic: str,
+        key: bytes | str,
+        *,
+        clustering_key: bytes | str = b"",
+        channel: str = "",
+        partition: str = "",
+    ) -> bool:
+        """
+        Deletes the entry under a key of a KV topic, durably.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            As `put`.
+        """
+        place = _place(topic, channel, partition)
+        return await self._open().keyvalue.delete(place, key, clustering_key)
+
     # --- private ------------------------------------------------------------------------------
 
     def _open(self) -> "_Parts":
@@ -443,6 +544,7 @@ class _Parts:
             after_turn=self._after_turn,
         )
         self.unary = Unary(endpoint)
+        self.keyvalue = KeyValue(self.unary)
         self.producer = Producer(self.connection, endpoint, wall_ms=_wall_ms)
         self.consuming = Consuming(self.connection, endpoint)
 
@@ -494,6 +596,12 @@ def _address(text: str) -> str:
 
 def _setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:
     return 0 if span is None else span_ms(span, field=name, low=low, high=high)
+
+
+def _place(topic: str, channel: str, partition: str) -> Place:
+    return Place(
+        _text(topic, "topic"), _text(channel, "channel"), _text(partition, "partition")
+    )
 
 
 def _text(text: str, field: str) -> str:

@@ -21,13 +21,13 @@ from sandglass.client._async.connection import BACKOFF_S_MAX, BACKOFF_S_MIN, End
 from sandglass.client.entry import metadata_of
 from sandglass.errors import SandglassError, UnavailableError
 
-_ADMIN: Final = "/sandglass.v1.Admin/"
+_PACKAGE: Final = "/sandglass.v1."
 
 Reply = TypeVar("Reply")
 
 
 class Unary:
-    """Calls of the `Admin` service."""
+    """Calls of the services `Admin` and `KeyValue`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -40,10 +40,11 @@ class Unary:
         request: Message,
         parse: Callable[[bytes], Reply],
         *,
+        service: str = "Admin",
         is_read: bool = False,
     ) -> Reply:
         """
-        Calls a method of `Admin`.
+        Calls a method of a service.
 
         Raises:
             UnavailableError: nobody answered in time.
@@ -58,7 +59,7 @@ class Unary:
             if left_s <= 0:
                 raise self._endpoint.unavailable(cause or "no answer")
             try:
-                raw = await self._once(method, request, left_s)
+                raw = await self._once(f"{service}/{method}", request, left_s)
                 return parse(raw)
             except grpc.aio.AioRpcError as error:
                 cause = self._endpoint.cause_of(error)
@@ -86,7 +87,7 @@ class Unary:
             channel = self._channels[address] = self._endpoint.open(address)
         call = cast(
             "Callable[..., Awaitable[bytes]]",
-            channel.unary_unary(_ADMIN + method, None, None),  # pyright: ignore[reportUnknownMemberType] - stubs
+            channel.unary_unary(_PACKAGE + method, None, None),  # pyright: ignore[reportUnknownMemberType] - stubs
         )
         metadata = metadata_of(self._endpoint.entry.current_token())
         return await call(request.SerializeToString(), timeout=timeout_s, metadata=metadata)

@@ -1,0 +1,139 @@
+"""The client on KV topics, with a real node."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from sandglass import (
+    AsyncClient,
+    InvalidError,
+    Message,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+)
+from sandglass.core import limits
+from sandglass.testing import Broker
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[AsyncClient]:
+    """With a KV topic `ages` of three partitions, and a timer topic `plain`."""
+    async with Broker() as broker, AsyncClient(broker.address) as connected:
+        await connected.create_topic("ages", kind="kv", partitions=3)
+        await connected.create_topic("plain")
+        yield connected
+
+
+async def test_what_was_put_is_got_until_it_is_deleted(client: AsyncClient) -> None:
+    first = await client.put("ages", "ada", "36", headers={"unit": "years"}, id="mine")
+    entry = await client.get("ages", "ada")
+
+    assert entry is not None
+    assert (b"ada", b"", b"36") == (entry.key, entry.clustering_key, entry.value)
+    assert (first.index, first.offset, first.due_at) == (
+        entry.revision,
+        entry.offset,
+        entry.produced_at,
+    )
+    assert ({"unit": b"years"}, "mine") == (entry.headers, entry.id)
+    assert await client.has("ages", b"ada")
+    second = await client.put("ages", b"ada", b"37")
+    assert second.index > first.index
+    assert await client.delete("ages", "ada")
+    assert not await client.delete("ages", "ada")
+    assert await client.get("ages", "ada") is None
+    assert not await client.has("ages", "ada")
+
+
+async def test_clustering_keys_channels_and_partitions_are_kept_apart(
+    client: AsyncClient,
+) -> None:
+    receipt = await client.put("ages", "ada", "one", clustering_key="1")
+    await client.put("ages", "ada", "two", clustering_key="1", channel="side")
+
+    assert not await client.has("ages", "ada")
+    entry = await client.get("ages", "ada", clustering_key="1", partition=receipt.partition)
+    assert entry is not None
+    assert b"one" == entry.value
+    entry = await client.get("ages", "ada", clustering_key="1", channel="side")
+    assert entry is not None
+    assert b"two" == entry.value
+    others = {each.id for each in (await client.show_topic("ages")).partitions}
+    for partition in others - {receipt.partition}:
+        assert not await client.has("ages", "ada", clustering_key="1", partition=partition)
+
+
+async def test_producing_is_putting(client: AsyncClient) -> None:
+    receipt = await client.produce("ages", "36", key="ada")
+    summary = await client.produce_many(
+        "ages", (Message(str(n), key=f"key-{n % 10}") for n in range(1000))
+    )
+
+    assert 1000 == summary.count
+    entry = await client.get("ages", "ada")
+    assert entry is not None
+    assert (receipt.index, b"36") == (entry.revision, entry.value)
+    for n in range(10):
+        found = await client.get("ages", f"key-{n}")
+        assert found is not None
+        assert b"%d" % (990 + n) == found.value
+
+
+async def test_what_is_no_kv_topic_or_no_key_is_refused(client: AsyncClient) -> None:
+    for call in (client.get, client.has, client.delete):
+        with pytest.raises(NotFoundError):
+            await call("none", "k")
+        with pytest.raises(PreconditionError, match="only with a KV topic"):
+            await call("plain", "k")
+        for wrong, field in (("", "key"), ("x" * 1025, "key")):
+            with pytest.raises(InvalidError) as caught:
+                await call("ages", wrong)
+            assert field == caught.value.field
+        with pytest.raises(InvalidError, match="clustering_key is 1025 bytes"):
+            await call("ages", "k", clustering_key=b"x" * 1025)
+        with pytest.raises(InvalidError, match="give bytes or str"):
+            await call("ages", 5)  # pyright: ignore[reportArgumentType] - what is tested
+    with pytest.raises(PreconditionError):
+        await client.put("plain", "k", "v")
+    with pytest.raises(InvalidError, match="value is"):
+        await client.put("ages", "k", b"x" * (limits.VALUE_BYTES_MAX + 1))
+    with pytest.raises(InvalidError, match="no time of its own"):
+        await client.produce("ages", "v", key="k", delay=timedelta(seconds=1))
+    with pytest.raises(InvalidError, match="ErrNoKeySet"):
+        await client.produce("ages", "v")
+    with pytest.raises(PreconditionError, match="KV topic"):
+        async for _ in client.consume("ages", group="g"):
+            pass
+
+
+async def test_a_value_at_its_limit_goes_both_ways(client: AsyncClient) -> None:
+    top = b"x" * limits.KEY_BYTES_MAX
+    value = b"v" * limits.VALUE_BYTES_MAX
+
+    await client.put("ages", top, value, clustering_key=top)
+
+    entry = await client.get("ages", top, clustering_key=top)
+    assert entry is not None
+    assert value == entry.value
+
+
+async def test_entries_outlive_the_node() -> None:
+    broker = Broker()
+    async with broker:
+        async with AsyncClient(broker.address) as client:
+            await client.create_topic("ages", kind="kv")
+            await client.put("ages", "ada", "36")
+        await broker.stop()
+        await broker.start()
+        async with AsyncClient(broker.address) as client:
+            entry = await client.get("ages", "ada")
+            assert entry is not None
+            assert (1, b"36") == (entry.revision, entry.value)
+            await broker.stop()
+            with pytest.raises(UnavailableError):
+                async with AsyncClient(
+                    "127.0.0.1:1", timeout=timedelta(milliseconds=200)
+                ) as nobody:
+                    await nobody.get("ages", "ada")
