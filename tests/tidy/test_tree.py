@@ -38,6 +38,18 @@ def test_what_we_write_ends_with_one_newline_and_has_no_carriage_return() -> Non
     assert [] == wrong
 
 
+def test_no_merge_is_left_unfinished() -> None:
+    marks = tuple(sign * 7 + " " for sign in "<>")
+
+    found = [
+        name_of(path)
+        for path in tracked()
+        if any(line.startswith(marks) for line in (text_of(path) or "").splitlines())
+    ]
+
+    assert [] == found
+
+
 def test_every_changelog_fragment_says_its_kind_in_its_name() -> None:
     fragments = {path.name for path in (ROOT / "changes").iterdir()} - {"README.md"}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sandglass.settings import show_duration
 
 if TYPE_CHECKING:
-    from sandglass import AsyncReceived, GroupStatus, Topic
+    from sandglass import AsyncReceived, Entry, GroupStatus, Topic
 
 
 def print_json(value: object) -> None:
@@ -116,6 +116,22 @@ def message_json(message: "AsyncReceived") -> dict[str, Any]:
             "offset": letter.offset,
         }
     return found
+
+
+def entry_json(entry: "Entry") -> dict[str, Any]:
+    """An entry of a KV topic as JSON has it."""
+    found: dict[str, Any] = {
+        **_text_or_base64("key", entry.key),
+        **_text_or_base64("value", entry.value),
+        "revision": entry.revision,
+        "offset": entry.offset,
+        "produced_at": moment(entry.produced_at),
+    }
+    if entry.clustering_key:
+        found |= _text_or_base64("clustering_key", entry.clustering_key)
+    if entry.id:
+        found["id"] = entry.id
+    return found | _headers_json(entry.headers)
 
 
 def moment(at: datetime) -> str:

@@ -1,15 +1,14 @@
 """`sandctl produce`: one message, the same many times, or one for each line of a file."""
 
 import itertools
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sandglass.cli.ctl import ndjson, output
 from sandglass.cli.ctl.call import call, globals_of
+from sandglass.cli.ctl.given import content_of, encoded, headers_of
 from sandglass.cli.ctl.progress import Progress
 from sandglass.core import limits
 from sandglass.errors import InvalidError, SandglassError
@@ -96,10 +95,10 @@ def produce(
         raise InvalidError("--id names one message; it doesn't go with --number")
     if delay and at:
         raise InvalidError("--delay and --at are both given; give one")
-    value = _content(file) if file else _encoded(payload or "", "the payload")
+    value = content_of(file) if file else encoded(payload or "", "the payload")
     parts: dict[str, Any] = {
-        "key": _encoded(key, "--key"),
-        "headers": _headers(header or []),
+        "key": encoded(key, "--key"),
+        "headers": headers_of(header or []),
         "id": id,
         "delay": parse_duration(delay, field="--delay") if delay else None,
         "due_at": ndjson.parse_moment(at, field="--at") if at else None,
@@ -204,36 +203,6 @@ def _check_one_source(payload: str | None, file: str, lines: str) -> None:
         raise InvalidError("nothing to produce: give a PAYLOAD, --file or --ndjson")
     if len(given) > 1:
         raise InvalidError(f"{' and '.join(given)} are both given; give one")
-
-
-def _content(file: str) -> bytes:
-    """The whole of a file; a byte more than is allowed is enough to be refused."""
-    size_bytes = limits.VALUE_BYTES_MAX + 1
-    try:
-        if file == "-":
-            return sys.stdin.buffer.read(size_bytes)
-        with Path(file).open("rb") as opened:
-            return opened.read(size_bytes)
-    except OSError as error:
-        raise InvalidError(f"--file {file}: {error.strerror or error}", field="file") from error
-
-
-def _encoded(text: str, field: str) -> bytes:
-    """Arguments that are no UTF-8 come as bytes in disguise, and leave as the same bytes."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise InvalidError(f"{field} has half a character in it", field=field) from None
-
-
-def _headers(given: list[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals or not name:
-            raise InvalidError(f"--header is {each!r}; it must be NAME=VALUE", field="header")
-        headers[name] = value
-    return headers
 
 
 def _label(topic: str, number: int) -> str:
