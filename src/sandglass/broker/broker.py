@@ -15,7 +15,7 @@ from sandglass.broker.consuming import Consumers
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.node_loop import Done, NodeLoop, resolve
 from sandglass.broker.pulling import Pulls
-from sandglass.broker.retention import keep_house
+from sandglass.broker.retention import Retention
 from sandglass.broker.status import Status
 from sandglass.core import limits
 from sandglass.core.index_order import IndexOrder
@@ -57,7 +57,7 @@ class Broker:
         self.pulls = Pulls(self.consumers)
         self.status = Status(loop)
         self.catalog.on_deleted = self.consumers.end_topic
-        loop.housekeeping = lambda moment: keep_house(loop, moment)
+        loop.housekeeping = Retention(loop).keep_house
 
     async def produce(
         self, topic: Topic, partition: PartitionRef, channel: str, batch: Batch | Entries

@@ -12,6 +12,7 @@ from itertools import count
 
 from sandglass.broker.drain import Drain
 from sandglass.broker.node_loop import Done, NodeLoop
+from sandglass.broker.ready_list import ReadyList
 from sandglass.broker.subscription import Receiver, Session, Subscription
 from sandglass.core import limits, outcome
 from sandglass.core.dispatch import Delivery
@@ -50,6 +51,9 @@ class Consumers:
         """Offsets in outcomes that held no message, or were never handed out."""
         self._subscriptions: dict[int, Subscription] = {}
         self._drains: dict[int, Subscription] = {}
+        self._ready_list = ReadyList(self._subscriptions, loop.ready)
+        self._fed: set[int] = set()
+        """Consumers that the partition whose turn it is has given something to."""
         self._consumer_keys = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         loop.on_deliveries = self._deliver
@@ -199,12 +203,10 @@ class Consumers:
             return
         consumer.credit_count += credit_count
         consumer.credit_bytes += credit_bytes
+        self._ready_list.offer(subscription)
         # A drain that had used up its credit may be over: only a turn finds out.
-        is_drain = subscription.drain_targets is not None
-        for number, group in subscription.groups.items():
-            has_later = group.next_wall_ms is not None or group.next_steady_ms is not None
-            if is_drain or group.is_ready or group.is_blocked or group.retry_parts or has_later:
-                self.loop.ready(number)
+        for number in subscription.drain_targets or ():
+            self.loop.ready(number)
 
     def settle(
         self,
@@ -513,6 +515,7 @@ class Consumers:
     def _deliver(self, deliveries: list[Delivery]) -> None:
         counts, wall_ms = self.loop.stats, self.loop.clock.wall_ms()
         for delivery in deliveries:
+            self._fed.add(delivery.consumer.key)
             counts.handed_out(delivery.partition, delivery.lease.count)
             if not delivery.lease.is_retry and delivery.slices[0].origin is None:
                 counts.came(wall_ms, delivery.slices)
@@ -521,6 +524,8 @@ class Consumers:
                 subscription.receiver.deliver(subscription, delivery)
 
     def _dispatched(self, partition: Partition) -> None:
+        self._ready_list.dispatched(partition, self._fed)
+        self._fed.clear()
         if not self._drains:
             return
         for subscription in [*self._drains.values()]:
@@ -537,6 +542,7 @@ class Consumers:
 
     def _stopped(self, number: int, error: SandglassError) -> None:
         """Nothing more comes of a partition: drains of it end, and who waits for it alone."""
+        self._ready_list.dropped(number)
         for subscription in [*self._subscriptions.values()]:
             if number not in subscription.groups:
                 continue

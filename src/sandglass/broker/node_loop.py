@@ -32,7 +32,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice
 
 from sandglass.broker import quarantine
 from sandglass.core import codec, limits, outcome
@@ -549,7 +549,11 @@ class NodeLoop:
         self._has_delivered = False
         if not self._ready or self._is_stopping:
             return
-        numbers, self._ready = self._ready, {}
+        numbers = [*islice(self._ready, limits.TURN_PARTITION_COUNT_MAX)]
+        for number in numbers:
+            del self._ready[number]
+        if self._ready:
+            self._kick.set()
         promised = self.promised(moment)
         is_behind = self.is_behind(moment)
         for number in numbers:

@@ -7,30 +7,40 @@ from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Record
 from sandglass.core.topic import Topic, TopicKind
 
+LOOK_MS_MAX = 60_000
+"""A partition is looked at this often, and more often where its topic keeps things shortly."""
 
-def keep_house(loop: NodeLoop, moment: Moment) -> None:
-    """
-    Retention: each topic's partitions are looked at a twentieth of its time apart. A KV topic
-    keeps what stands under its keys.
-    """
-    machine = loop.machine
-    for topic in machine.topics.values():
-        if topic.kind is TopicKind.KV:
-            continue
-        every_ms = max(limits.CUT_INTERVAL_MS, min(60_000, topic.settings.retention_ms // 20))
-        if moment.steady_ms % every_ms >= limits.CUT_INTERVAL_MS:
-            continue
-        for ref in topic.partitions:
-            record = _cut(loop, ref.number, topic, moment)
+
+class Retention:
+    """Looks at some partitions each time that the loop keeps house; the rest wait in line."""
+
+    def __init__(self, loop: NodeLoop) -> None:
+        self.loop = loop
+        self._waiting: dict[int, Topic] = {}
+        """Partitions to look at, by number, in line."""
+
+    def keep_house(self, moment: Moment) -> None:
+        """
+        Each topic's partitions are looked at a twentieth of its time apart. A KV topic keeps
+        what stands under its keys.
+        """
+        for topic in self.loop.machine.topics.values():
+            every_ms = min(LOOK_MS_MAX, topic.settings.retention_ms // 20)
+            every_ms = max(limits.CUT_INTERVAL_MS, every_ms)
+            is_due = moment.steady_ms % every_ms < limits.CUT_INTERVAL_MS
+            if is_due and topic.kind is not TopicKind.KV:
+                self._waiting |= {ref.number: topic for ref in topic.partitions}
+        for number in [*self._waiting][: limits.TURN_CUT_COUNT_MAX]:
+            record = self._cut(number, self._waiting.pop(number), moment)
             if record is not None:
-                loop.submit(record)
+                self.loop.submit(record)
 
-
-def _cut(loop: NodeLoop, number: int, topic: Topic, moment: Moment) -> Record | None:
-    if number in loop.stopped:
-        return None
-    partition = loop.partition(number)
-    below = max(0, moment.wall_ms - topic.settings.retention_ms) << INDEX_BITS
-    if not partition.has_below(below, loop.view):
-        return None
-    return partition.admit_cut(below, moment)
+    def _cut(self, number: int, topic: Topic, moment: Moment) -> Record | None:
+        loop = self.loop
+        if number in loop.stopped or number not in loop.machine.refs:
+            return None
+        partition = loop.partition(number)
+        below = max(0, moment.wall_ms - topic.settings.retention_ms) << INDEX_BITS
+        if not partition.has_below(below, loop.view):
+            return None
+        return partition.admit_cut(below, moment)

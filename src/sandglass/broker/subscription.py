@@ -10,6 +10,7 @@ count an attempt, the others are given back.
 The code here knows no transport: deliveries and endings go to whoever is attached.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,15 +55,18 @@ class Subscription:
     """Partitions that are still to be drained, and how far; None for a lasting subscription."""
     held_credit: tuple[int, int] | None = None
     """Credit kept back while the session is away."""
+    waiting: OrderedDict[int, None] = field(default_factory=OrderedDict[int, None])
+    """Partitions that have something for it and found no credit, in line."""
+    offer_count: int = 0
+    """Of these that have their turn just now."""
+    places: dict[int, int] = field(init=False)
+    """By partition number: its place in the topic's list."""
     is_closed: bool = False
     is_left: bool = False
     """Whether the consumer has unsubscribed; it is kept for the leases that it still holds."""
 
-    def place_of(self, partition: int) -> int:
-        """The partition's place in the topic's list."""
-        return next(
-            place for place, ref in enumerate(self.topic.partitions) if ref.number == partition
-        )
+    def __post_init__(self) -> None:
+        self.places = {ref.number: place for place, ref in enumerate(self.topic.partitions)}
 
     def hold(self) -> None:
         """Nobody is there: nothing is handed out."""

@@ -95,6 +95,8 @@ class Group:
     """There may be something to hand out now."""
     is_blocked: bool = False
     """Something is due, but a promise or a record in flight stands before it."""
+    is_starved: bool = False
+    """Something is due, and nobody had credit when it was last looked at."""
     next_wall_ms: int | None = None
     next_steady_ms: int | None = None
     scanned_to: int = 0
@@ -362,6 +364,16 @@ class Group:
     def has_credit(self) -> bool:
         """Somebody can take messages."""
         return any(consumer.has_credit for consumer in self.consumers)
+
+    def wait_for_credit(self) -> None:
+        """Something is due, and nobody can take it: the clock has nothing more to tell."""
+        self.is_ready = True
+        self.next_wall_ms = self.next_steady_ms = None
+
+    def is_waiting_for_credit(self) -> bool:
+        """There is something to hand out, or was when it was last looked at."""
+        has_more = self.is_ready or self.is_blocked
+        return has_more and not self.held_count and not self.has_credit()
 
     def is_due(self, wall_ms: int, steady_ms: int) -> bool:
         """A dispatch may find something."""

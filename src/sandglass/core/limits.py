@@ -134,6 +134,15 @@ TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
 TURN_ROW_COUNT_MAX: Final = 500
 """As above in rows: a row a message is the costliest shape to hand out, some 3 µs each."""
 
+TURN_DELIVERY_COUNT_MAX: Final = 200
+"""Deliveries of one partition to all its groups, a turn: some 50 µs each."""
+
+TURN_PARTITION_COUNT_MAX: Final = 200
+"""Partitions that have their turn before others have the loop."""
+
+TURN_CUT_COUNT_MAX: Final = 250
+"""Partitions that retention looks at, each second: two reads of the view each."""
+
 TURN_APPEND_COUNT_MAX: Final = 1000
 """Records that go with one sync, and are applied together: some 20 µs each."""
 

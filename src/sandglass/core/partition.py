@@ -145,6 +145,8 @@ class Partition:
     """With more of them, those are dropped whose lease has ended."""
     reading: list[Group] = field(default_factory=list[Group])
     """Groups that have consumers."""
+    starved: list[Group] = field(default_factory=list[Group])
+    """Groups that the last turn found, or left, with something due and without credit."""
 
     # --- a leader begins ----------------------------------------------------------------------
 
@@ -599,7 +601,7 @@ class Partition:
     def add_consumer(self, group: Group, consumer: Consumer) -> None:
         """A consumer reads a group from now on."""
         group.consumers.append(consumer)
-        group.is_ready = True
+        group.is_ready, group.is_starved = True, False
         if group not in self.reading:
             self.reading.append(group)
 
@@ -643,11 +645,10 @@ class Partition:
         """When to dispatch or expire next: in wall, steady and lease time; None for never."""
         wall_ms = steady_ms = None
         for group in self.reading:
-            if group.has_credit():
-                if group.is_ready:
-                    return 0, 0, 0
-                wall_ms = _earlier(wall_ms, group.next_wall_ms)
-                steady_ms = _earlier(steady_ms, group.next_steady_ms)
+            if group.is_ready and group.has_credit():
+                return 0, 0, 0
+            wall_ms = _earlier(wall_ms, group.next_wall_ms)
+            steady_ms = _earlier(steady_ms, group.next_steady_ms)
         return wall_ms, steady_ms, self.deadlines[0][0] if self.deadlines else None
 
     def dispatch(
@@ -655,6 +656,9 @@ class Partition:
     ) -> tuple[list[Delivery], list[Record]]:
         """
         Hands out what is due to whom has credit. Begins leases; changes nothing durable.
+
+        A turn ends when it has handed out enough: the other groups are the first of the next.
+        `starved` are then those whose consumers have used up their credit.
 
         Returns:
             Deliveries, and records of what was moved instead.
@@ -670,10 +674,22 @@ class Partition:
             self.next_token,
             self.settings.ack_timeout_ms,
         )
-        for group in self.reading:
-            if group.is_due(moment.wall_ms, moment.steady_ms):
+        self.starved = []
+        for place, group in enumerate(self.reading):
+            if len(turn.deliveries) >= limits.TURN_DELIVERY_COUNT_MAX:
+                self.reading = self.reading[place:] + self.reading[:place]
+                break
+            if not group.is_due(moment.wall_ms, moment.steady_ms):
+                continue
+            if group.has_credit():
+                group.is_starved = False
                 dispatch_group(group, turn)
                 self.closed = max(self.closed, min(group.cursor, end) - 1)
+            else:
+                group.wait_for_credit()
+            if not group.is_starved and group.is_waiting_for_credit():
+                group.is_starved = True
+                self.starved.append(group)
         self.next_token = turn.next_token
         for delivery in turn.deliveries:
             lease = delivery.lease

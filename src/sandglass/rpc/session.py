@@ -192,7 +192,7 @@ class SessionStream:
             leases = [
                 pb.OpenLease(
                     subscription_id=subscription.id,
-                    partition_number=subscription.place_of(number),
+                    partition_number=subscription.places[number],
                     token=token,
                 )
                 for subscription, number, token in self.broker.consumers.open_leases(session)
@@ -353,7 +353,7 @@ class SessionStream:
         wire = delivery_to_wire(
             delivery,
             subscription_id=subscription.id,
-            place=subscription.place_of(delivery.partition),
+            place=subscription.places[delivery.partition],
         )
         self._deliveries.append(wire)
         self._delivery_bytes += len(wire.batch)

@@ -1,0 +1,139 @@
+"""Credit of one subscription over many partitions: who has a turn, and in which order."""
+
+from collections import Counter
+
+import pytest
+
+from sandglass.core import limits
+from tests.unit.broker.shell import Consumer, Shell, running
+
+
+async def _started(partition_count: int, message_count: int) -> Shell:
+    shell = Shell()
+    shell.partition_count = partition_count
+    await shell.start()
+    for place in range(partition_count):
+        await shell.produce(*[b"%d" % place] * message_count, place=place)
+    return shell
+
+
+async def _take_one_by_one(shell: Shell, consumer: Consumer, count: int) -> list[int]:
+    """The partition of each message, with credit for one at a time."""
+    came: list[int] = []
+    for number in range(count):
+        await shell.until(lambda: len(consumer.deliveries) > number)  # noqa: B023  # at once
+        delivery = consumer.deliveries[number]
+        assert delivery.lease.count == 1
+        came.append(delivery.partition)
+        shell.settle(consumer, delivery)
+        shell.broker.consumers.grant(consumer.subscription, 1, 0)
+    return came
+
+
+async def test_credit_of_one_goes_round_all_partitions() -> None:
+    shell = await _started(partition_count=7, message_count=4)
+    consumer = await shell.consume(credit_count=1)
+
+    came = await _take_one_by_one(shell, consumer, 28)
+    await shell.stop()
+
+    # The first one is served before the others have joined the line.
+    for first in range(1, 22, 7):
+        assert 7 == len(set(came[first : first + 7]))
+
+
+async def test_several_consumers_of_a_group_share_the_turns() -> None:
+    shell = await _started(partition_count=5, message_count=12)
+    consumers = [await shell.consume(credit_count=1) for _ in range(3)]
+
+    for number in range(20):
+        for consumer in consumers:
+            await shell.until(lambda: len(consumer.deliveries) > number)  # noqa: B023  # at once
+            shell.settle(consumer, consumer.deliveries[number])
+            shell.broker.consumers.grant(consumer.subscription, 1, 0)
+    await shell.quiet()
+    await shell.stop()
+
+    seen = Counter(each.partition for one in consumers for each in one.deliveries)
+    assert {12} == set(seen.values())
+    assert [20, 20, 20] == [len(one.deliveries) for one in consumers]
+
+
+async def test_large_credit_reaches_what_waited_for_it() -> None:
+    shell = await _started(partition_count=6, message_count=3)
+    consumer = await shell.consume(credit_count=0)
+    await shell.quiet()
+
+    shell.broker.consumers.grant(consumer.subscription, 18, 1 << 20)
+    await shell.until(lambda: len(consumer.values) == 18)
+    await shell.stop()
+
+    assert 6 == len({each.partition for each in consumer.deliveries})
+
+
+async def test_what_falls_due_without_credit_comes_with_it() -> None:
+    async with running(Shell()) as shell:
+        consumer = await shell.consume(credit_count=0)
+        await shell.produce(b"later", delay_ms=500)
+        await shell.advance(1000)
+
+        shell.broker.consumers.grant(consumer.subscription, 1, 100)
+        await shell.until(lambda: consumer.values)
+
+        assert [b"later"] == consumer.values
+
+
+async def test_one_who_comes_later_is_in_line_too() -> None:
+    """The group has found no credit before this consumer was there."""
+    async with running(Shell()) as shell:
+        first = await shell.consume(credit_count=0)
+        await shell.produce(b"x")
+        await shell.quiet()
+        second = await shell.consume(credit_count=0)
+        await shell.quiet()
+
+        shell.broker.consumers.grant(second.subscription, 1, 100)
+        await shell.until(lambda: second.values)
+
+        assert [] == first.values
+
+
+async def test_a_turn_ends_when_it_has_handed_out_enough(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve groups, five deliveries a turn: all get theirs, and none twice."""
+    monkeypatch.setattr(limits, "TURN_DELIVERY_COUNT_MAX", 5)
+    consumers = [await shell.consume(f"g{number}") for number in range(12)]
+
+    await shell.produce(b"x")
+    await shell.until(lambda: all(consumer.values for consumer in consumers))
+    await shell.quiet()
+
+    assert all(consumer.values == [b"x"] for consumer in consumers)
+
+
+async def test_a_thousand_ready_partitions_have_their_turns_in_slices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "TURN_PARTITION_COUNT_MAX", 3)
+    shell = await _started(partition_count=10, message_count=1)
+    consumer = await shell.consume()
+
+    await shell.until(lambda: len(consumer.values) == 10)
+    await shell.stop()
+
+
+async def test_retention_looks_at_some_partitions_each_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "TURN_CUT_COUNT_MAX", 2)
+    shell = await _started(partition_count=5, message_count=1)
+    consumer = await shell.consume(credit_count=0)
+
+    await shell.advance(shell.settings.retention_ms + 120_000, step_ms=30_000_000)
+    await shell.advance(10_000, step_ms=500)
+    shell.broker.consumers.grant(consumer.subscription, 100, 1 << 20)
+    await shell.quiet()
+    await shell.stop()
+
+    assert [] == consumer.values
