@@ -12,7 +12,7 @@ PYTHON ?= # the interpreter to build .venv with; empty: the first that is 3.11 o
 SEEDS  ?= 1000# how many histories `make simulate` tries
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo test test-faults check format proto docs bench simulate lock clean
+.PHONY: help install demo test test-faults check coverage format proto docs bench simulate lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ check: install ## format, lint, types, imports, generated code, docs
 	$(BIN)/python scripts/gen_proto.py --check
 	$(BIN)/python scripts/gen_docs.py --check
 	$(BIN)/pytest -q -n 2 tests/tidy
+
+coverage: install ## hold the branches of core/ at 100 %: unit tests, properties, some histories
+	@rm -f .coverage
+	$(BIN)/coverage run -m pytest -q -p no:randomly tests/unit/core tests/unit/broker tests/property
+	$(BIN)/coverage run --append -m sandglass.testing.simulate --seeds 40
+	$(BIN)/coverage report
 
 format: install ## put the code into its form, and fix what can be fixed
 	$(BIN)/ruff format

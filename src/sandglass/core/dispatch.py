@@ -412,7 +412,7 @@ def _take(
     room, room_bytes = room_max, room_bytes_max
     place = 0
     for part in stretch:
-        size_bytes = _size_of(part)
+        size_bytes = charged_bytes(part)
         if part.count > room or size_bytes > room_bytes:
             break
         room -= part.count
@@ -420,7 +420,7 @@ def _take(
         place += 1
     taken, rest = stretch[:place], stretch[place:]
     if rest and room > 0:
-        part, each_bytes = rest[0], _size_of(rest[0]) // rest[0].count
+        part, each_bytes = rest[0], charged_bytes(rest[0]) // rest[0].count
         count = min(part.count, room, max(room_bytes // each_bytes, 0 if taken else 1))
         if count:
             taken.append(part._replace(count=count))
@@ -437,7 +437,7 @@ def _take(
     return taken, room_max - room
 
 
-def _size_of(part: Slice) -> int:
+def charged_bytes(part: Slice) -> int:
     """Its bytes, as credit counts them: each message as the mean of its row, at least 1."""
     return (len(part.body) // part.row_count or 1) * part.count
 
@@ -450,11 +450,6 @@ def _after(part: Slice, count: int) -> Slice:
         first_index=part.first_index + count,
         low=(part.due_ms << INDEX_BITS | part.first_index) + count,
     )
-
-
-def charged_bytes(part: Slice) -> int:
-    """What a slice takes of its consumer's credit: all messages of a row count alike."""
-    return part.count * max(1, len(part.body) // part.row_count)
 
 
 def _is_same_death(one: DeadLetterOrigin | None, other: DeadLetterOrigin | None) -> bool:

@@ -98,7 +98,7 @@ class IndexOrder:
             not self.ahead or self.next_index >= self.forgotten
         )
         if self._is_begun and not is_lacking:
-            held = min(self.ahead, default=self.end)
+            held = min((*self.ahead, self.forgotten or self.end))
             raise OutOfRangeError(
                 f"index {self.next_index} of partition {self.partition.id} is no longer kept;"
                 f" the first index still held above it is {held}",

@@ -2,14 +2,14 @@
 What a history must show: the invariants of the guarantees, checked from the outside.
 
 `History` is told what clients and readers see (a produce and its answer, deliveries, outcomes,
-reads), and which records the log took. It holds a naive model: a dict for each message and
-group. It raises `Violation` at the first thing that must not be.
+reads), and which records the log took. It remembers it in a naive model
+(`sandglass.testing.seen`). It raises `Violation` at the first thing that must not be.
 
 The numbers I1 to I16 are those of the guarantees. Which of them a check is for stands in the
 violation's text.
 """
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -31,131 +31,19 @@ from sandglass.core.record import (
     Record,
     Settle,
 )
+from sandglass.testing.seen import (
+    GroupHistory,
+    Hold,
+    Origin,
+    PartitionHistory,
+    Sent,
+    Violation,
+    numbers_of,
+    take_messages,
+)
 
-WIDTH_MIN = 8
-"""Bytes of a simulated message: its number, then filling."""
-
-
-class Violation(Exception):
-    """An invariant doesn't hold in a history."""
-
-
-def message_bytes(number: int, width: int) -> bytes:
-    """The bytes of message `number`."""
-    return number.to_bytes(WIDTH_MIN, "big") + bytes((number % 251,)) * (width - WIDTH_MIN)
-
-
-def take_messages(body: bytes, row_count: int, first: int, count: int) -> bytes:
-    """The core's slicer for simulated messages: all of a row are equally wide."""
-    width = len(body) // row_count
-    return body[first * width : (first + count) * width]
-
-
-@dataclass(slots=True)
-class Sent:
-    """A message that a producer has sent; times are the leader's at admission."""
-
-    number: int
-    partition: int
-    channel: str
-    due_ms: int
-    """As asked for, Unix time; 0 for at once."""
-    left_ms: int
-    """Until it is due, by the leader's clock."""
-    monotonic_ms: int
-    body: bytes
-    offset: int = 0
-    """0 until it is applied."""
-    is_shown: bool = False
-    """The leader's clock has shown its due time since."""
-
-
-@dataclass(slots=True)
-class Hold:
-    """A message under a lease."""
-
-    number: int
-    token: int
-    place: int
-    consumer: int
-    ends_ms: int
-    width: int
-    begun: int = 0
-
-
-@dataclass(slots=True)
-class GroupHistory:
-    """What a group of one partition has seen and settled."""
-
-    partition: int
-    number: int
-    channel: str
-    name: str
-    start: int
-    max_deliveries: int
-    acked: set[int] = field(default_factory=set[int])
-    dead: dict[int, tuple[int, str]] = field(default_factory=dict[int, tuple[int, str]])
-    expired: set[int] = field(default_factory=set[int])
-    attempts: dict[int, int] = field(default_factory=dict[int, int])
-    releases: dict[int, int] = field(default_factory=dict[int, int])
-    moved: set[int] = field(default_factory=set[int])
-    until_ms: dict[int, int] = field(default_factory=dict[int, int])
-    """Steady time at which a moved message is due again."""
-    not_before_ms: dict[int, int] = field(default_factory=dict[int, int])
-    """Monotonic time before which a delayed message must not come again."""
-    held: dict[int, Hold] = field(default_factory=dict[int, Hold])
-    ending: dict[int, Ending] = field(default_factory=dict[int, Ending])
-    """Messages with an outcome on its way under the present leader."""
-    highest: int = -1
-    """Handed out in the main order by the present leader."""
-    committed: int = 0
-
-    def is_settled(self, number: int) -> bool:
-        """Nothing more is to happen to this message."""
-        return number in self.acked or number in self.dead or number in self.expired
-
-
-@dataclass(slots=True)
-class Channel:
-    """The messages of a channel, and how far it was read."""
-
-    numbers: dict[int, int] = field(default_factory=dict[int, int])
-    """Offset to message."""
-    offsets: list[int] = field(default_factory=list[int])
-    passed: int = -1
-    """A reader has passed this offset."""
-
-
-@dataclass(slots=True)
-class PartitionHistory:
-    """What was seen of a partition."""
-
-    number: int
-    max_deliveries: int
-    channels: dict[str, Channel] = field(default_factory=dict[str, Channel])
-    groups: dict[int, GroupHistory] = field(default_factory=dict[int, GroupHistory])
-    cut: int = 0
-    last_token: int = 0
-    last_epoch: int = 0
-    closed_at_start: int = 0
-    is_deleted: bool = False
-    buried: dict[tuple[int, int], tuple[int, str]] = field(
-        default_factory=dict[tuple[int, int], tuple[int, str]]
-    )
-    """(group, message) of each dead letter, with attempts and reason."""
-
-    def channel(self, name: str) -> Channel:
-        """The channel, made if it is new."""
-        return self.channels.setdefault(name, Channel())
-
-    def numbers_in(
-        self, channel: str, low: int, high: int, *, is_all: bool = False
-    ) -> list[int]:
-        """Messages of a channel in `[low, high)` that retention has left, or really all."""
-        known = self.channel(channel)
-        low = low if is_all else max(low, self.cut)
-        first, end = bisect_left(known.offsets, low), bisect_left(known.offsets, high)
-        return [known.numbers[offset] for offset in known.offsets[first:end]]
+COPY_FIRST = 1 << 40
+"""Dead letters are numbered from here on; messages that were sent, from 1 on."""
 
 
 @dataclass(slots=True)
@@ -166,9 +54,10 @@ class History:
     sent: dict[int, Sent] = field(default_factory=dict[int, Sent])
     partitions: dict[int, PartitionHistory] = field(default_factory=dict[int, PartitionHistory])
     answered: set[int] = field(default_factory=set[int])
-    gone: set[int] = field(default_factory=set[int])
-    """Lost with a leader before they were durable: never to be seen."""
+    copies: list[int] = field(default_factory=list[int])
+    """What each dead letter is a copy of."""
     trace: list[str] = field(default_factory=list[str])
+    last_sent: int = 0
     delivered_count: int = 0
     epoch: int = 0
     lateness_from_ms: int | None = None
@@ -201,6 +90,7 @@ class History:
     def produce(self, first_index: int, messages: list[Sent]) -> None:
         """A batch is admitted, and on its way."""
         self._waiting[messages[0].partition, first_index] = messages
+        self.last_sent = messages[-1].number
         for message in messages:
             self.sent[message.number] = message
             if message.left_ms > 0:
@@ -218,6 +108,8 @@ class History:
         if partition is None:
             return
         for operation in record.operations:
+            if isinstance(operation, CreateGroup):
+                partition.asked[operation.group] = self.last_sent
             if not isinstance(operation, Settle | Move):
                 continue
             group = partition.groups[operation.group]
@@ -245,11 +137,10 @@ class History:
                 self._land(self.partitions[record.partition], operation, record)
 
     def lose(self, record: Record) -> None:
-        """A record went with its leader."""
+        """A record went with its leader, or was taken back: what it carried is never seen."""
         for operation in record.operations:
             if isinstance(operation, Append) and operation.origin is None:
-                batch = self._waiting.pop((record.partition, operation.first_index), [])
-                self.gone.update(message.number for message in batch)
+                self._waiting.pop((record.partition, operation.first_index), None)
 
     def _land_node(self, operation: object) -> None:
         if isinstance(operation, OpenEpoch):
@@ -283,6 +174,7 @@ class History:
                     operation.start,
                     partition.max_deliveries,
                     committed=max(operation.start, partition.cut),
+                    asked_after=partition.asked[operation.group],
                 )
             case Cut():
                 self._cut(partition, operation.below)
@@ -322,15 +214,24 @@ class History:
             if each.name == origin.group
             and origin.offset in partition.channel(each.channel).numbers
         )
-        for place, number in enumerate(_numbers(append.bodies[0], append.counts[0])):
-            original = self.sent[number]
-            if original.offset != origin.offset + place:
-                raise Violation(f"I8: dead letter of {number} names another offset")
+        numbers = partition.channel(group.channel).numbers
+        width = len(append.bodies[0]) // append.counts[0]
+        for place in range(append.counts[0]):
+            number = numbers.get(origin.offset + place)
+            body = append.bodies[0][place * width : (place + 1) * width]
+            if number is None or body != self.sent[number].body:
+                raise Violation(f"I8: dead letter of {number} with other bytes")
             if (group.number, number) in partition.buried:
                 raise Violation(f"I8: a second dead letter of {number} for {group.name}")
-            partition.buried[group.number, number] = (origin.attempts, origin.reason)
+            told = Origin(origin.offset + place, group.name, origin.attempts, origin.reason)
+            partition.buried[group.number, number] = told
+            copy = COPY_FIRST + len(self.copies)
+            self.copies.append(number)
             offset = append.dues[0] << INDEX_BITS | append.first_index + place
-            self._appear(partition, DEAD_LETTER_CHANNEL, offset, number)
+            self.sent[copy] = Sent(
+                copy, partition.number, DEAD_LETTER_CHANNEL, 0, 0, 0, body, told, offset
+            )
+            self._appear(partition, DEAD_LETTER_CHANNEL, offset, copy)
 
     def _appear(self, partition: PartitionHistory, name: str, offset: int, number: int) -> None:
         channel = partition.channel(name)
@@ -343,6 +244,12 @@ class History:
             raise Violation(f"I9: two messages at {offset:x}")
         channel.numbers[offset] = number
         insort(channel.offsets, offset)
+        for group in partition.groups.values():
+            is_passed_over = number > group.asked_after and offset < group.start
+            if group.channel == name and is_passed_over and number < COPY_FIRST:
+                raise Violation(
+                    f"I5: message {number} came after {group.name}, and is before it"
+                )
 
     def _settle(
         self, partition: PartitionHistory, group: GroupHistory, number: int, ending: Ending
@@ -360,12 +267,13 @@ class History:
         buried = partition.buried.get((group.number, number))
         if buried is None:
             raise Violation(f"I8: no dead letter of {number} for {group.name}")
-        attempts, reason = buried
         before = group.attempts.get(number, 0)
-        counted = before if reason == "released" else before + 1
-        if attempts != counted:
-            raise Violation(f"I8: {attempts} attempts on {number}, but {counted} were made")
-        group.dead[number] = buried
+        counted = before if buried.reason == "released" else before + 1
+        if buried.attempts != counted:
+            raise Violation(
+                f"I8: {buried.attempts} attempts on {number}, but {counted} were made"
+            )
+        group.dead.add(number)
 
     def _move(self, group: GroupHistory, number: int, move: Move) -> None:
         group.ending.pop(number, None)
@@ -478,22 +386,23 @@ class History:
     def _look(
         self, partition: PartitionHistory, name: str, part: Slice
     ) -> Iterable[tuple[int, int]]:
-        """(offset, number) of what a slice shows, checked against what was sent."""
+        """(offset, number) of what a slice shows, checked against what stands there."""
         raw = take_messages(part.body, part.row_count, part.first, part.count)
         width = len(part.body) // part.row_count
         channel = partition.channel(name)
         first = part.due_ms << INDEX_BITS | part.first_index
-        for place, number in enumerate(_numbers(raw, part.count)):
-            message = self.sent.get(number)
+        for place, shown in enumerate(numbers_of(raw, part.count)):
             offset = first + place
-            if message is None or number in self.gone:
-                raise Violation(f"I2: message {number} was never accepted")
+            number = channel.numbers.get(offset)
+            if number is None:
+                raise Violation(f"I2: message {shown} at {offset:x} was never accepted")
+            message = self.sent[number]
             if raw[place * width : (place + 1) * width] != message.body:
-                raise Violation(f"I2: message {number} came with other bytes")
-            if channel.numbers.get(offset) != number:
-                raise Violation(f"I9: message {number} is not the one at {offset:x}")
+                raise Violation(f"I2: message {shown} came for {number}, at {offset:x}")
             if offset < partition.cut:
                 raise Violation(f"I2: message {number} was cut by retention")
+            if message.origin != _told(part, place):
+                raise Violation(f"I8: dead letter {number} shows {_told(part, place)}")
             yield offset, number
 
     # --- reading ------------------------------------------------------------------------------
@@ -505,8 +414,6 @@ class History:
         shown: list[int] = []
         for part in slices:
             shown.extend(each for _, each in self._look(partition, name, part))
-            if part.origin is not None:
-                self._check_origin(partition, part)
         expected = partition.numbers_in(name, low, top + 1)
         if shown != expected:
             raise Violation(
@@ -514,19 +421,6 @@ class History:
                 f" not {expected}"
             )
         channel.passed = max(channel.passed, top)
-
-    def _check_origin(self, partition: PartitionHistory, part: Slice) -> None:
-        raw = take_messages(part.body, part.row_count, part.first, part.count)
-        origin = part.origin
-        assert origin is not None
-        for number in _numbers(raw, part.count):
-            found = [
-                told
-                for (group, each), told in partition.buried.items()
-                if each == number and partition.groups[group].name == origin.group
-            ]
-            if (origin.attempts, origin.reason) not in found:
-                raise Violation(f"I8: the dead letter of {number} shows another origin")
 
     # --- groups -------------------------------------------------------------------------------
 
@@ -559,6 +453,15 @@ class History:
                 is_due = message.is_shown or message.left_ms <= 0
             _check(not is_due, "I4", "is due, and nobody cares", group, number)
 
+    def drained(self, group: GroupHistory, target: int, steady_ms: int) -> None:
+        """A drain is over: what stood up to `target`, and was ready, has been handed out."""
+        partition = self.partitions[group.partition]
+        for number in partition.numbers_in(group.channel, group.start, target + 1):
+            if group.is_settled(number) or number in group.held or number in group.ending:
+                continue
+            is_later = number in group.moved and group.until_ms[number] > steady_ms
+            _check(is_later, "I5", "was left out by a drain", group, number)
+
     def lost(self) -> list[tuple[GroupHistory, int]]:
         """What is not settled in each group, of all that came and was not cut."""
         return [
@@ -582,14 +485,6 @@ class History:
             _check(False, "I5", "never comes to an end", group, number)
 
 
-def _numbers(raw: bytes, count: int) -> list[int]:
-    width = len(raw) // count
-    return [
-        int.from_bytes(raw[place * width : place * width + WIDTH_MIN], "big")
-        for place in range(count)
-    ]
-
-
 def _check(holds: bool, invariant: str, what: str, group: GroupHistory, number: int) -> None:
     if not holds:
         raise Violation(
@@ -597,3 +492,12 @@ def _check(holds: bool, invariant: str, what: str, group: GroupHistory, number: 
             f" {group.partition}"
         )
     return None
+
+
+def _told(part: Slice, place: int) -> Origin | None:
+    """What a slice says of the message at `place` of it, if that is a dead letter."""
+    origin = part.origin
+    if origin is None:
+        return None
+    offset = origin.offset + part.first + place
+    return Origin(offset, origin.group, origin.attempts, origin.reason)

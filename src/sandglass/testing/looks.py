@@ -12,7 +12,8 @@ from sandglass.core.partition import Partition
 from sandglass.core.standing import Standing, standing_of
 from sandglass.core.view import View
 from sandglass.errors import OutOfRangeError
-from sandglass.testing.checkers import GroupHistory, History, Violation, take_messages
+from sandglass.testing.checkers import History
+from sandglass.testing.seen import GroupHistory, Violation, numbers_of, take_messages
 
 
 def check_standings(
@@ -64,7 +65,7 @@ def check_index_order(
     last = partition.last_index
     above = chance % (last + 1)
     held = {
-        offset & INDEX_MAX: number
+        offset & INDEX_MAX: numbers_of(history.sent[number].body, 1)[0]
         for channel in history.partitions[partition.number].channels.values()
         for offset, number in channel.numbers.items()
         if offset >= partition.cut
@@ -78,10 +79,7 @@ def check_index_order(
         while not reading.is_over:
             for _, part in reading.step(view):
                 raw = take_messages(part.body, part.row_count, part.first, part.count)
-                width = len(part.body) // part.row_count
-                shown += [
-                    int.from_bytes(raw[at : at + 8], "big") for at in range(0, len(raw), width)
-                ]
+                shown += numbers_of(raw, part.count)
     except OutOfRangeError as error:
         next_held = int(error.message.rpartition(" ")[2])
     expected_held = 0

@@ -3,10 +3,6 @@ The rules that the simulation must miss: each can be taken out, for as long as a
 
 A rule that could be taken out without a history going wrong would either not be needed or not
 be tested. Nothing of this is in the core: functions are replaced from outside.
-
-One stands here without a history that misses it: *applied*. On one log, a promise stands behind
-the records that it covers, so that what is read by assigned indexes can't be lost before it. It
-is kept for logs whose promise is elsewhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,13 +10,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from sandglass.core import dispatch, keys
+from sandglass.core import dispatch, keys, retract
+from sandglass.core.dispatch import Moment
 from sandglass.core.done import DoneRanges
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer
 from sandglass.core.message import Slice
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
+from sandglass.core.record import CreateGroup, Operation
 from sandglass.testing.simulated_node import SimulatedNode
 
 Replacement = tuple[object, str, Callable[..., Any]]
@@ -59,9 +57,14 @@ def _unclosed(read: Callable[..., Any]) -> Callable[..., Any]:
 
 def _begin_far_lease(begin: Callable[..., None]) -> Callable[..., None]:
     def begun(
-        group: Group, consumer: Consumer, slices: list[Slice], turn: dispatch.Turn, **rest: Any
+        group: Group,
+        consumer: Consumer,
+        slices: list[Slice],
+        count: int,
+        turn: dispatch.Turn,
+        **rest: Any,
     ) -> None:
-        begin(group, consumer, slices, turn, **rest)
+        begin(group, consumer, slices, count, turn, **rest)
         lease = turn.deliveries[-1].lease
         if not lease.is_retry:
             prefix = keys.rows_prefix(group.partition, group.channel)
@@ -99,6 +102,18 @@ def _append_undurable(append: Callable[..., bool]) -> Callable[..., bool]:
         return False
 
     return appended
+
+
+def _promised_though_voiding(self: SimulatedNode, moment: Moment) -> int:
+    return 0 if self.is_behind(moment) else self.machine.promised_ms << INDEX_BITS
+
+
+def _shift_no_group(shifted: Callable[..., Operation]) -> Callable[..., Operation]:
+    def shift(operation: Operation, *rest: int) -> Operation:
+        is_group = isinstance(operation, CreateGroup)
+        return operation if is_group else shifted(operation, *rest)
+
+    return shift
 
 
 RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
@@ -147,6 +162,16 @@ RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
     "sync": (
         "nothing is applied or answered before it is durable",
         lambda: [(SimulatedNode, "append", _append_undurable(SimulatedNode.append))],
+    ),
+    "voiding": (
+        "a promise that is being voided counts no more",
+        lambda: [(SimulatedNode, "promised", _promised_though_voiding)],
+    ),
+    "start-shifts": (
+        "a group's start goes down with the indexes that a full disk gives back",
+        lambda: [
+            (retract, "_shifted", _shift_no_group(vars(retract)["_shifted"])),
+        ],
     ),
     "epoch": (
         "a leader hands nothing out before its epoch is durable",

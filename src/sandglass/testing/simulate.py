@@ -14,7 +14,8 @@ import sys
 from time import perf_counter
 
 from sandglass.testing.rules import RULES, without
-from sandglass.testing.simulation import Report, simulate
+from sandglass.testing.simulation import simulate
+from sandglass.testing.world import Report
 
 
 def find_violation(seeds: range, rule: str = "") -> Report | None:

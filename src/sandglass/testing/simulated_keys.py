@@ -26,8 +26,9 @@ from sandglass.core.message import Entries, Entry, EntryKey, Placed, Removed
 from sandglass.core.record import PutTopic, Record
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.core.view import Overlay
-from sandglass.testing.checkers import History, Violation, take_messages
+from sandglass.testing.checkers import History
 from sandglass.testing.linear import Call, explain
+from sandglass.testing.seen import Violation, take_messages
 from sandglass.testing.simulated_node import SimulatedNode
 
 START_MS = 1_700_000_000_000

@@ -10,7 +10,10 @@ It keeps the rules of a host, in the smallest form:
    once, and from that moment on the promise counts for nothing. Then, and where a partition's
    now is ahead of the clock since its leader began, each partition promises what exists.
 4. A partition is looked at when a record of it, a promise, credit or its wake-up says so, and
-   at no other time: a wake-up that the core forgets shows as a message that never comes.
+   at no other time: a wake-up that the core forgets shows as a message that never comes. One
+   that nobody reads doesn't even see the clock.
+5. On a full disk producers' batches are taken back, and all else goes into a reserve; where
+   there is none, it waits.
 
 A crash keeps any first part of what was not synced, and any first part of what was not flushed.
 """
@@ -27,9 +30,14 @@ from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine, promise_until
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
-from sandglass.core.record import NODE, Promise, Record
+from sandglass.core.record import NODE, Append, Promise, Record
+from sandglass.core.retract import retract
 from sandglass.core.view import Overlay
-from sandglass.testing.checkers import History, take_messages
+from sandglass.testing.checkers import History
+from sandglass.testing.seen import take_messages
+
+ROOM_RETRY_MS = 10
+"""How long to wait where the disk has no room, before trying once more."""
 
 Landed = Callable[[], None]
 
@@ -42,6 +50,13 @@ class Waiting:
     done: Landed | None
     position: int = 0
 
+    @property
+    def is_produced(self) -> bool:
+        """A producer's batch: it may be taken back."""
+        return any(
+            isinstance(each, Append) and not each.origin for each in self.record.operations
+        )
+
 
 class SimulatedNode:
     """One log, one store, and the machine between them; `history` sees every record."""
@@ -52,6 +67,10 @@ class SimulatedNode:
         self.log = MemoryLog()
         self.store = MemoryStore(flush_write_count=8)
         self.is_serving = False
+        self.is_full = False
+        """The disk has no room for another segment."""
+        self.has_reserve = True
+        self.refused_count = 0
         self.load()
 
     # --- start and end ------------------------------------------------------------------------
@@ -71,6 +90,8 @@ class SimulatedNode:
         self.wakes: dict[int, tuple[int | None, int | None, int | None]] = {}
         self.is_voiding = False
         self.promise_queued_ms = 0
+        self.dispatched: list[int] = []
+        """The partitions that the last turn looked at."""
         self._write()
 
     def wait_ms(self, wall_ms: int) -> int:
@@ -117,6 +138,7 @@ class SimulatedNode:
 
     def stop(self, moment: Moment) -> None:
         """A clean stop: what is queued is finished, and the offsets are closed exactly."""
+        self.is_full = False
         while self.queue or self.is_syncing:
             if self.is_syncing:
                 self.sync_end()
@@ -155,6 +177,10 @@ class SimulatedNode:
         """Hands what is queued to the log; True if a sync starts with it."""
         if self.is_syncing or not self.queue:
             return False
+        if self.is_full:
+            self._take_back()
+            if not self.queue or not self.has_reserve:
+                return False
         self.syncing, self.queue = self.queue, []
         for waiting in self.syncing:
             raw = codec.encode(waiting.record)
@@ -163,6 +189,22 @@ class SimulatedNode:
         self.log.sync_start()
         self.is_syncing = True
         return True
+
+    def _take_back(self) -> None:
+        """Batches that were admitted, and that the log has no room for, never were there."""
+        refused = [waiting.record for waiting in self.queue if waiting.is_produced]
+        self.queue = [waiting for waiting in self.queue if not waiting.is_produced]
+        self.refused_count += len(refused)
+        moved: dict[int, Record] = {}
+        for number in {record.partition: None for record in refused}:
+            partition = self.partition(number)
+            if partition is not None:
+                mine = [record for record in refused if record.partition == number]
+                moved |= retract(partition, mine)
+        for record in refused:
+            self.history.lose(record)
+        for waiting in self.queue:
+            waiting.record = moved.get(id(waiting.record), waiting.record)
 
     def sync_end(self) -> None:
         """The sync is over: what it covered is applied, written, and answered."""
@@ -183,7 +225,7 @@ class SimulatedNode:
     def _apply(self, record: Record) -> None:
         self.view.lay(self.machine.apply(record, self.view))
         if record.partition == NODE:
-            self.ready.update(dict.fromkeys(self.machine.refs))
+            self.ready.update(dict.fromkeys(self.wakes))
         else:
             self.ready[record.partition] = None
 
@@ -220,6 +262,7 @@ class SimulatedNode:
                 del self.wakes[number]
                 self.ready[number] = None
         numbers, self.ready = self.ready, {}
+        self.dispatched = list(numbers)
         deliveries: list[Delivery] = []
         for number in numbers:
             partition = self.partition(number)
@@ -235,7 +278,11 @@ class SimulatedNode:
             for record in records:
                 self.submit(record, moment)
             deliveries += handed_out
-            self.wakes[number] = partition.wake_at()
+            at_ms = partition.wake_at()
+            if partition.reading or at_ms != (None, None, None):
+                self.wakes[number] = at_ms
+            else:
+                self.wakes.pop(number, None)
         return deliveries
 
     def _left_ms(self, number: int, moment: Moment) -> int | None:
@@ -261,6 +308,8 @@ class SimulatedNode:
 
     def wake_in_ms(self, moment: Moment) -> int | None:
         """When to take the next turn, by itself."""
+        if self.queue and self.is_full and not self.is_syncing:
+            return ROOM_RETRY_MS
         if self.ready or (self.queue and not self.is_syncing):
             return 0
         if self._is_blocked() and not self.is_syncing and self._lacks_promise(moment):

@@ -14,7 +14,7 @@ from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.partition import Partition
 from sandglass.core.record import Ending, PutTopic, Record
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
-from sandglass.testing.checkers import message_bytes, take_messages
+from sandglass.testing.seen import message_bytes, take_messages
 
 START_MS = 1000
 WIDTH_BYTES = 8

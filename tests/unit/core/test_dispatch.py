@@ -13,7 +13,7 @@ from sandglass.core.partition import DEADLINE_COUNT_MIN, Partition
 from sandglass.core.record import CreateGroup, Ending, Head, Record
 from sandglass.core.topic import TopicSettings
 from sandglass.core.view import Changes, Row
-from sandglass.testing.checkers import take_messages
+from sandglass.testing.seen import take_messages
 from tests.unit.core.drive import START_MS, Drive, numbers_of, offset
 
 

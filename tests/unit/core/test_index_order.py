@@ -8,6 +8,7 @@ import pytest
 from sandglass.core import index_order
 from sandglass.core.index_order import IndexOrder
 from sandglass.core.message import DEAD_LETTER_CHANNEL
+from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Ending
 from sandglass.core.view import Row
 from sandglass.errors import OutOfRangeError
@@ -228,3 +229,35 @@ def test_a_step_is_bounded_in_rows_and_bytes() -> None:
     for found in steps:
         size_bytes = sum(len(part.body) for _, part in found)
         assert size_bytes < index_order.STEP_BYTES + 100_001
+
+
+def test_a_reading_that_is_over_gives_nothing_more() -> None:
+    drive = Drive()
+    drive.produce()
+    reading = order(drive)
+    read(drive, reading)
+
+    assert reading.is_over
+    assert [] == reading.step(drive.store)
+
+
+def test_a_partition_that_never_held_anything_has_no_channel_to_look_at() -> None:
+    drive = Drive()
+    reading = IndexOrder(drive.partition, 1, 2)
+
+    assert [] == reading.step(drive.store)
+    with pytest.raises(OutOfRangeError):
+        reading.step(drive.store)
+
+
+def test_what_was_forgotten_counts_as_held_above_a_gap() -> None:
+    """The rows that are kept ahead may all lie beyond one that no longer is."""
+    drive = Drive()
+    for index, ahead_ms in ((1, 900), (2, 100), (3, 10), (4, 200), (5, 950), (6, 960)):
+        assert index == drive.produce(START_MS + ahead_ms).first_index
+    drive.go(50)
+    drive.apply(drive.partition.admit_cut(drive.wall_ms << INDEX_BITS, drive.moment))
+    reading = order(drive, ahead_row_count_max=1)
+
+    with pytest.raises(OutOfRangeError, match=r"above it is 4$"):
+        read(drive, reading)

@@ -206,3 +206,16 @@ def test_what_moves_stays_above_what_is_closed() -> None:
 
     drive.apply(moved[id(later)])
     assert Entry(A, 1, START_MS + 1, b"x") == find(drive, A)
+
+
+def test_a_delete_is_carried_out_where_nobody_waits_for_its_answer() -> None:
+    """As a replica or a recovery does."""
+    drive = Drive()
+    put(drive, ((b"k", b""), b"x"))
+    record, removed = delete_later(drive, (b"k", b""))
+    drive.restart()
+
+    drive.apply(record)
+
+    assert find(drive, (b"k", b"")) is None
+    assert removed.existed == []

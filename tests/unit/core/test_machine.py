@@ -9,7 +9,7 @@ from sandglass.core.machine import Machine, decode_topic, encode_topic, promise_
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import Cut, DeleteTopic, OpenEpoch, Promise, PutTopic
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
-from sandglass.testing.checkers import take_messages
+from sandglass.testing.seen import take_messages
 from tests.unit.core.drive import START_MS, Drive
 
 OTHER = Topic("b", TopicKind.TIMER, (PartitionRef("Q", 2), PartitionRef("R", 3)))

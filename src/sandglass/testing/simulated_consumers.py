@@ -1,0 +1,266 @@
+"""
+Simulated consumers: they come and go, take what credit allows, drain, and lose their sessions.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from sandglass.core import outcome
+from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.group import Group
+from sandglass.core.lease import Consumer
+from sandglass.core.message import DEAD_LETTER_CHANNEL
+from sandglass.core.partition import Partition
+from sandglass.core.topic import Topic
+from sandglass.testing.seen import GroupHistory, Hold, Violation
+from sandglass.testing.simulated_outcomes import Outcomes, Task
+from sandglass.testing.world import CHANNELS, IDLE, World
+
+CLIENT_COUNT = 6
+
+
+@dataclass(slots=True)
+class Client:
+    """A consumer of one group of a topic."""
+
+    consumer: Consumer
+    group: str
+    channel: str
+    topic: str
+    is_diligent: bool = False
+    held: tuple[int, int] | None = None
+    """Its credit, while its session is broken and may come back."""
+    targets: dict[int, int] | None = None
+    """Partitions that it still has to drain, and how far; None if it stays."""
+
+
+@dataclass(slots=True)
+class Consumers:
+    """All that are there now."""
+
+    world: World
+    outcomes: Outcomes
+    clients: dict[int, Client] = field(default_factory=dict[int, Client])
+    _keys: "count[int]" = field(default_factory=lambda: count(1))
+
+    # --- coming and going ---------------------------------------------------------------------
+
+    def join(self, topic: Topic) -> None:
+        """A consumer comes for a group of a topic, in all partitions that have the group."""
+        chance = self.world.chance
+        lot = chance.random()
+        channel = CHANNELS[0] if lot < 0.65 else CHANNELS[1]
+        client = Client(
+            Consumer(
+                next(self._keys),
+                chance.choice((1, 2, 3, 5, 12, 100)),
+                chance.choice((7, 60, 300, 4000, 100_000)),
+                chance.choice((0, 60, 250)),
+            ),
+            chance.choice(("first", "second")),
+            channel,
+            topic.name,
+        )
+        if lot > 0.9:
+            client.channel, client.group = DEAD_LETTER_CHANNEL, "second"
+        if chance.random() < 0.15:
+            self._plan_drain(client)
+        self._begin(client)
+
+    def join_diligent(self, topic: Topic) -> None:
+        """Consumers that take and ack all that is there, for every group."""
+        numbers = {ref.number for ref in topic.partitions}
+        groups = {
+            (known.channel, known.name): None
+            for known in self.world.known_groups()
+            if known.partition in numbers
+        }
+        for channel, name in groups:
+            consumer = Consumer(next(self._keys), 100_000, 1 << 26)
+            self._begin(Client(consumer, name, channel, topic.name, is_diligent=True))
+
+    def _begin(self, client: Client) -> None:
+        self.clients[client.consumer.key] = client
+        for partition, group in self._groups_of(client):
+            partition.add_consumer(group, client.consumer)
+            self.world.node.ready[partition.number] = None
+        self.world.kick()
+
+    def join_all(self) -> None:
+        """A group is new: those who want it read it."""
+        for client in list(self.clients.values()):
+            for partition, group in self._groups_of(client):
+                if client.consumer not in group.consumers and client.targets is None:
+                    partition.add_consumer(group, client.consumer)
+                    self.world.node.ready[partition.number] = None
+
+    def come_and_go(self) -> None:
+        """Somebody comes, leaves, or is away for a while."""
+        chance = self.world.chance
+        if not self.world.node.is_serving or not self.world.topics:
+            return
+        topic = self.world.topics[chance.choice(list(self.world.topics))]
+        is_shy = topic.name == IDLE and chance.random() < 0.8
+        if len(self.clients) < CLIENT_COUNT and not is_shy:
+            self.join(topic)
+        if len(self.clients) > 3 and chance.random() < 0.4:
+            client = self.clients[chance.choice(list(self.clients))]
+            if chance.random() < 0.5:
+                self.leave(client)
+            else:
+                self._break(client)
+
+    def leave(self, client: Client) -> None:
+        """The session of a consumer has ended."""
+        del self.clients[client.consumer.key]
+        moment = self.world.see()
+        for partition, group in self._groups_of(client):
+            partition.remove_consumer(group, client.consumer)
+            tokens = [
+                token
+                for token, lease in group.leases.items()
+                if lease.consumer == client.consumer.key
+            ]
+            for token in tokens:
+                self._check_begun(partition.number, group, token)
+            left = deque(tokens)
+            while left:
+                for record in outcome.admit_break(
+                    partition, group, left, moment, self.world.node.view
+                ):
+                    self.world.node.submit(record, moment)
+        self.world.kick()
+
+    def _break(self, client: Client) -> None:
+        """A session breaks: nothing is handed out to it, and it may come back."""
+        consumer = client.consumer
+        if client.held is not None:
+            return
+        client.held = (consumer.credit_count, consumer.credit_bytes)
+        consumer.credit_count = consumer.credit_bytes = 0
+        self.world.after(self.world.chance.choice((5, 60, 300)), lambda: self._resume(client))
+
+    def _resume(self, client: Client) -> None:
+        if client.consumer.key not in self.clients or client.held is None:
+            return
+        if self.world.chance.random() < 0.3:
+            self.leave(client)
+            return
+        self.world.report.resumed_count += 1
+        client.consumer.credit_count, client.consumer.credit_bytes = client.held
+        client.held = None
+        self._wake(client)
+
+    def forget_all(self) -> None:
+        """The process is gone, and every session with it."""
+        self.clients.clear()
+
+    def forget_topic(self, name: str) -> None:
+        """A topic is deleted: its consumers are told, and go."""
+        for key in [key for key, client in self.clients.items() if client.topic == name]:
+            del self.clients[key]
+
+    def _groups_of(self, client: Client) -> list[tuple[Partition, Group]]:
+        found: list[tuple[Partition, Group]] = []
+        topic = self.world.topics.get(client.topic)
+        for ref in topic.partitions if topic is not None else ():
+            known = self.world.history.partitions[ref.number].groups.values()
+            partition = self.world.node.partition(ref.number)
+            if partition is not None and any(
+                (group.channel, group.name) == (client.channel, client.group) for group in known
+            ):
+                group = partition.group(client.channel, client.group, self.world.node.view)
+                found.append((partition, group))
+        return found
+
+    def _check_begun(self, number: int, group: Group, token: int) -> None:
+        lease = group.leases[token]
+        known = self.world.history.partitions[number].groups[group.number]
+        for hold in known.held.values():
+            if hold.token == token and hold.begun != lease.begun:
+                raise Violation(f"I8: begun is {lease.begun}, but {hold.begun} was said")
+
+    # --- drains -------------------------------------------------------------------------------
+
+    def _plan_drain(self, client: Client) -> None:
+        """What is readable now is to be handed out; then the consumer goes."""
+        moment = self.world.see()
+        promised = self.world.node.promised(moment)
+        client.targets = {}
+        for partition, group in self._groups_of(client):
+            client.targets[partition.number] = partition.readable(promised)
+            group.scanned_to = 0
+
+    def look_at_drains(self, numbers: Iterable[int], moment: Moment) -> None:
+        """Partitions have had a turn: is a drain over?"""
+        for client in [each for each in self.clients.values() if each.targets is not None]:
+            targets = client.targets
+            assert targets is not None
+            for partition, group in self._groups_of(client):
+                target = targets.get(partition.number)
+                if target is None or partition.number not in numbers:
+                    continue
+                if client.consumer.has_credit and group.is_drained(target):
+                    del targets[partition.number]
+                    known = self.world.history.partitions[partition.number]
+                    self.world.history.drained(
+                        known.groups[group.number], target, moment.steady_ms
+                    )
+            if not targets:
+                self.world.report.drained_count += 1
+                self.leave(client)
+
+    def check_drains(self) -> None:
+        """The node rests: a drain that has credit is over."""
+        for client in self.clients.values():
+            if client.targets and client.consumer.has_credit:
+                raise Violation(f"I5: a drain of {client.group} hangs at {client.targets}")
+
+    # --- messages -----------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery, moment: Moment) -> None:
+        """A consumer is given messages."""
+        numbers = self.world.history.deliver(delivery, moment, self.world.now_ms)
+        group, client = delivery.group, self.clients.get(delivery.consumer.key)
+        if client is None:
+            return  # it left while the end of its topic was on its way
+        if client.held is not None:
+            raise Violation(f"messages {numbers} are handed out to a session that broke")
+        task = Task(
+            delivery.partition, group.channel, group.name, delivery.lease.token, numbers
+        )
+        if client.is_diligent:
+            self.world.after(1, lambda: self.outcomes.ack(task))
+        else:
+            self.outcomes.plan(task)
+
+    def check_credit(self, deliveries: list[Delivery]) -> None:
+        """After a turn: of each consumer's last delivery one message may exceed the bytes."""
+        for delivery in {each.consumer.key: each for each in deliveries}.values():
+            consumer, part = delivery.consumer, delivery.slices[-1]
+            if consumer.credit_count < 0:
+                raise Violation("a consumer was given more than its credit")
+            width = len(part.body) // part.row_count
+            if consumer.credit_bytes < 0 and (
+                delivery.lease.count > 1 or consumer.credit_bytes + width <= 0
+            ):
+                raise Violation("a consumer was given more bytes than its credit")
+
+    def give_back(self, _: GroupHistory, hold: Hold) -> None:
+        """A message has left a lease: its credit comes back, if its consumer is there still."""
+        client = self.clients.get(hold.consumer)
+        if client is None:
+            return
+        if client.held is not None:
+            client.held = (client.held[0] + 1, client.held[1] + hold.width)
+            return
+        client.consumer.credit_count += 1
+        client.consumer.credit_bytes += hold.width
+        self._wake(client)
+
+    def _wake(self, client: Client) -> None:
+        for partition, _ in self._groups_of(client):
+            self.world.node.ready[partition.number] = None
+        self.world.kick()
