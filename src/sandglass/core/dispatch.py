@@ -65,6 +65,16 @@ class Turn:
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
     operations: list[Operation] = field(default_factory=list[Operation])
     """Moves and expiries, to become records."""
+    bodies: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
+    """Of rows that retries were read from, by channel and first offset: see `share`."""
+
+    def share(self, channel: str, part: Slice) -> Slice:
+        """
+        The slice, with the bytes of its row that another one has already. A thousand messages
+        of one row that failed one by one would hold it a thousand times.
+        """
+        offset = part.due_ms << INDEX_BITS | part.first_index - part.first
+        return part._replace(body=self.bodies.setdefault((channel, offset), part.body))
 
 
 def dispatch_group(group: Group, turn: Turn) -> None:
@@ -127,7 +137,7 @@ def _dispatch_retry(group: Group, part: RetryPart, consumer: Consumer, turn: Tur
         expired: Range = (part.low, part.high, 0)
         turn.operations.append(Settle(group.number, Ending.EXPIRED, [], [expired]))
         return
-    queue = deque([slices])
+    queue = deque([[turn.share(group.channel, each) for each in slices]])
     taken, count = _take(queue, consumer, limits.ROW_MESSAGE_COUNT_MAX)
     high = part.high
     if queue or not is_all:

@@ -360,3 +360,19 @@ def test_a_lease_that_is_left_keeps_its_deadline_when_others_go() -> None:
         kept.group.number,
         kept.lease.token,
     ) in drive.partition.deadlines
+
+
+def test_messages_of_one_row_that_failed_one_by_one_hold_it_once() -> None:
+    """Each is a delivery of its own, and a row may have 256 KiB."""
+    drive = Drive()
+    drive.read(drive.group())
+    drive.produce(0, counts=[6])
+    (delivery,) = drive.dispatch()
+    for place in range(6):
+        drive.end(delivery, Ending.NACKED, [(place, 1)])
+    drive.go(10)
+
+    again = drive.dispatch()
+
+    assert 6 == len(again)
+    assert 1 == len({id(part.body) for each in again for part in each.slices})
