@@ -136,6 +136,7 @@ class Node:
                 self._log, self._store, self.clock, slice_body, stopwatch_ns=stopwatch_ns
             )
             self._loop.on_failure = self._fail
+            self._loop.chance = int.from_bytes(self.entropy.token_bytes(4), "big") / 2**32
             ids = Generator(wall_ms=self.clock.wall_ms, entropy=self.entropy.token_bytes)
             self._broker = Broker(
                 self._loop,

@@ -3,8 +3,9 @@ The broker's front door: admits, finds the partition, awaits the outcome.
 
 Every surface calls it, and none does more than translate. What is refused is refused here or
 before, with an error that names field and limit; what is admitted goes to the node loop. Topics
-are in its `catalog`, whoever consumes among its `consumers`, what KV topics hold is behind
-`keyvalue`; `status` tells how it all stands.
+are in its `catalog`, their groups in `groups`, whoever consumes among its `consumers`, what KV
+topics hold is behind `keyvalue`. For operators there are `dead_letters`, `schedule` (what is
+pending), and `status`.
 """
 
 import asyncio
@@ -12,12 +13,16 @@ from collections.abc import AsyncIterator
 
 from sandglass.broker.catalog import Catalog
 from sandglass.broker.consuming import Consumers
+from sandglass.broker.dead_letters import DeadLetters
+from sandglass.broker.groups import Groups
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.node_loop import Done, NodeLoop, resolve
 from sandglass.broker.pulling import Pulls
 from sandglass.broker.retention import Retention
+from sandglass.broker.schedule import Schedule
 from sandglass.broker.status import Status
 from sandglass.core import limits
+from sandglass.core.dispatch import Moment
 from sandglass.core.index_order import IndexOrder
 from sandglass.core.keyvalue import admit_put
 from sandglass.core.message import (
@@ -52,12 +57,17 @@ class Broker:
         self.loop = loop
         self.node_name = node_name
         self.catalog = Catalog(loop, ids)
-        self.consumers = Consumers(loop, ids, session_grace_ms=session_grace_ms)
         self.keyvalue = KeyValue(loop)
+        self.groups = Groups(loop)
+        self.consumers = Consumers(loop, self.groups, ids, session_grace_ms=session_grace_ms)
+        self.dead_letters = DeadLetters(loop)
+        self.schedule = Schedule(loop)
+        self.retention = Retention(loop)
         self.pulls = Pulls(self.consumers)
         self.status = Status(loop)
         self.catalog.on_deleted = self.consumers.end_topic
-        loop.housekeeping = Retention(loop).keep_house
+        self.groups.on_deleted = self.consumers.end_group
+        loop.housekeeping = self._keep_house
 
     async def produce(
         self, topic: Topic, partition: PartitionRef, channel: str, batch: Batch | Entries
@@ -150,4 +160,9 @@ class Broker:
 
     async def stop(self) -> None:
         """Waits for what is being given back."""
+        await self.groups.stop()
         await self.consumers.stop()
+
+    def _keep_house(self, moment: Moment) -> None:
+        self.groups.resume()
+        self.retention.keep_house(moment)

@@ -6,6 +6,8 @@ and what is on its way.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.core import limits
@@ -34,6 +36,8 @@ class Catalog:
         self.on_deleted: Callable[[Topic], None] = lambda _: None
         self._spread: dict[str, int] = {}
         self._creating: set[str] = set()
+        self._changing: dict[str, Topic] = {}
+        """As they will be, once their records are applied."""
 
     def topics(self) -> list[Topic]:
         """All topics, by name."""
@@ -128,6 +132,27 @@ class Catalog:
         await self.loop.commit(
             machine.record([operation], moment), lambda _: self._creating.discard(name)
         )
+        return topic
+
+    async def change_topic(self, name: str, **changes: Any) -> Topic:
+        """
+        Changes settings of a topic: those of `TopicSettings` that are given.
+
+        Raises:
+            NotFoundError: there is no such topic.
+            InvalidError: a setting outside its limits.
+        """
+        topic = self._changing.get(name) or self.topic(name)
+        settings = replace(topic.settings, **changes)
+        settings.check()
+        topic = self._changing[name] = replace(topic, settings=settings)
+        try:
+            operation = PutTopic(name, encode_topic(topic))
+            record = self.loop.machine.record([operation], self.loop.moment())
+            await self.loop.commit(record)
+        finally:
+            if self._changing.get(name) is topic:
+                del self._changing[name]
         return topic
 
     async def delete_topic(self, name: str) -> None:

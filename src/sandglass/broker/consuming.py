@@ -7,10 +7,11 @@ records at once, and are answered when those are applied. What is refused is ref
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import count
 
 from sandglass.broker.drain import Drain
+from sandglass.broker.groups import Groups, check_kind
 from sandglass.broker.node_loop import Done, NodeLoop
 from sandglass.broker.ready_list import ReadyList
 from sandglass.broker.subscription import Receiver, Session, Subscription
@@ -18,17 +19,17 @@ from sandglass.core import limits, outcome
 from sandglass.core.dispatch import Delivery
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
+from sandglass.core.membership import admit_group
 from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.partition import Partition
 from sandglass.core.record import Ending
-from sandglass.core.topic import PartitionRef, Topic, TopicKind
+from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import (
     BusyError,
     ConflictError,
     InvalidError,
     LeaseLostError,
     NotFoundError,
-    PreconditionError,
     SandglassError,
     UnavailableError,
 )
@@ -42,8 +43,11 @@ class Consumers:
     """All calls run in the event loop's thread. `session_grace_ms`: how long a session that
     broke may stay away."""
 
-    def __init__(self, loop: NodeLoop, ids: Generator, *, session_grace_ms: int) -> None:
+    def __init__(
+        self, loop: NodeLoop, groups: Groups, ids: Generator, *, session_grace_ms: int
+    ) -> None:
         self.loop = loop
+        self.groups = groups
         self.ids = ids
         self.session_grace_ms = session_grace_ms
         self.sessions: dict[str, Session] = {}
@@ -90,7 +94,7 @@ class Consumers:
             ConflictError: the session has a subscription of this id.
             PreconditionError: groups don't read a KV topic.
         """
-        _check_kind(topic)
+        check_kind(topic)
         channel = channel_to_read(channel)
         limits.check_name(group, field="group")
         limits.check_name(consumer, field="consumer")
@@ -126,6 +130,10 @@ class Consumers:
             raise
         if subscription.is_closed:
             raise UnavailableError("the session has ended")
+        if any(part.is_dropped for part in subscription.groups.values()):
+            raise NotFoundError(
+                f"group '{group}' of topic '{topic.name}' was deleted", field="group"
+            )
         self._begin(subscription)
         return subscription
 
@@ -146,12 +154,16 @@ class Consumers:
 
     async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
         loop = self.loop
-        waits: list[Awaitable[None]] = []
+        start, wait = self.groups.join(
+            subscription.topic, subscription.group, is_from_now=is_from_now
+        )
+        waits = [] if wait is None else [wait]
         for ref in subscription.refs:
-            record = loop.partition(ref.number).admit_group(
+            record = admit_group(
+                loop.partition(ref.number),
                 subscription.channel,
                 subscription.group,
-                is_from_now=is_from_now,
+                start=start,
                 moment=loop.moment(),
                 view=loop.view,
             )
@@ -217,11 +229,12 @@ class Consumers:
         ending: Ending,
         done: Done | None,
         *,
-        delay_ms: int = 0,
+        delay_ms: int | None = None,
         reason: str = "",
     ) -> None:
         """
-        An outcome for messages of a delivery; `partition` is its number on this node.
+        An outcome for messages of a delivery; `partition` is its number on this node. A nack's
+        `delay_ms` is stronger than the group's backoff.
 
         Raises:
             InvalidError: places, delay or reason outside their limits.
@@ -240,11 +253,12 @@ class Consumers:
         ending: Ending,
         done: Done | None,
         *,
-        delay_ms: int = 0,
+        delay_ms: int | None = None,
         reason: str = "",
     ) -> None:
         """As `settle`, for whoever has the token of a lease of `group`."""
-        limits.check_range(delay_ms, field="delay_ms", low=0, high=limits.NACK_DELAY_MS_MAX)
+        if delay_ms is not None:
+            limits.check_range(delay_ms, field="delay_ms", low=0, high=limits.NACK_DELAY_MS_MAX)
         if len(reason.encode()) > limits.REASON_BYTES_MAX:
             raise InvalidError(
                 f"reason has {len(reason.encode())} bytes; the limit is"
@@ -314,7 +328,7 @@ class Consumers:
             InvalidError: names outside their limits.
             PreconditionError: groups don't read a KV topic.
         """
-        _check_kind(topic)
+        check_kind(topic)
         channel = channel_to_read(channel)
         limits.check_name(group, field="consumerGroup")
         ending = Ending.ACKED if is_ack else Ending.NACKED
@@ -404,13 +418,22 @@ class Consumers:
 
     def end_topic(self, topic: Topic) -> None:
         """A topic is deleted: its consumers are told."""
+        error = NotFoundError(
+            f"ErrTopicNotFound: topic '{topic.name}' was deleted", field="topic"
+        )
         for subscription in [*self._subscriptions.values()]:
             if subscription.topic.partitions[0] == topic.partitions[0]:
-                error = NotFoundError(
-                    f"ErrTopicNotFound: topic '{topic.name}' was deleted", field="topic"
-                )
-                self._forget(subscription)
-                subscription.receiver.ended(subscription, error)
+                self._end(subscription, error)
+
+    def end_group(self, topic: str, group: str, error: SandglassError) -> None:
+        """As `end_topic`, for the consumers of a group."""
+        for subscription in [*self._subscriptions.values()]:
+            if (subscription.topic.name, subscription.group) == (topic, group):
+                self._end(subscription, error)
+
+    def _end(self, subscription: Subscription, error: SandglassError) -> None:
+        self._forget(subscription)
+        subscription.receiver.ended(subscription, error)
 
     # --- sessions -----------------------------------------------------------------------------
 
@@ -555,15 +578,6 @@ class Consumers:
         """Waits for what is being given back."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
-
-
-def _check_kind(topic: Topic) -> None:
-    if topic.kind is TopicKind.KV:
-        raise PreconditionError(
-            f"topic '{topic.name}' is a KV topic: no group reads it; get its keys, or scan"
-            " them",
-            field="topic",
-        )
 
 
 def _check_credit(credit_count: int, credit_bytes: int) -> None:

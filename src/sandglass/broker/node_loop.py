@@ -79,6 +79,9 @@ DELIVERY_PASS_COUNT = 3
 """Passes of the event loop after a turn that handed something out. A request takes several to
 come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
 
+_GOLDEN = 0.6180339887498949
+"""Steps of it reach everywhere in [0, 1), evenly, however many there are."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
@@ -110,6 +113,9 @@ class NodeLoop:
     housekeeping: Callable[[Moment], None] = lambda _: None
     stopwatch_ns: Callable[[], int] = lambda: 0
     """For measuring; any thread may ask."""
+
+    chance: float = 0.0
+    """In [0, 1), of the node's own: from here on, each moment is given another."""
 
     machine: Machine = field(init=False)
     view: Overlay = field(init=False)
@@ -228,7 +234,8 @@ class NodeLoop:
 
     def moment(self) -> Moment:
         """The leader's clocks now. Whoever asks first after a pause finds it taken off."""
-        moment = self.time.read(self.clock.wall_ms(), self.clock.monotonic_ms())
+        self.chance = (self.chance + _GOLDEN) % 1
+        moment = self.time.read(self.clock.wall_ms(), self.clock.monotonic_ms(), self.chance)
         self.reached_ms = max(self.reached_ms, moment.wall_ms)
         if moment.steady_ms - self._planned_ms > limits.PAUSE_MS:
             pause_ms = moment.steady_ms - self._alive_ms

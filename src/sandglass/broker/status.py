@@ -1,8 +1,14 @@
 """How partitions and groups stand, for operators: values, read when asked for."""
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.core.browse import look
+from sandglass.core.group import Group
+from sandglass.core.message import REDRIVE_CHANNEL
+from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
 from sandglass.core.standing import Standing, standing_of
 from sandglass.core.topic import PartitionRef, Topic
@@ -39,6 +45,8 @@ class GroupStatus:
     dead_count: int
     generation: int
     consumer_count: int
+    redriven_count: int = 0
+    expired_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +71,30 @@ class Status:
         for ref in topic.partitions:
             partition = self.loop.partition(ref.number)
             channels = partition.channel_names(self.loop.view)
+            if REDRIVE_CHANNEL in channels:
+                channels.remove(REDRIVE_CHANNEL)  # nobody can read it
             status.append(
                 PartitionStatus(ref.id, partition.last_index, partition.closed, channels)
             )
         return status
 
-    def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
-        """The groups of a topic, one entry for each partition and channel."""
+    async def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+        """
+        The groups of a topic, one entry for each partition and channel. Others have the loop
+        after each.
+        """
         status: list[GroupStatus] = []
         for ref in topic.partitions:
+            if ref.number not in self.loop.machine.refs:
+                break  # the topic was deleted meanwhile
             partition = self.loop.partition(ref.number)
             for channel, name in partition.group_names(self.loop.view):
-                if not group or name == group:
-                    status.append(self._group_status(topic, ref, partition, channel, name))
+                if group and name != group:
+                    continue
+                with suppress(NotFoundError):  # it was deleted meanwhile
+                    found = partition.group(channel, name, self.loop.view)
+                    status.append(await self._group_status(topic, ref, partition, found))
+            await asyncio.sleep(0)
         return status
 
     def last_index(self, ref: PartitionRef) -> int:
@@ -105,19 +124,16 @@ class Status:
             return None
         return standing_of(partition, found, offset, self.loop.view)
 
-    def _group_status(
-        self, topic: Topic, ref: PartitionRef, partition: Partition, channel: str, name: str
+    async def _group_status(
+        self, topic: Topic, ref: PartitionRef, partition: Partition, group: Group
     ) -> GroupStatus:
-        group = partition.group(channel, name, self.loop.view)
+        unread = await self._count_unread(partition, group)
         leased = sum(lease.open.bit_count() for lease in group.leases.values())
-        unread, _ = partition.count_unread(
-            group, self.loop.moment(), self.loop.view, row_count_max=LAG_ROW_COUNT_MAX
-        )
         return GroupStatus(
             topic.name,
             ref.id,
-            channel,
-            name,
+            group.channel,
+            group.name,
             group.committed(self.loop.view),
             group.consumed,
             unread + leased + group.retry_count,
@@ -127,4 +143,22 @@ class Status:
             group.dead_count,
             group.generation,
             len(group.consumers),
+            group.redriven_count,
+            group.expired_count,
         )
+
+    async def _count_unread(self, partition: Partition, group: Group) -> int:
+        """Due messages that the group has not been given; of so many rows at most."""
+        moment, row_count, count = self.loop.moment(), 0, 0
+        end = (max(partition.now_ms, moment.wall_ms) + 1) << INDEX_BITS
+        low: int | None = group.cursor
+        while low is not None and row_count < LAG_ROW_COUNT_MAX:
+            seen = look(self.loop.view, group.rows_prefix(), low, end, found_bytes_max=1 << 62)
+            count += sum(
+                part.count
+                for part in seen.found
+                if not group.done.holds(part.due_ms << INDEX_BITS | part.first_index)
+            )
+            low, row_count = seen.next_offset, row_count + seen.row_count
+            await asyncio.sleep(0)
+        return count

@@ -33,8 +33,8 @@ class Timekeeper:
         """`steady_ms` is the highest that any record carries."""
         return cls(wall_ms, steady_ms, monotonic_ms, monotonic_ms)
 
-    def read(self, wall_ms: int, monotonic_ms: int) -> Moment:
-        """The leader's clocks, for these readings of the machine's."""
+    def read(self, wall_ms: int, monotonic_ms: int, chance: float = 0.0) -> Moment:
+        """The leader's clocks, for these readings of the machine's; `chance` goes with them."""
         passed_ms = max(0, monotonic_ms - self.last_monotonic_ms)
         self.last_monotonic_ms = max(self.last_monotonic_ms, monotonic_ms)
         expected_ms = self.wall_ms + passed_ms
@@ -47,7 +47,7 @@ class Timekeeper:
         else:
             self.wall_ms = expected_ms
         steady_ms = self.steady_base_ms + self.last_monotonic_ms - self.monotonic_base_ms
-        return Moment(self.wall_ms, steady_ms, steady_ms - self.paused_ms)
+        return Moment(self.wall_ms, steady_ms, steady_ms - self.paused_ms, chance)
 
     def accept(self, wall_ms: int) -> None:
         """The step is right: wall is what the machine's clock shows."""

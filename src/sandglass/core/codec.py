@@ -282,6 +282,15 @@ def _read_create_group(reader: _Reader) -> records.CreateGroup:
     return records.CreateGroup(reader.count(), reader.text(), reader.text(), reader.offset())
 
 
+def _write_redrive(op: records.Redrive, out: list[bytes]) -> None:
+    out += (_COUNT.pack(op.group), _ONE.pack(op.until_ms))
+    _write_append(op.append, out)
+
+
+def _read_redrive(reader: _Reader) -> records.Redrive:
+    return records.Redrive(reader.count(), reader.take(_ONE)[0], _read_append(reader))
+
+
 def _write_close_exact(op: records.CloseExact, out: list[bytes]) -> None:
     out.append(_COUNT.pack(len(op.closed)))
     out.extend(_COUNT.pack(partition) + _place(closed) for partition, closed in op.closed)
@@ -320,6 +329,23 @@ _WRITERS: dict[type, tuple[int, Callable[[Any, list[bytes]], None]]] = {
         lambda op, out: out.extend((_blob(op.name.encode()), _blob(op.value))),
     ),
     records.DeleteTopic: (11, _write_delete_topic),
+    records.PutGroup: (
+        12,
+        lambda op, out: out.extend(
+            (_blob(op.topic.encode()), _blob(op.name.encode()), _blob(op.value))
+        ),
+    ),
+    records.DeleteGroup: (
+        13,
+        lambda op, out: out.extend((_blob(op.topic.encode()), _blob(op.name.encode()))),
+    ),
+    records.DropGroup: (14, lambda op, out: out.append(_COUNT.pack(op.group))),
+    records.SeekGroup: (
+        15,
+        lambda op, out: out.extend((_COUNT.pack(op.group), _place(op.start))),
+    ),
+    records.Redrive: (16, _write_redrive),
+    records.Purge: (17, lambda op, out: _write_ranges(op.ranges, out)),
     records.Put: (20, _write_put),
     records.Delete: (21, _write_delete),
 }
@@ -336,6 +362,12 @@ _READERS: dict[int, Callable[[_Reader], Operation]] = {
     9: _read_close_exact,
     10: lambda reader: records.PutTopic(reader.text(), reader.blob()),
     11: _read_delete_topic,
+    12: lambda reader: records.PutGroup(reader.text(), reader.text(), reader.blob()),
+    13: lambda reader: records.DeleteGroup(reader.text(), reader.text()),
+    14: lambda reader: records.DropGroup(reader.count()),
+    15: lambda reader: records.SeekGroup(reader.count(), reader.offset()),
+    16: _read_redrive,
+    17: lambda reader: records.Purge(reader.ranges()),
     20: _read_put,
     21: _read_delete,
 }

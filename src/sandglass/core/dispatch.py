@@ -12,7 +12,7 @@ not over, is moved to a retry row instead of being handed out.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sandglass.core import keys, limits
 from sandglass.core.group import Group, RetryPart, read_row, read_slices
@@ -30,12 +30,13 @@ _new_slice: Callable[[type[Slice], tuple[object, ...]], Slice] = tuple.__new__  
 class Moment:
     """
     The leader's clocks, in ms: `wall` (may be stepped), `steady` (never), and `lease` (steady,
-    less the pauses of the process).
+    less the pauses of the process); and `chance`, a number in [0, 1) to spread things by.
     """
 
     wall_ms: int
     steady_ms: int
     lease_ms: int
+    chance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Turn:
     """Nothing at or above this offset may be read."""
     next_token: int
     ack_timeout_ms: int
+    """Of the group whose turn it is."""
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
     operations: list[Operation] = field(default_factory=list[Operation])
     """Moves and expiries, to become records."""
@@ -131,7 +133,7 @@ def _dispatch_retries(group: Group, turn: Turn) -> None:
 
 
 def _dispatch_retry(group: Group, part: RetryPart, consumer: Consumer, turn: Turn) -> None:
-    prefix = keys.rows_prefix(group.partition, group.channel)
+    prefix = group.rows_prefix(is_redriven=part.is_redriven)
     slices, is_all = _read_some(turn.view, prefix, part, consumer)
     if not slices:
         expired: Range = (part.low, part.high, 0)
@@ -142,8 +144,7 @@ def _dispatch_retry(group: Group, part: RetryPart, consumer: Consumer, turn: Tur
     high = part.high
     if queue or not is_all:
         high = _end_of(taken[-1])
-        rest = RetryPart(part.until_ms, high, part.high, part.attempts, part.releases)
-        group.retry_parts.insert(0, rest)
+        group.retry_parts.insert(0, replace(part, low=high))
     _begin_lease(group, consumer, taken, count, turn, high=high, retry=part)
 
 
@@ -463,7 +464,7 @@ def _after(part: Slice, count: int) -> Slice:
 
 
 def _is_same_death(one: DeadLetterOrigin | None, other: DeadLetterOrigin | None) -> bool:
-    """Dead letters that differ in their offset alone; or no dead letters."""
+    """Dead letters that differ in their offset and channel alone; or no dead letters."""
     if one is None or other is None:
         return one is other
     return (one.group, one.attempts, one.reason) == (other.group, other.attempts, other.reason)

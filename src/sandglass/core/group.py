@@ -6,7 +6,8 @@ Durable, and changed by `apply` alone:
 - *done*: a floor and ranges above it (`sandglass.core.done`). Done means settled or moved.
 - *retry rows*: messages that come again, keyed by when (steady time), then by low offset: a
   part `[low, high)` of offset space, with the attempts and releases counted so far. An index by
-  offset stands beside them. Every ending that settles nothing makes one.
+  offset stands beside them. Every ending that settles nothing makes one; so does a dead letter
+  that is redriven, whose bytes stand in a channel of their own (`message.REDRIVE_CHANNEL`).
 
 Volatile, and made anew by a starting leader:
 
@@ -28,13 +29,13 @@ from struct import Struct
 from sandglass.core import keys
 from sandglass.core.done import DoneRanges
 from sandglass.core.lease import Consumer, Lease
-from sandglass.core.message import Slice
+from sandglass.core.message import REDRIVE_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS, INDEX_MAX, OFFSET_BYTES
-from sandglass.core.record import CreateGroup, Ending, Move, Range, Settle
+from sandglass.core.record import CreateGroup, Ending, Move, Range, Redrive, Settle
 from sandglass.core.view import Changes, Overlay, View
 
 _STATE = Struct(">14s14sQQQQQI")
-_LAST = Struct(">14s14s")
+_LAST = Struct(">14s14sQ")
 _RETRY = Struct(">14sIIB")
 
 
@@ -47,6 +48,7 @@ class RetryPart:
     high: int
     attempts: int
     releases: int
+    is_redriven: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class Group:
     """Messages in retry rows."""
     moved_count: int = 0
     """Moves ever made."""
+    redriven_count: int = 0
+    """Dead letters that came back."""
     generation: int = 1
     acked: int = 0
     """The greatest offset that was acked."""
@@ -101,6 +105,8 @@ class Group:
     next_steady_ms: int | None = None
     scanned_to: int = 0
     """The last scan found nothing more below this."""
+    is_dropped: bool = False
+    """Its end is admitted: nothing more is."""
 
     # --- durable state ------------------------------------------------------------------------
 
@@ -127,7 +133,7 @@ class Group:
         floor, start, acked, dead, expired, retry, moved, generation = _STATE.unpack_from(raw)
         # A row of version 1 ends with the name.
         channel, name, *last = raw[_STATE.size :].split(b"\0", 2)
-        last_acked, recorded = _LAST.unpack(last[0]) if last else (b"", b"")
+        last_acked, recorded, redriven = _LAST.unpack(last[0]) if last else (b"", b"", 0)
         done = DoneRanges(int.from_bytes(floor, "big"))
         prefix = keys.group_prefix(b"d", partition, number)
         for key, value in view.range(prefix, keys.after_prefix(prefix)):
@@ -146,6 +152,7 @@ class Group:
             expired,
             retry,
             moved,
+            redriven,
             generation,
             int.from_bytes(last_acked, "big"),
             int.from_bytes(recorded, "big"),
@@ -170,6 +177,7 @@ class Group:
         last = _LAST.pack(
             self.acked.to_bytes(OFFSET_BYTES, "big"),
             self.recorded.to_bytes(OFFSET_BYTES, "big"),
+            self.redriven_count,
         )
         changes.rows[keys.group_prefix(b"h", self.partition, self.number)] = (
             state + names + last
@@ -203,15 +211,67 @@ class Group:
         for low, high, count in main:
             self._mark_done(low, high, scratch.changes)
             self.retry_count += count
+        counts = (operation.attempts, operation.releases)
+        parts = [RetryPart(operation.until_ms, low, high, *counts) for low, high, _ in main]
         for low, high, _ in retry:
-            self._leave_retry(low, high, scratch)
-        for low, high, _ in (*main, *retry):
-            part = RetryPart(
-                operation.until_ms, low, high, operation.attempts, operation.releases
-            )
+            left = self._leave_retry(low, high, scratch)
+            parts.append(RetryPart(operation.until_ms, low, high, *counts, left.is_redriven))
+        for part in parts:
             self._put_retry(part, scratch.changes)
         self.moved_count += 1
         self._record_handed_out(operation)
+        self.write(scratch.changes)
+
+    def apply_redrive(self, operation: Redrive, changes: Changes) -> None:
+        """Dead letters come back, each row of them in a retry row."""
+        append, index = operation.append, operation.append.first_index
+        for due_ms, count in zip(append.dues, append.counts, strict=True):
+            low = due_ms << INDEX_BITS | index
+            part = RetryPart(operation.until_ms, low, low + count, 0, 0, is_redriven=True)
+            self._put_retry(part, changes)
+            self.retry_count += count
+            self.redriven_count += count
+            index += count
+        self.write(changes)
+
+    def apply_seek(self, start: int, cut: int, scratch: Overlay) -> None:
+        """A new generation, which has nothing of the one before."""
+        self.cut_state(scratch)
+        self.start = start
+        self.done = DoneRanges(start)
+        self.done.raise_floor(cut)
+        self.acked_count = self.dead_count = self.expired_count = self.retry_count = 0
+        self.moved_count = self.redriven_count = 0
+        self.generation += 1
+        self.cursor, self.head, self.is_aligned = self.done.floor, None, False
+        self.retry_cursor = (0, -1)
+        self.retry_parts = []
+        self.scanned_to = self.consumed = self.recorded = self.acked = 0
+        self.is_ready = True
+        self.write(scratch.changes)
+
+    def cut_state(self, scratch: Overlay) -> None:
+        """Removes what stands beside the group's own row."""
+        for kind in (b"d", b"r", b"x"):
+            prefix = keys.group_prefix(kind, self.partition, self.number)
+            scratch.cut(prefix, keys.after_prefix(prefix))
+
+    def apply_remove(self, low: int, high: int, scratch: Overlay) -> None:
+        """Messages in `[low, high)` are about to go: those not settled expire."""
+        for part in self._retry_rows(low, high, scratch):
+            left, right = max(low, part.low), min(high, part.high)
+            count = self._count(left, right, scratch, is_redriven=part.is_redriven)
+            if count:
+                self._leave_retry(left, right, scratch)
+                self.retry_count -= count
+                self.expired_count += count
+        at, next_done = self.done.skip(max(low, self.start))
+        while at < high:
+            end = high if next_done is None else min(next_done, high)
+            self.expired_count += self._count(at, end, scratch)
+            self._mark_done(at, end, scratch.changes)
+            at, next_done = self.done.skip(end)
+        self.head, self.is_aligned = None, False
         self.write(scratch.changes)
 
     def apply_cut(self, below: int, scratch: Overlay) -> None:
@@ -222,7 +282,7 @@ class Group:
             part = self.retry_row(low, scratch)
             assert part is not None, f"no retry row holds {low:x} of group {self.name}"
             high = min(part.high, below)
-            count = self._count(low, high, scratch)
+            count = self._count(low, high, scratch, is_redriven=part.is_redriven)
             self._leave_retry(low, high, scratch)
             self.retry_count -= count
             self.expired_count += count
@@ -257,6 +317,17 @@ class Group:
         part = _read_retry(until_ms, low, value)
         return part if offset < part.high else None
 
+    def _retry_rows(self, low: int, high: int, view: View) -> list[RetryPart]:
+        """Retry rows that hold something of `[low, high)`."""
+        first = self.retry_row(low, view)
+        prefix = keys.group_prefix(b"x", self.partition, self.number)
+        lows = [
+            keys.offset_at_end(key)
+            for key, _ in view.range(keys.at(prefix, low + 1), keys.at(prefix, high))
+        ]
+        parts = [self.retry_row(each, view) for each in lows]
+        return [part for part in (first, *parts) if part is not None]
+
     def retries(self, view: View, steady_ms: int) -> Iterator[RetryPart]:
         """Retry rows above the retry cursor that may be scanned now."""
         end_ms = self.retry_end(steady_ms)
@@ -289,9 +360,20 @@ class Group:
             if high > cut
         ]
 
-    def _count(self, low: int, high: int, view: View) -> int:
+    def rows_prefix(self, *, is_redriven: bool = False) -> bytes:
+        """What the rows of its messages start with: in its channel, or on their way back."""
+        return keys.rows_prefix(
+            self.partition, REDRIVE_CHANNEL if is_redriven else self.channel
+        )
+
+    def prefix_at(self, low: int, view: View) -> bytes:
+        """As `rows_prefix`, for what waits in a retry row at `low`, or doesn't."""
+        part = self.retry_row(low, view)
+        return self.rows_prefix(is_redriven=part is not None and part.is_redriven)
+
+    def _count(self, low: int, high: int, view: View, *, is_redriven: bool = False) -> int:
         """Messages in `[low, high)`."""
-        prefix = keys.rows_prefix(self.partition, self.channel)
+        prefix = self.rows_prefix(is_redriven=is_redriven)
         return sum(part.count for part in read_slices(view, prefix, low, high))
 
     def _mark_done(self, low: int, high: int, changes: Changes) -> None:
@@ -301,8 +383,11 @@ class Group:
         if new is not None:
             changes.rows[self._done_key(new[0])] = new[1].to_bytes(OFFSET_BYTES, "big")
 
-    def _leave_retry(self, low: int, high: int, scratch: Overlay) -> None:
-        """Takes `[low, high)` out of its retry row; the rest of the row stays due as it was."""
+    def _leave_retry(self, low: int, high: int, scratch: Overlay) -> RetryPart:
+        """
+        Takes `[low, high)` out of its retry row, and returns the row as it was; the rest of it
+        stays due.
+        """
         part = self.retry_row(low, scratch)
         assert part is not None, f"no retry row holds {low:x} of group {self.name}"
         assert part.low <= low < high <= part.high, "a retry row is left only from inside"
@@ -311,13 +396,13 @@ class Group:
         rows[self._index_key(part.low)] = None
         for left, right in ((part.low, low), (high, part.high)):
             if left < right:
-                rest = RetryPart(part.until_ms, left, right, part.attempts, part.releases)
-                self._put_retry(rest, scratch.changes)
+                self._put_retry(replace(part, low=left, high=right), scratch.changes)
+        return part
 
     def _put_retry(self, part: RetryPart, changes: Changes) -> None:
         key = keys.retry_key(self._retry_prefix(), part.until_ms, part.low)
         high = part.high.to_bytes(OFFSET_BYTES, "big")
-        changes.rows[key] = _RETRY.pack(high, part.attempts, part.releases, 0)
+        changes.rows[key] = _RETRY.pack(high, part.attempts, part.releases, part.is_redriven)
         changes.rows[self._index_key(part.low)] = part.until_ms.to_bytes(8, "big")
 
     def _retry_prefix(self) -> bytes:
@@ -399,18 +484,32 @@ class Group:
         if self.next_steady_ms is None or until_ms < self.next_steady_ms:
             self.next_steady_ms = until_ms
 
-    def forget_retry(self, offset: int) -> None:
-        """A message that waits to be handed out again gets an outcome: it isn't handed out."""
+    def forget_retry(self, low: int, high: int) -> None:
+        """Messages that wait to be handed out again get an outcome: they aren't handed out."""
         parts: list[RetryPart] = []
         for part in self.retry_parts:
-            if part.low <= offset < part.high:
-                if part.low < offset:
-                    parts.append(replace(part, high=offset))
-                if offset + 1 < part.high:
-                    parts.append(replace(part, low=offset + 1))
-            else:
+            if part.high <= low or high <= part.low:
                 parts.append(part)
+                continue
+            if part.low < low:
+                parts.append(replace(part, high=low))
+            if high < part.high:
+                parts.append(replace(part, low=high))
         self.retry_parts = parts
+
+    def drop_leases(self) -> None:
+        """Whoever holds a message of the group holds it no longer."""
+        self.leases.clear()
+        self.order.clear()
+
+    def take_back(self, low: int, high: int) -> None:
+        """As `drop_leases`, for messages in `[low, high)`: their outcomes come too late."""
+        for lease in [*self.leases.values()]:
+            if lease.low < high and low < lease.high:
+                lease.close(low, high)
+                if not lease.open:
+                    self.drop_lease(lease)
+        self.forget_retry(low, high)
 
     def retry_clamp(self, until_ms: int) -> int:
         """A due time for a move such that no scan has passed it."""
@@ -473,5 +572,7 @@ def read_slices(view: View, prefix: bytes, low: int, high: int) -> Iterator[Slic
 
 
 def _read_retry(until_ms: int, low: int, value: bytes) -> RetryPart:
-    high, attempts, releases, _ = _RETRY.unpack(value)
-    return RetryPart(until_ms, low, int.from_bytes(high, "big"), attempts, releases)
+    high, attempts, releases, is_redriven = _RETRY.unpack(value)
+    return RetryPart(
+        until_ms, low, int.from_bytes(high, "big"), attempts, releases, bool(is_redriven)
+    )

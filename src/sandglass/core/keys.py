@@ -12,13 +12,14 @@ no name is a prefix of another's keys.
 | `g` group's name | channel, 0, group, 0 | group number (4) |
 | `h` group | group number (4) | channel, name, floor, counters |
 | `d` done range | group number (4), low (14) | high (14) |
-| `r` retry row | group number (4), due in steady ms (8), low (14) | high, attempts, reason |
+| `r` retry row | group number (4), due in steady ms (8), low (14) | high, counts, redriven? |
 | `x` retry index | group number (4), low (14) | due in steady ms (8) |
 | `k` entry of a KV topic | channel, 0, key escaped, 0, 0, clustering key | columns, message |
 | `p` partition | | last index, closed offset, clocks |
 | `q` record set aside | position (8) | reason, record |
 | `n` node | (partition number 0) | epoch, promise, clocks |
 | `t` topic | (partition number 0) name, 0 | settings and partitions |
+| `u` group of a topic | (partition number 0) topic, 0, group, 0 | start and settings |
 
 In an entry's key each zero byte of the key is followed by 255, and two zero bytes end it: so
 the order of rows is that of (key, clustering key), and no key is a prefix of another.
@@ -29,11 +30,12 @@ kind of row, as `k` was, changes no layout: a program that doesn't know it can't
 records that make it either.
 """
 
+from dataclasses import replace
 from itertools import accumulate
 from struct import Struct
 from typing import Final
 
-from sandglass.core.message import DeadLetterOrigin, EntryKey
+from sandglass.core.message import CHANNEL_DEFAULT, DeadLetterOrigin, EntryKey
 from sandglass.core.offset import MAX, OFFSET_BYTES
 
 VIEW_VERSION: Final = 2
@@ -194,11 +196,22 @@ def read_quarantine(value: bytes) -> tuple[str, bytes]:
 
 NODE_KEY: Final = _PARTITION.pack(b"n", 0)
 TOPICS_PREFIX: Final = _PARTITION.pack(b"t", 0)
+GROUPS_PREFIX: Final = _PARTITION.pack(b"u", 0)
 
 
 def topic_key(name: str) -> bytes:
     """The key of a topic's row."""
     return TOPICS_PREFIX + name.encode() + b"\0"
+
+
+def topic_groups_prefix(topic: str) -> bytes:
+    """What the rows of a topic's groups in the catalog start with."""
+    return GROUPS_PREFIX + topic.encode() + b"\0"
+
+
+def topic_group_key(topic: str, group: str) -> bytes:
+    """The key of a group's row in the catalog."""
+    return topic_groups_prefix(topic) + group.encode() + b"\0"
 
 
 # --- the columns of a message row -------------------------------------------------------------
@@ -213,7 +226,10 @@ HAS_ORIGIN: Final = 4
 """A dead letter."""
 
 _WAIT = Struct(">Q")
+_LENGTH = Struct(">H")
 _ORIGIN = Struct(">14sIHH")
+_HAS_CHANNEL: Final = 1 << 15
+"""With the length of the group's name: its channel follows, when that isn't `master`."""
 
 
 def row_columns(
@@ -250,25 +266,39 @@ def read_row(value: bytes) -> tuple[int, int, int, DeadLetterOrigin | None, int]
     return flags, produced_ms, wait_until_ms, origin, start
 
 
+def moved_origin(columns: bytes, by: int) -> bytes:
+    """The columns of a dead letters' row without its first `by` messages."""
+    flags, produced_ms, wait_until_ms, origin, _ = read_row(columns)
+    assert origin is not None, "a row of other messages among the dead letters"
+    assert not flags & (IS_SCHEDULED | HAS_WAIT), "a dead letter that waits for its time"
+    origin = replace(origin, offset=origin.offset + by)
+    return row_columns(produced_ms, wait_until_ms=wait_until_ms, origin=origin)
+
+
 def origin_bytes(origin: DeadLetterOrigin) -> bytes:
     """A dead letter's origin, as it stands in rows and records."""
-    group, reason = origin.group.encode(), origin.reason.encode()
+    group, reason, channel = (
+        text.encode() for text in (origin.group, origin.reason, origin.channel)
+    )
     place = origin.offset.to_bytes(OFFSET_BYTES, "big")
-    return _ORIGIN.pack(place, origin.attempts, len(group), len(reason)) + group + reason
+    has_channel = origin.channel != CHANNEL_DEFAULT
+    flag = _HAS_CHANNEL if has_channel else 0
+    raw = _ORIGIN.pack(place, origin.attempts, len(group) | flag, len(reason)) + group + reason
+    return raw + _LENGTH.pack(len(channel)) + channel if has_channel else raw
 
 
 def read_origin(raw: bytes, start: int) -> tuple[DeadLetterOrigin, int]:
     """The origin that stands at `start`, and where it ends."""
     place, attempts, group_bytes, reason_bytes = _ORIGIN.unpack_from(raw, start)
-    middle = start + _ORIGIN.size + group_bytes
+    middle = start + _ORIGIN.size + (group_bytes & ~_HAS_CHANNEL)
     end = middle + reason_bytes
-    origin = DeadLetterOrigin(
-        offset=int.from_bytes(place, "big"),
-        group=raw[start + _ORIGIN.size : middle].decode(),
-        attempts=attempts,
-        reason=raw[middle:end].decode(),
-    )
-    return origin, end
+    group, reason = raw[start + _ORIGIN.size : middle].decode(), raw[middle:end].decode()
+    channel = CHANNEL_DEFAULT
+    if group_bytes & _HAS_CHANNEL:
+        (channel_bytes,) = _LENGTH.unpack_from(raw, end)
+        end += _LENGTH.size + channel_bytes
+        channel = raw[end - channel_bytes : end].decode()
+    return DeadLetterOrigin(int.from_bytes(place, "big"), group, attempts, reason, channel), end
 
 
 # --- the columns of an entry ------------------------------------------------------------------

@@ -100,6 +100,15 @@ class Lease:
         self.open &= ~mask
         return merged(places)
 
+    def close(self, low: int, high: int) -> None:
+        """Messages at offsets in `[low, high)` are open no more."""
+        for run, start in enumerate(self._run_starts()):
+            first_offset = self._first_offset(run)
+            first = max(0, low - first_offset)
+            end = min(self.counts[run], high - first_offset)
+            if first < end:
+                self.open &= ~(((1 << end - first) - 1) << start + first)
+
     def open_places(self) -> Places:
         """The stretches of places that are open."""
         bits, first, places = self.open, 0, Places()

@@ -57,7 +57,7 @@ CHANNEL_COUNT_MAX: Final = 10_000
 """Channels per partition: each costs a row."""
 
 GROUP_COUNT_MAX: Final = 10_000
-"""Groups per partition: each costs a row, and memory while it is read."""
+"""Groups per partition, and groups per topic: each costs a row, and some memory."""
 
 RETENTION_MS_DEFAULT: Final = 7 * 24 * 3600 * 1000
 RETENTION_MS_MIN: Final = 1000
@@ -90,6 +90,14 @@ RELEASE_FACTOR: Final = 10
 """The (this x max_deliveries)-th release makes a dead letter: a message nobody begins on."""
 
 NACK_DELAY_MS_MAX: Final = 10 * 365 * 24 * 3600 * 1000
+"""Also of a backoff: whoever means longer means a schedule."""
+
+BACKOFF_DELAY_COUNT_MAX: Final = 32
+"""A list that a person writes; beyond it the last delay repeats, or grows."""
+
+BACKOFF_FACTOR_MAX: Final = 10
+"""How much longer each further delay is: ten times is a day after five steps from a second."""
+
 REASON_BYTES_MAX: Final = 1024
 
 SESSION_GRACE_MS_DEFAULT: Final = 2000
@@ -157,6 +165,22 @@ REPLAY_ROW_COUNT: Final = 20_000
 
 TURN_ENDING_COUNT_MAX: Final = 1000
 """Leases ended by expiry or by a broken session, a turn: a mass ending comes in slices."""
+
+LOOK_ROW_COUNT_MAX: Final = 1000
+"""Rows that an operator's look reads before others have the loop: some milliseconds."""
+
+LOOK_BYTES_MAX: Final = 4 * 1024 * 1024
+"""As above, in bytes."""
+
+PAGE_COUNT_DEFAULT: Final = 100
+PAGE_COUNT_MAX: Final = 1000
+"""Messages on a page of dead letters or of what is pending."""
+
+PAGE_BYTES_MAX: Final = 768 * 1024
+"""As above, in bytes, so that a page with its columns fits into an answer; or one message."""
+
+COUNT_ROW_COUNT_MAX: Final = 200_000
+"""Rows that a count of what is pending goes through; beyond it the count is a lower bound."""
 
 # --- time -------------------------------------------------------------------------------------
 
@@ -251,6 +275,8 @@ assert ROW_BYTES_MAX <= DELIVERY_BYTES_MAX < FRAME_BYTES_MAX <= ATOM_BYTES_MAX
 assert ROW_MESSAGE_COUNT_MAX < 65_536, "a row's count is two bytes of its key"
 assert ATOM_BYTES_MAX < TURN_APPEND_BYTES_MAX < IN_FLIGHT_BYTES_MAX
 assert DELIVERY_BYTES_MAX < TURN_ENDING_BYTES_MAX < TURN_APPEND_BYTES_MAX
+assert PAGE_BYTES_MAX < FRAME_BYTES_MAX
+assert PAGE_COUNT_DEFAULT <= PAGE_COUNT_MAX
 assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"
 assert TOKEN_COUNT_MAX * (NAME_LENGTH_MAX + 73) < TOKEN_FILE_BYTES_MAX
 assert 2 * SECURITY_REREAD_MS < REVOKED_WITHIN_MS

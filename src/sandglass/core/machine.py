@@ -19,18 +19,28 @@ from sandglass.core.partition import Partition, Slicer
 from sandglass.core.record import (
     NODE,
     CloseExact,
+    DeleteGroup,
     DeleteTopic,
     Head,
     OpenEpoch,
     Operation,
     Promise,
+    PutGroup,
     PutTopic,
     Record,
 )
-from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.core.topic import (
+    GroupSettings,
+    PartitionRef,
+    Topic,
+    TopicGroup,
+    TopicKind,
+    TopicSettings,
+)
 from sandglass.core.view import Changes, View
 
 TOPIC_VERSION = 1
+GROUP_VERSION = 1
 
 
 @dataclass(slots=True)
@@ -47,6 +57,10 @@ class Machine:
     assigned_partition: int = 1
     """As above, with what is on its way."""
     topics: dict[str, Topic] = field(default_factory=dict[str, Topic])
+    groups: dict[str, dict[str, TopicGroup]] = field(
+        default_factory=dict[str, dict[str, TopicGroup]]
+    )
+    """By topic and name. A topic's partitions share its dict."""
     partitions: dict[int, Partition] = field(default_factory=dict[int, Partition])
     refs: dict[int, tuple[Topic, PartitionRef]] = field(
         default_factory=dict[int, tuple[Topic, PartitionRef]]
@@ -73,6 +87,8 @@ class Machine:
             machine.assigned_partition = machine.next_partition
         for _, value in view.range(keys.TOPICS_PREFIX, keys.after_prefix(keys.TOPICS_PREFIX)):
             machine._put_topic(decode_topic(value))
+        for _, value in view.range(keys.GROUPS_PREFIX, keys.after_prefix(keys.GROUPS_PREFIX)):
+            machine._put_group(decode_group(value))
         return machine
 
     def clocks(self, view: View) -> tuple[int, int]:
@@ -89,7 +105,9 @@ class Machine:
         partition = self.partitions.get(number)
         if partition is None:
             topic, ref = self.refs[number]
-            partition = Partition.load(number, ref.id, topic.settings, self.slicer, view)
+            partition = Partition.load(
+                number, ref.id, topic.settings, self.slicer, view, self.groups[topic.name]
+            )
             self.partitions[number] = partition
             if self.is_leading:
                 self._lead(partition)
@@ -182,11 +200,20 @@ class Machine:
                 changes.rows[keys.topic_key(topic.name)] = operation.value
             case DeleteTopic():
                 self._delete_topic(operation, changes)
+            case PutGroup():
+                if operation.topic in self.topics:  # else it was deleted meanwhile
+                    self._put_group(decode_group(operation.value))
+                    key = keys.topic_group_key(operation.topic, operation.name)
+                    changes.rows[key] = operation.value
+            case DeleteGroup():
+                self.groups.get(operation.topic, {}).pop(operation.name, None)
+                changes.rows[keys.topic_group_key(operation.topic, operation.name)] = None
             case _:
                 raise AssertionError(f"{operation} in a record of the node")
 
     def _put_topic(self, topic: Topic) -> None:
         self.topics[topic.name] = topic
+        self.groups.setdefault(topic.name, {})
         for ref in topic.partitions:
             self.refs[ref.number] = (topic, ref)
             self.next_partition = max(self.next_partition, ref.number + 1)
@@ -194,9 +221,15 @@ class Machine:
             if ref.number in self.partitions:
                 self.partitions[ref.number].settings = topic.settings
 
+    def _put_group(self, group: TopicGroup) -> None:
+        self.groups[group.topic][group.name] = group
+
     def _delete_topic(self, operation: DeleteTopic, changes: Changes) -> None:
         self.topics.pop(operation.name, None)
+        self.groups.pop(operation.name, None)
         changes.rows[keys.topic_key(operation.name)] = None
+        groups = keys.topic_groups_prefix(operation.name)
+        changes.cut(groups, keys.after_prefix(groups))
         for number in operation.partitions:
             self.refs.pop(number, None)
             self.partitions.pop(number, None)
@@ -228,9 +261,22 @@ def decode_topic(raw: bytes) -> Topic:
     fields = json.loads(raw)
     assert fields.pop("version") == TOPIC_VERSION, "a topic's row of another version"
     fields["kind"] = TopicKind(fields["kind"])
-    fields["settings"] = TopicSettings(**fields["settings"])
+    fields["settings"] = TopicSettings.of_fields(fields["settings"])
     fields["partitions"] = tuple(PartitionRef(**ref) for ref in fields["partitions"])
     return Topic(**fields)
+
+
+def encode_group(group: TopicGroup) -> bytes:
+    """A group's row in the catalog."""
+    return json.dumps({"version": GROUP_VERSION, **asdict(group)}, sort_keys=True).encode()
+
+
+def decode_group(raw: bytes) -> TopicGroup:
+    """Reads a group's row in the catalog."""
+    fields = json.loads(raw)
+    assert fields.pop("version") == GROUP_VERSION, "a group's row of another version"
+    fields["settings"] = GroupSettings.of_fields(fields["settings"])
+    return TopicGroup(**fields)
 
 
 def promise_until(wall_ms: int) -> int:

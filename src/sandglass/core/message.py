@@ -16,6 +16,9 @@ CHANNEL_DEFAULT: Final = "master"
 DEAD_LETTER_CHANNEL: Final = "__death_letter"
 """The name that users of the first Sandglass know. Reserved: nobody produces to it."""
 
+REDRIVE_CHANNEL: Final = "__redrive"
+"""Dead letters on their way back: nobody reads it, each group's retry rows lead into it."""
+
 NOW: Final = 0
 """The due time of a row that is due at once."""
 
@@ -59,12 +62,16 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterOrigin:
-    """What a dead letter was: first offset of its run, its group, counted attempts, reason."""
+    """
+    What a dead letter was: where the first of its run stood first, its group with the channel
+    that it reads, counted attempts, reason.
+    """
 
     offset: int
     group: str
     attempts: int
     reason: str
+    channel: str = CHANNEL_DEFAULT
 
 
 class Slice(NamedTuple):

@@ -2,15 +2,15 @@
 Outcomes: how messages leave a lease, as records of a partition.
 
 An ending is decided at admission, which reserves: what is being settled can't expire, and
-neither can end twice. What settles nothing becomes a move to a retry row; the last counted
-attempt becomes, in one record, a dead letter and the end for the group. `Partition.apply`
-carries the records out.
+neither can end twice. What settles nothing becomes a move to a retry row, after the group's
+backoff if it was a failed attempt; the last counted attempt becomes, in one record, a dead
+letter and the end for the group. `Partition.apply` carries the records out.
 """
 
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from operator import itemgetter
 
@@ -18,12 +18,19 @@ from sandglass.core import keys, limits
 from sandglass.core.dispatch import Moment, wait_ms
 from sandglass.core.group import Group, read_row, read_slices
 from sandglass.core.lease import Lease, Places, merged
-from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin
+from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin, Slice
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.partition import Partition
 from sandglass.core.record import Append, Ending, Move, Operation, Range, Record, Settle
+from sandglass.core.topic import TopicSettings
 from sandglass.core.view import View
 from sandglass.errors import LeaseLostError
+
+_GOLDEN = 0.6180339887498949
+"""Multiples of it lie evenly in [0, 1), however many there are."""
+
+_SPREAD = 16
+"""Into so many parts messages that end together come again, where there is jitter."""
 
 
 def admit_outcome(
@@ -35,11 +42,12 @@ def admit_outcome(
     *,
     moment: Moment,
     view: View,
-    delay_ms: int = 0,
+    delay_ms: int | None = None,
     reason: str = "",
 ) -> Record:
     """
-    An outcome for messages under a lease; no places means all that are open.
+    An outcome for messages under a lease; no places means all that are open. A nack's
+    `delay_ms` is stronger than the group's backoff.
 
     Raises:
         LeaseLostError: the lease ended, or one of the messages has an outcome already.
@@ -85,9 +93,9 @@ def admit_expired(partition: Partition, moment: Moment, view: View) -> list[Reco
     deadlines = partition.deadlines
     while deadlines and deadlines[0][0] <= moment.lease_ms and not endings.is_full():
         _, number, token = heappop(deadlines)
-        group = partition.groups[number]
-        lease = group.leases.get(token)
-        if lease is None:
+        group = partition.groups.get(number)
+        lease = group.leases.get(token) if group is not None else None
+        if group is None or lease is None:
             continue
         if lease.ends_ms > moment.lease_ms:
             heappush(deadlines, (lease.ends_ms, number, token))
@@ -146,11 +154,16 @@ def admit_offsets(
     return records, len(offsets) - taken
 
 
+_Alike = tuple[int, Ending, int, int, int]
+"""Group, ending, attempts, releases, and which part of those that come again spread."""
+
+
 @dataclass(slots=True)
 class _Endings:
     """
     Many endings at once: moves that say the same share a record, and messages that stand beside
-    each other a retry row. A dead letter is a record by itself: it holds bytes.
+    each other a retry row. Where the backoff has jitter they come again in `_SPREAD` parts. A
+    dead letter is a record by itself: it holds bytes.
     """
 
     partition: Partition
@@ -159,8 +172,8 @@ class _Endings:
     count: int = 0
     body_bytes: int = 0
     dead: list[Record] = field(default_factory=list[Record])
-    moves: dict[tuple[int, Ending, int, int], tuple[list[Range], list[Range]]] = field(
-        default_factory=dict[tuple[int, Ending, int, int], tuple[list[Range], list[Range]]]
+    moves: dict[_Alike, tuple[list[Range], list[Range]]] = field(
+        default_factory=dict[_Alike, tuple[list[Range], list[Range]]]
     )
 
     def is_full(self) -> bool:
@@ -176,15 +189,16 @@ class _Endings:
             return
         self.count += 1
         counts = _counted(lease.attempts, lease.releases, ending)
-        if _is_last(self.partition, ending, *counts):
+        settings = self.partition.settings_of(group)
+        if _is_last(settings, ending, *counts):
             record = _end(self.partition, group, lease, taken, ending, self.moment, self.view)
             self.body_bytes += record.body_bytes
             self.dead.append(record)
             return
         _drop_if_empty(group, lease)
-        main, retry = self.moves.setdefault(
-            (group.number, ending, lease.attempts, lease.releases), ([], [])
-        )
+        part = self.count % _SPREAD if settings.backoff.jitter_percent else 0
+        alike = (group.number, ending, lease.attempts, lease.releases, part)
+        main, retry = self.moves.setdefault(alike, ([], []))
         (retry if lease.is_retry else main).extend(lease.ranges(taken))
 
     def records(self) -> list[Record]:
@@ -198,10 +212,10 @@ class _Endings:
                 retry,
                 (attempts, releases),
                 ending,
-                self.moment,
+                replace(self.moment, chance=(self.moment.chance + part * _GOLDEN) % 1),
                 self.view,
             )
-            for (number, ending, attempts, releases), (main, retry) in self.moves.items()
+            for (number, ending, attempts, releases, part), (main, retry) in self.moves.items()
         ]
         return self.dead + moved
 
@@ -224,12 +238,11 @@ def _counted(attempts: int, releases: int, ending: Ending) -> tuple[int, int]:
     return attempts + 1, releases
 
 
-def _is_last(partition: Partition, ending: Ending, attempts: int, releases: int) -> bool:
+def _is_last(settings: TopicSettings, ending: Ending, attempts: int, releases: int) -> bool:
     """Is this the end, with so many counted?"""
-    deliveries_max = partition.settings.max_deliveries
     if ending is Ending.RELEASED:
-        return releases >= limits.RELEASE_FACTOR * deliveries_max
-    return ending is Ending.DEAD or attempts >= deliveries_max
+        return releases >= limits.RELEASE_FACTOR * settings.max_deliveries
+    return ending is Ending.DEAD or attempts >= settings.max_deliveries
 
 
 def _drop_if_empty(group: Group, lease: Lease) -> None:
@@ -245,7 +258,7 @@ def _end(
     ending: Ending,
     moment: Moment,
     view: View,
-    delay_ms: int = 0,
+    delay_ms: int | None = None,
     reason: str = "",
 ) -> Record:
     """A record for places that were taken out of a lease."""
@@ -267,18 +280,23 @@ def _ending(
     ending: Ending,
     moment: Moment,
     view: View,
-    delay_ms: int = 0,
+    delay_ms: int | None = None,
     reason: str = "",
-    held: Group | None = None,
+    held: Sequence[Group] = (),
 ) -> Record:
     partition.see(moment.wall_ms)
     if ending is Ending.ACKED:
         settle = Settle(group.number, ending, main, retry)
         return partition.record([settle], moment, held=held)
+    settings = partition.settings_of(group)
     attempts, releases = _counted(*counts, ending)
-    if _is_last(partition, ending, attempts, releases):
+    if _is_last(settings, ending, attempts, releases):
         reason = reason or ending.name.lower()
         return _bury(partition, group, main, retry, attempts, reason, moment, view, held)
+    if ending is Ending.RELEASED:
+        delay_ms = 0
+    elif delay_ms is None:
+        delay_ms = settings.backoff.delay_ms(attempts, moment.chance)
     until_ms = group.retry_clamp(moment.steady_ms + delay_ms)
     move = Move(group.number, ending, until_ms, attempts, releases, main, retry)
     group.moving_ms.append(until_ms)
@@ -294,15 +312,13 @@ def _bury(
     reason: str,
     moment: Moment,
     view: View,
-    held: Group | None,
+    held: Sequence[Group],
 ) -> Record:
     """One record: the messages appear as dead letters, and are done with for the group."""
-    prefix = keys.rows_prefix(partition.number, group.channel)
     operations: list[Operation] = []
     first_index = partition.assigned_index + 1
     for low, high, _ in (*main, *retry):
-        for part in read_slices(view, prefix, low, high):
-            offset = part.due_ms << INDEX_BITS | part.first_index
+        for part in read_slices(view, group.prefix_at(low, view), low, high):
             body = partition.slicer(part.body, part.row_count, part.first, part.count)
             operations.append(
                 Append(
@@ -314,7 +330,9 @@ def _bury(
                     [body],
                     [False],
                     [],
-                    DeadLetterOrigin(offset, group.name, attempts, reason),
+                    DeadLetterOrigin(
+                        first_place(part), group.name, attempts, reason, group.channel
+                    ),
                 )
             )
             partition.assigned_index += part.count
@@ -323,26 +341,33 @@ def _bury(
     return partition.record(operations, moment, lowest=lowest, held=held)
 
 
+def first_place(part: Slice) -> int:
+    """Where the first message of a slice stood when it was produced: also if it was dead."""
+    if part.origin is not None:
+        return part.origin.offset + part.first
+    return part.due_ms << INDEX_BITS | part.first_index
+
+
 def _end_unleased(
     partition: Partition, group: Group, offset: int, ending: Ending, moment: Moment, view: View
 ) -> Record | None:
     """An outcome for a message that waits for its retry, or was held before this leader."""
     if offset >= MAX:
         return None  # no key lies above it
-    prefix = keys.rows_prefix(partition.number, group.channel)
+    part = group.retry_row(offset, view)
+    prefix = group.rows_prefix(is_redriven=part is not None and part.is_redriven)
     found = view.last(prefix, keys.at(prefix, offset + 1))
     if found is None or offset >= sum(keys.row_place(found[0])):
         return None  # no message stands there
-    if group.done.holds(offset):
-        part = group.retry_row(offset, view)
-        if part is None:
-            return None
+    if part is not None:
         counts = (part.attempts, part.releases)
         if part.until_ms > moment.steady_ms and counts == (0, 0):
             return None  # it waits for the clock, and never was handed out
-        group.forget_retry(offset)
+        group.forget_retry(offset, offset + 1)
         main, retry = list[Range](), [(offset, offset + 1, 1)]
     else:
+        if group.done.holds(offset):
+            return None
         if not group.cursor <= offset <= partition.closed_at_start:
             return None
         row, flags, wait_until_ms = read_row(*found)
@@ -351,8 +376,7 @@ def _end_unleased(
         low = _end_before(partition, prefix, offset, keys.row_place(found[0])[0], view)
         counts = (0, 0)
         main, retry = [(max(low, group.done.floor), offset + 1, 1)], list[Range]()
-    group.held_count += 1
-    return _ending(partition, group, main, retry, counts, ending, moment, view, held=group)
+    return _ending(partition, group, main, retry, counts, ending, moment, view, held=(group,))
 
 
 def _coming(partition: Partition, group: Group) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ it is applied; operations in flight are applied in the order of their admission.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappush
 from itertools import islice
@@ -36,30 +36,30 @@ from sandglass.core import entry, keys, limits
 from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
 from sandglass.core.group import Group, read_slices
 from sandglass.core.lease import Consumer
-from sandglass.core.message import (
-    Batch,
-    Placed,
-    Removed,
-    Slice,
-)
+from sandglass.core.message import DEAD_LETTER_CHANNEL, Batch, Placed, Removed, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
+from sandglass.core.purge import apply_purge
 from sandglass.core.record import (
     Append,
     CreateGroup,
     Cut,
     Delete,
+    DropGroup,
     Head,
     Indexed,
     Move,
     Operation,
     PromiseExact,
+    Purge,
     Put,
     Record,
+    Redrive,
+    SeekGroup,
     Settle,
     index_count,
     lowest_offset,
 )
-from sandglass.core.topic import TopicSettings
+from sandglass.core.topic import TopicGroup, TopicSettings
 from sandglass.core.view import Changes, Overlay, View
 from sandglass.errors import BusyError, LeaseLostError, NotFoundError
 
@@ -82,7 +82,7 @@ class InFlight:
     record: Record
     lowest: int | None
     moves: list[tuple[Group, int]]
-    held: Group | None
+    held: Sequence[Group]
     removed: Removed | None
     """Told, when it is applied, what a delete has done."""
 
@@ -116,6 +116,8 @@ class Partition:
     id: str
     settings: TopicSettings
     slicer: Slicer
+    topic_groups: Mapping[str, TopicGroup] = field(default_factory=dict[str, TopicGroup])
+    """The groups of the topic in the catalog, by name; the machine's own."""
 
     last_index: int = 0
     """Applied."""
@@ -152,10 +154,16 @@ class Partition:
 
     @classmethod
     def load(
-        cls, number: int, partition_id: str, settings: TopicSettings, slicer: Slicer, view: View
+        cls,
+        number: int,
+        partition_id: str,
+        settings: TopicSettings,
+        slicer: Slicer,
+        view: View,
+        topic_groups: Mapping[str, TopicGroup],
     ) -> "Partition":
         """The partition as the view holds it; a new one if it holds nothing."""
-        partition = cls(number, partition_id, settings, slicer)
+        partition = cls(number, partition_id, settings, slicer, topic_groups)
         raw = view.get(keys.partition_key(number))
         if raw is not None:
             last, closed, now, reached, steady, epoch, cut, group, promised = _META.unpack(raw)
@@ -247,28 +255,6 @@ class Partition:
                 field="channel",
             )
 
-    def admit_group(
-        self, channel: str, name: str, *, is_from_now: bool, moment: Moment, view: View
-    ) -> Record | None:
-        """
-        Creates a group that starts at the beginning, or now; None if it exists.
-
-        Raises:
-            BusyError: the partition has as many groups as it may.
-        """
-        if self._number(channel, name, view) or (channel, name) in self.creating:
-            return None
-        if self.assigned_group > limits.GROUP_COUNT_MAX:
-            raise BusyError(
-                f"partition {self.id} has {limits.GROUP_COUNT_MAX} groups, the most it may have"
-            )
-        self.see(moment.wall_ms)
-        start = (self.now_ms << INDEX_BITS | self.assigned_index + 1) if is_from_now else 0
-        operation = CreateGroup(self.assigned_group, channel, name, start)
-        self.assigned_group += 1
-        self.creating.add((channel, name))
-        return self.record([operation], moment)
-
     def admit_cut(self, below: int, moment: Moment) -> Record | None:
         """
         Retention: what is below goes, by whole milliseconds, so that no row is cut in two. None
@@ -344,8 +330,7 @@ class Partition:
 
     def apply_close(self, closed: int, changes: Changes) -> None:
         """The closed offset as a leader that stops has left it."""
-        self.closed = max(self.closed, closed)
-        self.written.closed = max(self.written.closed, closed)
+        self._close(closed)
         self._write(changes)
 
     def head(self, moment: Moment) -> Head:
@@ -358,7 +343,7 @@ class Partition:
         moment: Moment,
         *,
         lowest: int | None = None,
-        held: Group | None = None,
+        held: Sequence[Group] = (),
         removed: Removed | None = None,
     ) -> Record:
         """
@@ -366,15 +351,17 @@ class Partition:
 
         Args:
             lowest: the lowest offset that it gives to anything.
-            held: a group that waits for it.
+            held: groups that wait for it: until then nothing is handed out to them.
             removed: told what a delete has done.
         """
         record = Record(self.number, self.head(moment), operations)
         moves = [
             (self.groups[operation.group], operation.until_ms)
             for operation in operations
-            if isinstance(operation, Move)
+            if isinstance(operation, Move | Redrive)
         ]
+        for group in held:
+            group.held_count += 1
         self.in_flight.append(InFlight(record, lowest, moves, held, removed))
         return record
 
@@ -420,6 +407,19 @@ class Partition:
                 group.apply_move(operation, self.cut, scratch)
             case CreateGroup():
                 self._apply_create_group(operation, scratch.changes)
+            case SeekGroup():
+                group = self._group(operation.group, scratch)
+                group.apply_seek(operation.start, self.cut, scratch)
+            case DropGroup():
+                self._apply_drop_group(operation.group, scratch)
+            case Redrive():
+                self._apply_append(operation.append, scratch.changes)
+                group = self._group(operation.group, scratch)
+                group.apply_redrive(operation, scratch.changes)
+            case Purge():
+                readers = self.groups_of(DEAD_LETTER_CHANNEL, scratch)
+                apply_purge(self.number, operation, readers, self.slicer, scratch)
+                self._close(max(high for _, high, _ in operation.ranges) - 1)
             case Cut():
                 self._apply_cut(operation.below, scratch)
             case PromiseExact():
@@ -492,15 +492,30 @@ class Partition:
         changes.rows[key] = operation.group.to_bytes(4, "big")
         group.write(changes)
 
+    def _apply_drop_group(self, number: int, scratch: Overlay) -> None:
+        group = self._group(number, scratch)
+        group.cut_state(scratch)
+        for key in (
+            keys.group_prefix(b"h", self.number, number),
+            keys.group_name_key(self.number, group.channel, group.name),
+        ):
+            scratch.changes.rows[key] = None
+        del self.groups[number]
+        self.numbers.pop((group.channel, group.name), None)
+
     def _apply_cut(self, below: int, scratch: Overlay) -> None:
-        for number in range(1, self.next_group):
-            self._group(number, scratch).apply_cut(below, scratch)
+        for group in self.groups_of(None, scratch):
+            group.apply_cut(below, scratch)
         for channel in self.channel_names(scratch):
             rows = keys.rows_prefix(self.number, channel)
             scratch.cut(rows, keys.at(rows, below))
         self.cut = max(self.cut, below)
-        self.closed = max(self.closed, below - 1)
-        self.written.closed = max(self.written.closed, below - 1)
+        self._close(below - 1)
+
+    def _close(self, closed: int) -> None:
+        """By a record: what it removes stays an exact name for what stood there."""
+        self.closed = max(self.closed, closed)
+        self.written.closed = max(self.written.closed, closed)
 
     def _write(self, changes: Changes) -> None:
         changes.rows[keys.partition_key(self.number)] = _META.pack(
@@ -520,9 +535,9 @@ class Partition:
         for group, until_ms in landed.moves:
             group.moving_ms.remove(until_ms)
             group.wake_at_steady(until_ms)
-        if landed.held is not None:
-            landed.held.held_count -= 1
-            landed.held.is_ready = True
+        for group in landed.held:
+            group.held_count -= 1
+            group.is_ready = True
 
     # --- groups -------------------------------------------------------------------------------
 
@@ -534,7 +549,7 @@ class Partition:
             NotFoundError: there is none.
         """
         number = self._number(channel, name, view)
-        if not number:
+        if not number or self._group(number, view).is_dropped:
             raise NotFoundError(f"no group {name!r} reads channel {channel!r} of {self.id}")
         return self._group(number, view)
 
@@ -545,6 +560,26 @@ class Partition:
             return None
         number = int.from_bytes(raw, "big")
         return self.groups.get(number) or Group.load(self.number, number, view, self.cut)
+
+    def has_group(self, channel: str, name: str, view: View) -> bool:
+        """There is such a group, or it is on its way."""
+        return bool(self._number(channel, name, view)) or (channel, name) in self.creating
+
+    def settings_of(self, group: Group) -> TopicSettings:
+        """The group's own settings, else the topic's."""
+        own = self.topic_groups.get(group.name)
+        return self.settings if own is None else own.settings.over(self.settings)
+
+    def groups_of(self, channel: str | None, view: View) -> list[Group]:
+        """The groups that read a channel, or all."""
+        prefix = keys.partition_prefix(b"g", self.number)
+        if channel is not None:
+            prefix += channel.encode() + b"\0"
+        numbers = [
+            int.from_bytes(raw, "big")
+            for _, raw in view.range(prefix, keys.after_prefix(prefix))
+        ]
+        return [self._group(number, view) for number in sorted(numbers)]
 
     def group_names(
         self, view: View, *, count_max: int = limits.GROUP_COUNT_MAX
@@ -683,6 +718,7 @@ class Partition:
                 continue
             if group.has_credit():
                 group.is_starved = False
+                turn.ack_timeout_ms = self.settings_of(group).ack_timeout_ms
                 dispatch_group(group, turn)
                 self.closed = max(self.closed, min(group.cursor, end) - 1)
             else:

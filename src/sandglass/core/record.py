@@ -137,6 +137,40 @@ class CreateGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class SeekGroup:
+    """A group reads from `start` on, in a new generation; what it held and had done is gone."""
+
+    group: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropGroup:
+    """A group of one channel goes, with all its state."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """
+    Dead letters come back to their group: under the new offsets of `append`, each in a retry
+    row due at `until_ms` (steady), with no attempt counted.
+    """
+
+    group: int
+    until_ms: int
+    append: Append
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Dead letters that go: redriven, or thrown away."""
+
+    ranges: list[Range]
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """Retention: everything below `below` goes, in all channels."""
 
@@ -187,6 +221,23 @@ class DeleteTopic:
     partitions: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class PutGroup:
+    """A group of the catalog is created or changed; `value` is its row."""
+
+    topic: str
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteGroup:
+    """A group leaves the catalog; its parts are gone already."""
+
+    topic: str
+    name: str
+
+
 Indexed = Append | Put | Delete
 """What takes indexes, `first_index` and those after it."""
 
@@ -195,6 +246,10 @@ Operation = (
     | Settle
     | Move
     | CreateGroup
+    | SeekGroup
+    | DropGroup
+    | Redrive
+    | Purge
     | Cut
     | PromiseExact
     | OpenEpoch
@@ -202,6 +257,8 @@ Operation = (
     | CloseExact
     | PutTopic
     | DeleteTopic
+    | PutGroup
+    | DeleteGroup
 )
 
 
@@ -210,6 +267,8 @@ def index_count(operation: Operation) -> int:
     match operation:
         case Append():
             return sum(operation.counts)
+        case Redrive():
+            return index_count(operation.append)
         case Put() | Delete():
             return len(operation.keys)
         case _:
@@ -221,10 +280,19 @@ def bodies_of(operation: Operation) -> list[bytes]:
     match operation:
         case Append():
             return operation.bodies
+        case Redrive():
+            return operation.append.bodies
         case Put():
             return operation.messages
         case _:
             return []
+
+
+def indexed_of(operation: Operation) -> Indexed | None:
+    """What of an operation takes indexes, if anything does."""
+    if isinstance(operation, Redrive):
+        return operation.append
+    return operation if isinstance(operation, Indexed) else None
 
 
 def lowest_offset(operation: Indexed) -> int:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from sandglass.core.offset import INDEX_BITS
+from sandglass.core.offset import INDEX_BITS, INDEX_MAX
 from sandglass.core.partition import InFlight, Partition
 from sandglass.core.record import (
     Append,
@@ -17,7 +17,10 @@ from sandglass.core.record import (
     Operation,
     Put,
     Record,
+    Redrive,
+    SeekGroup,
     index_count,
+    indexed_of,
     lowest_offset,
 )
 
@@ -64,8 +67,12 @@ def _shifted(operation: Operation, count: int, closed: int) -> Operation:
             first_index = operation.first_index - count
             produced_ms = max(operation.produced_ms, _open_ms(first_index, closed))
             return replace(operation, first_index=first_index, produced_ms=produced_ms)
-        case CreateGroup() if operation.start:
+        case CreateGroup() | SeekGroup() if operation.start & INDEX_MAX:
             return replace(operation, start=operation.start - count)
+        case Redrive():
+            append = _shifted(operation.append, count, closed)
+            assert isinstance(append, Append)
+            return replace(operation, append=append)
         case _:
             return operation
 
@@ -77,7 +84,5 @@ def _open_ms(first_index: int, closed: int) -> int:
 
 
 def _lowest(operations: list[Operation]) -> int | None:
-    offsets = [
-        lowest_offset(each) for each in operations if isinstance(each, Append | Put | Delete)
-    ]
-    return min(offsets, default=None)
+    indexed = map(indexed_of, operations)
+    return min((lowest_offset(each) for each in indexed if each is not None), default=None)

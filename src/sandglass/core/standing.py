@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 from sandglass.core import keys
-from sandglass.core.group import Group
+from sandglass.core.group import Group, read_row
 from sandglass.core.partition import Partition
 from sandglass.core.view import View
 
@@ -34,19 +34,34 @@ def standing_of(
     Returns:
         None if no message stands there, or the group was never given it.
     """
-    prefix = keys.rows_prefix(partition.number, group.channel)
-    found = view.last(prefix, keys.at(prefix, offset + 1))
-    if found is None or offset >= sum(keys.row_place(found[0])) or offset < group.start:
+    part = group.retry_row(offset, view)
+    is_there = any(
+        _holds(group.rows_prefix(is_redriven=is_redriven), group, offset, view)
+        for is_redriven in (False, True)
+    )
+    if not is_there or offset < group.start:
         return None
     if offset < group.committed(view):
         return Standing.COMMITTED, 0
     leased = group.lease_at(offset)
     if leased is not None:
         return Standing.HANDED_OUT, leased[0].attempts + 1
-    part = group.retry_row(offset, view)
     if part is not None:
         was_handed_out = part.attempts or part.releases
         return (Standing.WAITING, part.attempts) if was_handed_out else None
     if group.done.holds(offset):
         return Standing.SETTLED, 0
     return (Standing.HANDED_OUT, 1) if offset <= group.consumed else None
+
+
+def _holds(prefix: bytes, group: Group, offset: int, view: View) -> bool:
+    """Does a message of the group stand at `offset`, in its channel or on its way back?"""
+    found = view.last(prefix, keys.at(prefix, offset + 1))
+    if found is None or offset >= sum(keys.row_place(found[0])):
+        return False
+    row, _, _ = read_row(*found)
+    is_redriven = prefix == group.rows_prefix(is_redriven=True)
+    return not is_redriven or (
+        row.origin is not None
+        and (row.origin.group, row.origin.channel) == (group.name, group.channel)
+    )

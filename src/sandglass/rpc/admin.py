@@ -2,12 +2,16 @@
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
+import re
+
 import grpc
 
 from sandglass.broker.broker import Broker
 from sandglass.rpc import calls
 from sandglass.surface.admin import Admin
 from sandglass.wire.v1 import admin_pb2
+
+_CAPITAL = re.compile(r"(?<!^)([A-Z])")
 
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
 
@@ -18,18 +22,10 @@ def handler(broker: Broker) -> grpc.GenericRpcHandler:
     return calls.serviced(
         SERVICE,
         {
-            "CreateTopic": calls.unary(
-                admin_pb2.CreateTopicRequest.FromString, admin.create_topic
-            ),
-            "ListTopics": calls.unary(
-                admin_pb2.ListTopicsRequest.FromString, admin.list_topics
-            ),
-            "ShowTopic": calls.unary(admin_pb2.ShowTopicRequest.FromString, admin.show_topic),
-            "DeleteTopic": calls.unary(
-                admin_pb2.DeleteTopicRequest.FromString, admin.delete_topic
-            ),
-            "ListGroups": calls.unary(
-                admin_pb2.ListGroupsRequest.FromString, admin.list_groups
-            ),
+            method.name: calls.unary(
+                getattr(admin_pb2, method.input_type.name).FromString,
+                getattr(admin, _CAPITAL.sub(r"_\1", method.name).lower()),
+            )
+            for method in SERVICE.methods
         },
     )

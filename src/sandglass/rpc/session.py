@@ -252,7 +252,7 @@ class SessionStream:
                 places_of(item),
                 ending_of(item),
                 done,
-                delay_ms=item.delay_ms,
+                delay_ms=item.delay_ms if item.HasField("delay_ms") else None,
                 reason=item.reason,
             )
         except SandglassError as error:

@@ -1,10 +1,18 @@
-"""The v1 Admin service: topics and groups, over the broker's catalog and status."""
+"""The v1 Admin service, over the broker: topics, groups, dead letters, what is pending."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from sandglass.broker.broker import Broker
-from sandglass.broker.status import GroupStatus, PartitionStatus
+from sandglass.broker.dead_letters import Taken
 from sandglass.core import limits, offset
-from sandglass.core.topic import Topic, TopicKind, TopicSettings
+from sandglass.core.topic import Topic, TopicGroup, TopicSettings
+from sandglass.errors import InvalidError
+from sandglass.surface import admin_values as values
+from sandglass.surface.admin_values import kind_of as kind_of  # the compatible side's, too
 from sandglass.wire.v1 import admin_pb2
+
+Take = Callable[..., Awaitable[Taken]]
 
 
 class Admin:
@@ -13,33 +21,42 @@ class Admin:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
+    # --- topics -------------------------------------------------------------------------------
+
     async def create_topic(
         self, request: admin_pb2.CreateTopicRequest
     ) -> admin_pb2.CreateTopicReply:
-        """0 partitions mean 1, and so do 0 replicas."""
+        """0 partitions mean 1, and so do 0 replicas; what isn't set is the default."""
+        settings = replace(TopicSettings(), **values.changes_of(request.settings))
         topic = await self._broker.catalog.create_topic(
             request.name,
             kind=kind_of(request.kind),
             partition_count=request.partition_count or 1,
             replication_factor=request.replication_factor or 1,
-            settings=_settings(request.settings),
+            settings=settings,
         )
-        return admin_pb2.CreateTopicReply(topic=_topic(topic))
+        return admin_pb2.CreateTopicReply(topic=values.topic_to_wire(topic))
 
     async def list_topics(
         self, request: admin_pb2.ListTopicsRequest
     ) -> admin_pb2.ListTopicsReply:
         """By name."""
         topics = sorted(self._broker.catalog.topics(), key=lambda topic: topic.name)
-        return admin_pb2.ListTopicsReply(topics=[_topic(topic) for topic in topics])
+        return admin_pb2.ListTopicsReply(topics=map(values.topic_to_wire, topics))
 
     async def show_topic(self, request: admin_pb2.ShowTopicRequest) -> admin_pb2.ShowTopicReply:
         """A topic and how its partitions stand."""
         topic = self._broker.catalog.topic(request.name)
         return admin_pb2.ShowTopicReply(
-            topic=_topic(topic),
-            partitions=[_partition(each) for each in self._broker.status.partitions(topic)],
+            topic=values.topic_to_wire(topic),
+            partitions=map(values.partition_to_wire, self._broker.status.partitions(topic)),
         )
+
+    async def set_topic(self, request: admin_pb2.SetTopicRequest) -> admin_pb2.SetTopicReply:
+        """What is set, and nothing else."""
+        changes = values.changes_of(request.settings)
+        topic = await self._broker.catalog.change_topic(request.name, **changes)
+        return admin_pb2.SetTopicReply(topic=values.topic_to_wire(topic))
 
     async def delete_topic(
         self, request: admin_pb2.DeleteTopicRequest
@@ -48,74 +65,181 @@ class Admin:
         await self._broker.catalog.delete_topic(request.name)
         return admin_pb2.DeleteTopicReply()
 
+    # --- groups -------------------------------------------------------------------------------
+
     async def list_groups(
         self, request: admin_pb2.ListGroupsRequest
     ) -> admin_pb2.ListGroupsReply:
         """Of one topic; one group or all."""
         topic = self._broker.catalog.topic(request.topic)
-        groups = self._broker.status.groups(topic, request.group)
-        return admin_pb2.ListGroupsReply(groups=[_group(each) for each in groups])
+        parts = await self._broker.status.groups(topic, request.group)
+        known = [
+            self._group(topic, group)
+            for group in self._broker.groups.all(topic)
+            if not request.group or group.name == request.group
+        ]
+        return admin_pb2.ListGroupsReply(groups=map(values.part_to_wire, parts), known=known)
 
+    async def create_group(
+        self, request: admin_pb2.CreateGroupRequest
+    ) -> admin_pb2.CreateGroupReply:
+        """At the beginning, unless it says otherwise."""
+        topic = self._broker.catalog.topic(request.topic)
+        group = await self._broker.groups.create(
+            topic,
+            request.group,
+            values.start_of(request.start),
+            values.own_settings_of(request.settings),
+        )
+        return admin_pb2.CreateGroupReply(group=self._group(topic, group))
 
-def kind_of(number: int) -> TopicKind:
-    """
-    The kind of a topic, of either protocol: they number them alike.
+    async def set_group(self, request: admin_pb2.SetGroupRequest) -> admin_pb2.SetGroupReply:
+        """What is set, and nothing else; what is unset is the topic's again."""
+        topic = self._broker.catalog.topic(request.topic)
+        change = values.own_settings_of(request.settings)
+        unset = values.unset_of(list(request.unset))
+        group = await self._broker.groups.change(topic, request.group, change, unset)
+        return admin_pb2.SetGroupReply(group=self._group(topic, group))
 
-    Raises:
-        InvalidError: there is no such kind.
-    """
-    return TopicKind(
-        limits.check_range(number, field="kind", low=min(TopicKind), high=max(TopicKind))
-    )
+    async def seek_group(self, request: admin_pb2.SeekGroupRequest) -> admin_pb2.SeekGroupReply:
+        """To a place in all partitions, or to an offset in one."""
+        topic = self._broker.catalog.topic(request.topic)
+        partition = at = None
+        if request.partition or request.offset:
+            partition = self._broker.catalog.partition(topic, request.partition)
+            at = offset.from_bytes(request.offset)
+        group = await self._broker.groups.seek(
+            topic,
+            request.group,
+            values.start_of(request.start),
+            partition=partition,
+            offset=at,
+        )
+        return admin_pb2.SeekGroupReply(group=self._group(topic, group))
 
+    async def delete_group(
+        self, request: admin_pb2.DeleteGroupRequest
+    ) -> admin_pb2.DeleteGroupReply:
+        """With its state; its consumers end."""
+        topic = self._broker.catalog.topic(request.topic)
+        await self._broker.groups.delete(topic, request.group)
+        return admin_pb2.DeleteGroupReply()
 
-def _settings(wire: admin_pb2.TopicSettings) -> TopicSettings:
-    """0 means the default."""
-    default = TopicSettings()
-    return TopicSettings(
-        retention_ms=wire.retention_ms or default.retention_ms,
-        ack_timeout_ms=wire.ack_timeout_ms or default.ack_timeout_ms,
-        max_deliveries=wire.max_deliveries or default.max_deliveries,
-    )
+    def _group(self, topic: Topic, group: TopicGroup) -> admin_pb2.Group:
+        return values.group_to_wire(group, group.settings.over(topic.settings))
 
+    # --- dead letters -------------------------------------------------------------------------
 
-def _topic(topic: Topic) -> admin_pb2.Topic:
-    return admin_pb2.Topic(
-        name=topic.name,
-        kind=admin_pb2.TopicKind.Name(topic.kind),
-        partitions=[partition.id for partition in topic.partitions],
-        replication_factor=topic.replication_factor,
-        settings=admin_pb2.TopicSettings(
-            retention_ms=topic.settings.retention_ms,
-            ack_timeout_ms=topic.settings.ack_timeout_ms,
-            max_deliveries=topic.settings.max_deliveries,
-        ),
-        created_ms=topic.created_ms,
-    )
+    async def list_dead_letters(
+        self, request: admin_pb2.ListDeadLettersRequest
+    ) -> admin_pb2.ListDeadLettersReply:
+        """A page of them."""
+        page = await self._broker.dead_letters.page(
+            self._broker.catalog.topic(request.topic),
+            values.selection_of(request.filter),
+            after=values.place_of(request.page_token),
+            count=request.page_size or limits.PAGE_COUNT_DEFAULT,
+            is_newest_first=request.is_newest_first,
+        )
+        letters = [
+            values.letter_to_wire(ref, part, with_message=request.with_messages)
+            for ref, part in page.entries
+        ]
+        return admin_pb2.ListDeadLettersReply(
+            letters=letters, next_page_token=values.token_of(page)
+        )
 
+    async def count_dead_letters(
+        self, request: admin_pb2.CountDeadLettersRequest
+    ) -> admin_pb2.CountDeadLettersReply:
+        """All of them, and by group."""
+        count = await self._broker.dead_letters.count(
+            self._broker.catalog.topic(request.topic), values.selection_of(request.filter)
+        )
+        groups = sorted(count.groups.items(), key=lambda entry: (-entry[1], entry[0]))
+        return admin_pb2.CountDeadLettersReply(
+            count=count.count,
+            size_bytes=count.size_bytes,
+            groups=[
+                admin_pb2.DeadLetterGroupCount(group=group, channel=channel, count=each)
+                for (group, channel), each in groups
+            ],
+        )
 
-def _partition(status: PartitionStatus) -> admin_pb2.PartitionStatus:
-    return admin_pb2.PartitionStatus(
-        id=status.id,
-        last_index=status.last_index,
-        closed_offset=offset.to_bytes(status.closed_offset),
-        channels=status.channels,
-    )
+    async def redrive_dead_letters(
+        self, request: admin_pb2.TakeDeadLettersRequest
+    ) -> admin_pb2.TakeDeadLettersReply:
+        """Back to their groups."""
+        return await self._take(self._broker.dead_letters.redrive, request)
 
+    async def purge_dead_letters(
+        self, request: admin_pb2.TakeDeadLettersRequest
+    ) -> admin_pb2.TakeDeadLettersReply:
+        """Away with them."""
+        return await self._take(self._broker.dead_letters.purge, request)
 
-def _group(status: GroupStatus) -> admin_pb2.GroupStatus:
-    return admin_pb2.GroupStatus(
-        topic=status.topic,
-        partition=status.partition,
-        channel=status.channel,
-        group=status.group,
-        committed=offset.to_bytes(status.committed),
-        consumed=offset.to_bytes(status.consumed),
-        lag_count=status.lag_count,
-        leased_count=status.leased_count,
-        retry_count=status.retry_count,
-        acked_count=status.acked_count,
-        dead_count=status.dead_count,
-        generation=status.generation,
-        consumer_count=status.consumer_count,
-    )
+    async def _take(
+        self, take: Take, request: admin_pb2.TakeDeadLettersRequest
+    ) -> admin_pb2.TakeDeadLettersReply:
+        topic = self._broker.catalog.topic(request.topic)
+        if len(request.places) > limits.PAGE_COUNT_MAX:
+            raise InvalidError(
+                f"{len(request.places)} places; the limit is {limits.PAGE_COUNT_MAX}",
+                field="places",
+            )
+        limits.check_range(request.before_ms, field="before_ms", low=0, high=limits.DUE_MS_MAX)
+        places = [
+            (
+                self._broker.catalog.partition(topic, place.partition),
+                offset.from_bytes(place.offset),
+            )
+            for place in request.places
+        ]
+        taken = await take(
+            topic,
+            values.selection_of(request.filter),
+            limit=request.limit,
+            offsets=places,
+            before_ms=request.before_ms,
+        )
+        return admin_pb2.TakeDeadLettersReply(
+            count=taken.count, skipped_count=taken.skipped_count, before_ms=taken.before_ms
+        )
+
+    # --- what is pending ----------------------------------------------------------------------
+
+    async def count_pending(
+        self, request: admin_pb2.CountPendingRequest
+    ) -> admin_pb2.CountPendingReply:
+        """A lower bound where there is too much to count."""
+        pending = await self._broker.schedule.count(
+            self._broker.catalog.topic(request.topic),
+            request.channel,
+            from_ms=request.from_ms,
+            to_ms=request.to_ms,
+        )
+        return admin_pb2.CountPendingReply(
+            count=pending.count,
+            is_lower_bound=pending.is_lower_bound,
+            next_due_ms=pending.next_due_ms,
+        )
+
+    async def list_pending(
+        self, request: admin_pb2.ListPendingRequest
+    ) -> admin_pb2.ListPendingReply:
+        """A page of what comes next."""
+        page = await self._broker.schedule.page(
+            self._broker.catalog.topic(request.topic),
+            request.channel,
+            from_ms=request.from_ms,
+            to_ms=request.to_ms,
+            after=values.place_of(request.page_token),
+            count=request.page_size or limits.PAGE_COUNT_DEFAULT,
+        )
+        messages = [
+            values.stored_to_wire(ref, part, with_message=request.with_messages)
+            for ref, part in page.entries
+        ]
+        return admin_pb2.ListPendingReply(
+            messages=messages, next_page_token=values.token_of(page)
+        )

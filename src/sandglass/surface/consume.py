@@ -147,7 +147,7 @@ class Consuming:
                 places_of(item),
                 ending_of(item),
                 lambda error: resolve(future, error),
-                delay_ms=item.delay_ms,
+                delay_ms=item.delay_ms if item.HasField("delay_ms") else None,
                 reason=item.reason,
             )
             await future

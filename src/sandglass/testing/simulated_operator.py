@@ -6,6 +6,7 @@ retention, clocks that are set, a disk that fills, a process that is stopped for
 from dataclasses import dataclass, field
 
 from sandglass.core.machine import encode_topic
+from sandglass.core.membership import admit_group
 from sandglass.core.message import DEAD_LETTER_CHANNEL
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
@@ -153,8 +154,13 @@ class Operator:
         if partition is None:
             return
         moment = world.see()
-        record = partition.admit_group(
-            channel, name, is_from_now=is_from_now, moment=moment, view=world.node.view
+        record = admit_group(
+            partition,
+            channel,
+            name,
+            start=None if is_from_now else 0,
+            moment=moment,
+            view=world.node.view,
         )
         if record is not None:
             world.node.submit(record, moment, self.consumers.join_all)

@@ -316,7 +316,7 @@ async def test_outcomes_between_refused_batches_are_carried_out(shell: Shell) ->
     assert acked.told == [None]
     assert not shell.loop.stopped
     assert placed.first_index == 6  # three messages, two dead letters
-    status = shell.broker.status.groups(shell.t)[0]
+    status = (await shell.broker.status.groups(shell.t))[0]
     assert (status.acked_count, status.dead_count) == (1, 2)
 
 
@@ -475,7 +475,8 @@ async def test_a_mass_ending_waits_for_each_slice(
 
     monkeypatch.setattr(NodeLoop, "_encoded", spy)
     shell.broker.consumers.close_session(session, is_goodbye=False)
-    await shell.until(lambda: shell.broker.status.groups(shell.t)[0].dead_count == 20)
+    group = consumer.deliveries[0].group
+    await shell.until(lambda: group.dead_count == 20)
 
     assert max(queued) < 1000 + 500
 

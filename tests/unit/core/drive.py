@@ -4,16 +4,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sandglass.adapters.memory_store import MemoryStore
-from sandglass.core import codec, outcome
+from sandglass.core import codec, keys, outcome
+from sandglass.core.browse import look
+from sandglass.core.dead_letter import Selection, admit_purge, admit_redrive
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Places
-from sandglass.core.machine import Machine, encode_topic
-from sandglass.core.message import Batch, Placed, Slice
+from sandglass.core.machine import Machine, encode_group, encode_topic
+from sandglass.core.membership import admit_drop, admit_group, admit_seek
+from sandglass.core.message import DEAD_LETTER_CHANNEL, Batch, Placed, Slice
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.partition import Partition
-from sandglass.core.record import Ending, PutTopic, Record
-from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.core.record import Ending, PutGroup, PutTopic, Record
+from sandglass.core.topic import (
+    GroupSettings,
+    PartitionRef,
+    Topic,
+    TopicGroup,
+    TopicKind,
+    TopicSettings,
+)
 from sandglass.testing.seen import message_bytes, take_messages
 
 START_MS = 1000
@@ -125,8 +135,13 @@ class Drive:
         self, name: str = "g", *, channel: str = "master", is_from_now: bool = False
     ) -> Group:
         """The group, created if it is new."""
-        record = self.partition.admit_group(
-            channel, name, is_from_now=is_from_now, moment=self.moment, view=self.store
+        record = admit_group(
+            self.partition,
+            channel,
+            name,
+            start=None if is_from_now else 0,
+            moment=self.moment,
+            view=self.store,
         )
         if record is not None:
             self.apply(record)
@@ -157,22 +172,39 @@ class Drive:
         ending: Ending,
         places: Places | None = None,
         *,
-        delay_ms: int = 0,
+        delay_ms: int | None = None,
         reason: str = "",
     ) -> Record:
         return self.apply(
-            outcome.admit_outcome(
-                self.partition,
-                delivery.group,
-                delivery.lease.token,
-                places or [],
-                ending,
-                moment=self.moment,
-                view=self.store,
-                delay_ms=delay_ms,
-                reason=reason,
-            )
+            self.admit_end(delivery, ending, places, delay_ms=delay_ms, reason=reason)
         )
+
+    def admit_end(
+        self,
+        delivery: Delivery,
+        ending: Ending,
+        places: Places | None = None,
+        *,
+        delay_ms: int | None = None,
+        reason: str = "",
+    ) -> Record:
+        """An outcome on its way."""
+        return outcome.admit_outcome(
+            self.partition,
+            delivery.group,
+            delivery.lease.token,
+            places or [],
+            ending,
+            moment=self.moment,
+            view=self.store,
+            delay_ms=delay_ms,
+            reason=reason,
+        )
+
+    def expire(self) -> None:
+        """Leases whose time is over end."""
+        for record in outcome.admit_expired(self.partition, self.moment, self.store):
+            self.apply(record)
 
     def end_offsets(self, group: Group, offsets: list[int], ending: Ending) -> int:
         """Returns how many were ignored."""
@@ -182,6 +214,37 @@ class Drive:
         for record in records:
             self.apply(record)
         return ignored_count
+
+    # --- an operator --------------------------------------------------------------------------
+
+    def set_group(self, name: str, settings: GroupSettings, *, is_going: bool = False) -> None:
+        group = TopicGroup("a", name, settings=settings, is_going=is_going)
+        put = PutGroup("a", name, encode_group(group))
+        self.apply(self.machine.record([put], self.moment))
+
+    def seek(self, group: Group, start: int | None = 0) -> None:
+        self.apply(admit_seek(self.partition, group, start=start, moment=self.moment))
+
+    def drop(self, group: Group) -> None:
+        self.apply(admit_drop(self.partition, group, self.moment))
+
+    def letters(self, selection: Selection = Selection()) -> list[Slice]:  # noqa: B008  # frozen
+        prefix = keys.rows_prefix(1, DEAD_LETTER_CHANNEL)
+        found = look(self.store, prefix, 0, MAX, is_wanted=selection.takes)
+        assert found.next_offset is None
+        return found.found
+
+    def redrive(self, letters: Sequence[Slice]) -> int:
+        record, count = admit_redrive(self.partition, letters, self.moment, self.store)
+        if record is not None:
+            self.apply(record)
+        return count
+
+    def purge(self, letters: Sequence[Slice]) -> int:
+        record, count = admit_purge(self.partition, letters, self.moment, self.store)
+        if record is not None:
+            self.apply(record)
+        return count
 
     def fetch(self, channel: str = "master") -> list[Slice]:
         self.partition.see(self.wall_ms)

@@ -6,6 +6,7 @@ import pytest
 
 from sandglass.core.lease import Consumer
 from sandglass.core.machine import Machine, decode_topic, encode_topic, promise_until
+from sandglass.core.membership import admit_group
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import Cut, DeleteTopic, OpenEpoch, Promise, PutTopic
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
@@ -166,9 +167,7 @@ def test_a_time_that_another_partition_has_seen_is_no_time_that_came_for_this_on
 
     drive.restart()
     quiet = drive.machine.partition(2, drive.store)
-    made = quiet.admit_group(
-        "master", "g", is_from_now=False, moment=drive.moment, view=drive.store
-    )
+    made = admit_group(quiet, "master", "g", moment=drive.moment, view=drive.store)
     drive.apply(made)
     group = quiet.group("master", "g", drive.store)
     quiet.add_consumer(group, Consumer(1, 10, 1000))

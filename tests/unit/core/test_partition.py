@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sandglass.core import limits
+from sandglass.core.membership import admit_group
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import CloseExact, Ending, Promise, PromiseExact, Settle
 from sandglass.core.retract import retract
@@ -253,9 +254,7 @@ def test_last_group_is_made_and_one_more_refused(monkeypatch: pytest.MonkeyPatch
 def test_group_is_made_once_though_it_is_asked_for_twice_at_once() -> None:
     drive = Drive()
     asked = [
-        drive.partition.admit_group(
-            "master", "g", is_from_now=False, moment=drive.moment, view=drive.store
-        )
+        admit_group(drive.partition, "master", "g", moment=drive.moment, view=drive.store)
         for _ in range(2)
     ]
 

@@ -1,6 +1,7 @@
 """Admissions that are undone, because the log has no room for them."""
 
 from sandglass.core import outcome
+from sandglass.core.membership import admit_group
 from sandglass.core.offset import MAX
 from sandglass.core.record import Append, Ending, Record
 from sandglass.core.retract import retract
@@ -114,13 +115,11 @@ def test_a_group_that_starts_now_misses_nothing_that_takes_an_index_given_back()
     """Its start lies above what was admitted before it, and some of that is never there."""
     drive = Drive()
     refused, _ = drive.admit(0, counts=[3])
-    made = drive.partition.admit_group(
-        "master", "g", is_from_now=True, moment=drive.moment, view=drive.store
+    made = admit_group(
+        drive.partition, "master", "g", start=None, moment=drive.moment, view=drive.store
     )
     assert made is not None
-    old = drive.partition.admit_group(
-        "master", "old", is_from_now=False, moment=drive.moment, view=drive.store
-    )
+    old = admit_group(drive.partition, "master", "old", moment=drive.moment, view=drive.store)
     assert old is not None
 
     moved = retract(drive.partition, [refused])

@@ -124,8 +124,8 @@ def test_a_group_s_row_of_version_1_is_read_without_them() -> None:
     key = keys.group_prefix(b"h", 1, group.number)
     raw = drive.store.get(key)
     assert raw is not None
-    head, tail = raw[:-28], raw[-28:]
-    assert (bytes(28), b"\0") == (tail, head[-1:])
+    head, tail = raw[:-36], raw[-36:]
+    assert (bytes(36), b"\0") == (tail, head[-1:])
 
     drive.position += 1
     drive.store.write(Changes({key: head[:-1]}), drive.position)

@@ -7,7 +7,14 @@ from sandglass.broker.status import GroupOffsets, GroupStatus, PartitionStatus
 from sandglass.core import offset
 from sandglass.core.message import Batch, Placed, Slice
 from sandglass.core.standing import Standing
-from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
+from sandglass.core.topic import (
+    GroupSettings,
+    PartitionRef,
+    Topic,
+    TopicGroup,
+    TopicKind,
+    TopicSettings,
+)
 from sandglass.errors import (
     ConflictError,
     NotFoundError,
@@ -17,6 +24,33 @@ from sandglass.errors import (
 
 NOW_MS = 1_700_000_000_000
 Done = Callable[[SandglassError | None], None]
+
+
+class FakeStatus:
+    def __init__(self, broker: "FakeBroker") -> None:
+        self.last_index = broker.last_index
+        self.offsets = broker.offsets
+        self.standing = broker.standing
+
+    def partitions(self, topic: Topic) -> list[PartitionStatus]:
+        return [
+            PartitionStatus(each.id, 7, offset.make(NOW_MS, 7), ["master"])
+            for each in topic.partitions
+        ]
+
+    async def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+        name, partition = group or "g", topic.partitions[0].id
+        committed, consumed = offset.make(NOW_MS, 1), offset.make(NOW_MS, 2)
+        return [
+            GroupStatus(
+                topic.name, partition, "master", name, committed, consumed, *range(1, 8)
+            )
+        ]
+
+
+class FakeGroups:
+    def all(self, topic: Topic) -> list[TopicGroup]:
+        return [TopicGroup(topic.name, "mine", 5, NOW_MS, GroupSettings(max_deliveries=9))]
 
 
 @dataclass
@@ -46,7 +80,15 @@ class FakeBroker:
     def catalog(self) -> "FakeBroker":
         return self
 
-    consumers = status = catalog
+    consumers = catalog
+
+    @property
+    def status(self) -> "FakeStatus":
+        return FakeStatus(self)
+
+    @property
+    def groups(self) -> "FakeGroups":
+        return FakeGroups()
 
     def topics(self) -> list[Topic]:
         return list(self.known.values())
@@ -97,21 +139,6 @@ class FakeBroker:
     def spread(self, topic: Topic) -> PartitionRef:
         self.spread_count += 1
         return topic.partitions[(self.spread_count - 1) % len(topic.partitions)]
-
-    def partitions(self, topic: Topic) -> list[PartitionStatus]:
-        return [
-            PartitionStatus(each.id, 7, offset.make(NOW_MS, 7), ["master"])
-            for each in topic.partitions
-        ]
-
-    def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
-        name, partition = group or "g", topic.partitions[0].id
-        committed, consumed = offset.make(NOW_MS, 1), offset.make(NOW_MS, 2)
-        return [
-            GroupStatus(
-                topic.name, partition, "master", name, committed, consumed, *range(1, 8)
-            )
-        ]
 
     def produce_nowait(
         self, partition: PartitionRef, channel: str, batch: Batch, done: Done

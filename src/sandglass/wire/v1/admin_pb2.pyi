@@ -32,14 +32,28 @@ class Topic(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[TopicKind, str]] = ..., partitions: _Optional[_Iterable[str]] = ..., replication_factor: _Optional[int] = ..., settings: _Optional[_Union[TopicSettings, _Mapping]] = ..., created_ms: _Optional[int] = ...) -> None: ...
 
 class TopicSettings(_message.Message):
-    __slots__ = ("retention_ms", "ack_timeout_ms", "max_deliveries")
+    __slots__ = ("retention_ms", "ack_timeout_ms", "max_deliveries", "backoff")
     RETENTION_MS_FIELD_NUMBER: _ClassVar[int]
     ACK_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FIELD_NUMBER: _ClassVar[int]
     retention_ms: int
     ack_timeout_ms: int
     max_deliveries: int
-    def __init__(self, retention_ms: _Optional[int] = ..., ack_timeout_ms: _Optional[int] = ..., max_deliveries: _Optional[int] = ...) -> None: ...
+    backoff: Backoff
+    def __init__(self, retention_ms: _Optional[int] = ..., ack_timeout_ms: _Optional[int] = ..., max_deliveries: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ...) -> None: ...
+
+class Backoff(_message.Message):
+    __slots__ = ("delays_ms", "factor", "cap_ms", "jitter_percent")
+    DELAYS_MS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    CAP_MS_FIELD_NUMBER: _ClassVar[int]
+    JITTER_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    delays_ms: _containers.RepeatedScalarFieldContainer[int]
+    factor: int
+    cap_ms: int
+    jitter_percent: int
+    def __init__(self, delays_ms: _Optional[_Iterable[int]] = ..., factor: _Optional[int] = ..., cap_ms: _Optional[int] = ..., jitter_percent: _Optional[int] = ...) -> None: ...
 
 class CreateTopicRequest(_message.Message):
     __slots__ = ("name", "kind", "partition_count", "replication_factor", "settings")
@@ -97,6 +111,20 @@ class PartitionStatus(_message.Message):
     channels: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, id: _Optional[str] = ..., last_index: _Optional[int] = ..., closed_offset: _Optional[bytes] = ..., channels: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class SetTopicRequest(_message.Message):
+    __slots__ = ("name", "settings")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    settings: TopicSettings
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[TopicSettings, _Mapping]] = ...) -> None: ...
+
+class SetTopicReply(_message.Message):
+    __slots__ = ("topic",)
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    topic: Topic
+    def __init__(self, topic: _Optional[_Union[Topic, _Mapping]] = ...) -> None: ...
+
 class DeleteTopicRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -116,13 +144,117 @@ class ListGroupsRequest(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
 
 class ListGroupsReply(_message.Message):
-    __slots__ = ("groups",)
+    __slots__ = ("groups", "known")
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
     groups: _containers.RepeatedCompositeFieldContainer[GroupStatus]
-    def __init__(self, groups: _Optional[_Iterable[_Union[GroupStatus, _Mapping]]] = ...) -> None: ...
+    known: _containers.RepeatedCompositeFieldContainer[Group]
+    def __init__(self, groups: _Optional[_Iterable[_Union[GroupStatus, _Mapping]]] = ..., known: _Optional[_Iterable[_Union[Group, _Mapping]]] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("topic", "name", "start_ms", "created_ms", "settings", "effective")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    START_MS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    name: str
+    start_ms: int
+    created_ms: int
+    settings: GroupSettings
+    effective: TopicSettings
+    def __init__(self, topic: _Optional[str] = ..., name: _Optional[str] = ..., start_ms: _Optional[int] = ..., created_ms: _Optional[int] = ..., settings: _Optional[_Union[GroupSettings, _Mapping]] = ..., effective: _Optional[_Union[TopicSettings, _Mapping]] = ...) -> None: ...
+
+class GroupSettings(_message.Message):
+    __slots__ = ("ack_timeout_ms", "max_deliveries", "backoff")
+    ACK_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    ack_timeout_ms: int
+    max_deliveries: int
+    backoff: Backoff
+    def __init__(self, ack_timeout_ms: _Optional[int] = ..., max_deliveries: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, _Mapping]] = ...) -> None: ...
+
+class GroupStart(_message.Message):
+    __slots__ = ("at_ms", "now")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    now: bool
+    def __init__(self, at_ms: _Optional[int] = ..., now: _Optional[bool] = ...) -> None: ...
+
+class CreateGroupRequest(_message.Message):
+    __slots__ = ("topic", "group", "start", "settings")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    start: GroupStart
+    settings: GroupSettings
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., start: _Optional[_Union[GroupStart, _Mapping]] = ..., settings: _Optional[_Union[GroupSettings, _Mapping]] = ...) -> None: ...
+
+class CreateGroupReply(_message.Message):
+    __slots__ = ("group",)
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    group: Group
+    def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
+
+class SetGroupRequest(_message.Message):
+    __slots__ = ("topic", "group", "settings", "unset")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    UNSET_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    settings: GroupSettings
+    unset: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., settings: _Optional[_Union[GroupSettings, _Mapping]] = ..., unset: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SetGroupReply(_message.Message):
+    __slots__ = ("group",)
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    group: Group
+    def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
+
+class DeleteGroupRequest(_message.Message):
+    __slots__ = ("topic", "group")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+
+class DeleteGroupReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SeekGroupRequest(_message.Message):
+    __slots__ = ("topic", "group", "start", "partition", "offset")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    group: str
+    start: GroupStart
+    partition: str
+    offset: bytes
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., start: _Optional[_Union[GroupStart, _Mapping]] = ..., partition: _Optional[str] = ..., offset: _Optional[bytes] = ...) -> None: ...
+
+class SeekGroupReply(_message.Message):
+    __slots__ = ("group",)
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    group: Group
+    def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class GroupStatus(_message.Message):
-    __slots__ = ("topic", "partition", "channel", "group", "committed", "consumed", "lag_count", "leased_count", "retry_count", "acked_count", "dead_count", "generation", "consumer_count")
+    __slots__ = ("topic", "partition", "channel", "group", "committed", "consumed", "lag_count", "leased_count", "retry_count", "acked_count", "dead_count", "generation", "consumer_count", "redriven_count", "expired_count")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +268,8 @@ class GroupStatus(_message.Message):
     DEAD_COUNT_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     CONSUMER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_COUNT_FIELD_NUMBER: _ClassVar[int]
     topic: str
     partition: str
     channel: str
@@ -149,4 +283,182 @@ class GroupStatus(_message.Message):
     dead_count: int
     generation: int
     consumer_count: int
-    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., committed: _Optional[bytes] = ..., consumed: _Optional[bytes] = ..., lag_count: _Optional[int] = ..., leased_count: _Optional[int] = ..., retry_count: _Optional[int] = ..., acked_count: _Optional[int] = ..., dead_count: _Optional[int] = ..., generation: _Optional[int] = ..., consumer_count: _Optional[int] = ...) -> None: ...
+    redriven_count: int
+    expired_count: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., committed: _Optional[bytes] = ..., consumed: _Optional[bytes] = ..., lag_count: _Optional[int] = ..., leased_count: _Optional[int] = ..., retry_count: _Optional[int] = ..., acked_count: _Optional[int] = ..., dead_count: _Optional[int] = ..., generation: _Optional[int] = ..., consumer_count: _Optional[int] = ..., redriven_count: _Optional[int] = ..., expired_count: _Optional[int] = ...) -> None: ...
+
+class DeadLetterFilter(_message.Message):
+    __slots__ = ("group", "channel", "reason")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    channel: str
+    reason: str
+    def __init__(self, group: _Optional[str] = ..., channel: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class StoredMessage(_message.Message):
+    __slots__ = ("partition", "offset", "index", "due_ms", "produced_ms", "size_bytes", "message")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    PRODUCED_MS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    partition: str
+    offset: bytes
+    index: int
+    due_ms: int
+    produced_ms: int
+    size_bytes: int
+    message: bytes
+    def __init__(self, partition: _Optional[str] = ..., offset: _Optional[bytes] = ..., index: _Optional[int] = ..., due_ms: _Optional[int] = ..., produced_ms: _Optional[int] = ..., size_bytes: _Optional[int] = ..., message: _Optional[bytes] = ...) -> None: ...
+
+class StoredDeadLetter(_message.Message):
+    __slots__ = ("letter", "group", "channel", "attempts", "reason", "original_offset")
+    LETTER_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ORIGINAL_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    letter: StoredMessage
+    group: str
+    channel: str
+    attempts: int
+    reason: str
+    original_offset: bytes
+    def __init__(self, letter: _Optional[_Union[StoredMessage, _Mapping]] = ..., group: _Optional[str] = ..., channel: _Optional[str] = ..., attempts: _Optional[int] = ..., reason: _Optional[str] = ..., original_offset: _Optional[bytes] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("topic", "filter", "is_newest_first", "page_size", "page_token", "with_messages")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    IS_NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    filter: DeadLetterFilter
+    is_newest_first: bool
+    page_size: int
+    page_token: bytes
+    with_messages: bool
+    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., is_newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., with_messages: _Optional[bool] = ...) -> None: ...
+
+class ListDeadLettersReply(_message.Message):
+    __slots__ = ("letters", "next_page_token")
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    letters: _containers.RepeatedCompositeFieldContainer[StoredDeadLetter]
+    next_page_token: bytes
+    def __init__(self, letters: _Optional[_Iterable[_Union[StoredDeadLetter, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ...) -> None: ...
+
+class CountDeadLettersRequest(_message.Message):
+    __slots__ = ("topic", "filter")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    filter: DeadLetterFilter
+    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ...) -> None: ...
+
+class DeadLetterGroupCount(_message.Message):
+    __slots__ = ("group", "channel", "count")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    channel: str
+    count: int
+    def __init__(self, group: _Optional[str] = ..., channel: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class CountDeadLettersReply(_message.Message):
+    __slots__ = ("count", "size_bytes", "groups")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    size_bytes: int
+    groups: _containers.RepeatedCompositeFieldContainer[DeadLetterGroupCount]
+    def __init__(self, count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[DeadLetterGroupCount, _Mapping]]] = ...) -> None: ...
+
+class DeadLetterPlace(_message.Message):
+    __slots__ = ("partition", "offset")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    partition: str
+    offset: bytes
+    def __init__(self, partition: _Optional[str] = ..., offset: _Optional[bytes] = ...) -> None: ...
+
+class TakeDeadLettersRequest(_message.Message):
+    __slots__ = ("topic", "filter", "places", "limit", "before_ms")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    filter: DeadLetterFilter
+    places: _containers.RepeatedCompositeFieldContainer[DeadLetterPlace]
+    limit: int
+    before_ms: int
+    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., places: _Optional[_Iterable[_Union[DeadLetterPlace, _Mapping]]] = ..., limit: _Optional[int] = ..., before_ms: _Optional[int] = ...) -> None: ...
+
+class TakeDeadLettersReply(_message.Message):
+    __slots__ = ("count", "skipped_count", "before_ms")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    skipped_count: int
+    before_ms: int
+    def __init__(self, count: _Optional[int] = ..., skipped_count: _Optional[int] = ..., before_ms: _Optional[int] = ...) -> None: ...
+
+class CountPendingRequest(_message.Message):
+    __slots__ = ("topic", "channel", "from_ms", "to_ms")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    channel: str
+    from_ms: int
+    to_ms: int
+    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ...) -> None: ...
+
+class CountPendingReply(_message.Message):
+    __slots__ = ("count", "is_lower_bound", "next_due_ms")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_LOWER_BOUND_FIELD_NUMBER: _ClassVar[int]
+    NEXT_DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    is_lower_bound: bool
+    next_due_ms: int
+    def __init__(self, count: _Optional[int] = ..., is_lower_bound: _Optional[bool] = ..., next_due_ms: _Optional[int] = ...) -> None: ...
+
+class ListPendingRequest(_message.Message):
+    __slots__ = ("topic", "channel", "from_ms", "to_ms", "page_size", "page_token", "with_messages")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    TO_MS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    channel: str
+    from_ms: int
+    to_ms: int
+    page_size: int
+    page_token: bytes
+    with_messages: bool
+    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., with_messages: _Optional[bool] = ...) -> None: ...
+
+class ListPendingReply(_message.Message):
+    __slots__ = ("messages", "next_page_token")
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[StoredMessage]
+    next_page_token: bytes
+    def __init__(self, messages: _Optional[_Iterable[_Union[StoredMessage, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ...) -> None: ...

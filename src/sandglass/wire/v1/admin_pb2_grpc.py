@@ -50,6 +50,11 @@ class AdminStub:
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.ShowTopicRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowTopicReply.FromString,
                 _registered_method=True)
+        self.SetTopic = channel.unary_unary(
+                '/sandglass.v1.Admin/SetTopic',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.SetTopicRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.SetTopicReply.FromString,
+                _registered_method=True)
         self.DeleteTopic = channel.unary_unary(
                 '/sandglass.v1.Admin/DeleteTopic',
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.DeleteTopicRequest.SerializeToString,
@@ -59,6 +64,56 @@ class AdminStub:
                 '/sandglass.v1.Admin/ListGroups',
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.ListGroupsRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_admin__pb2.ListGroupsReply.FromString,
+                _registered_method=True)
+        self.CreateGroup = channel.unary_unary(
+                '/sandglass.v1.Admin/CreateGroup',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.CreateGroupRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.CreateGroupReply.FromString,
+                _registered_method=True)
+        self.SetGroup = channel.unary_unary(
+                '/sandglass.v1.Admin/SetGroup',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.SetGroupRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.SetGroupReply.FromString,
+                _registered_method=True)
+        self.SeekGroup = channel.unary_unary(
+                '/sandglass.v1.Admin/SeekGroup',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.SeekGroupRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.SeekGroupReply.FromString,
+                _registered_method=True)
+        self.DeleteGroup = channel.unary_unary(
+                '/sandglass.v1.Admin/DeleteGroup',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.DeleteGroupRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.DeleteGroupReply.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/sandglass.v1.Admin/ListDeadLetters',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.ListDeadLettersReply.FromString,
+                _registered_method=True)
+        self.CountDeadLetters = channel.unary_unary(
+                '/sandglass.v1.Admin/CountDeadLetters',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.CountDeadLettersRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.CountDeadLettersReply.FromString,
+                _registered_method=True)
+        self.RedriveDeadLetters = channel.unary_unary(
+                '/sandglass.v1.Admin/RedriveDeadLetters',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersReply.FromString,
+                _registered_method=True)
+        self.PurgeDeadLetters = channel.unary_unary(
+                '/sandglass.v1.Admin/PurgeDeadLetters',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersReply.FromString,
+                _registered_method=True)
+        self.CountPending = channel.unary_unary(
+                '/sandglass.v1.Admin/CountPending',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.CountPendingRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.CountPendingReply.FromString,
+                _registered_method=True)
+        self.ListPending = channel.unary_unary(
+                '/sandglass.v1.Admin/ListPending',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.ListPendingRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.ListPendingReply.FromString,
                 _registered_method=True)
 
 
@@ -83,6 +138,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTopic(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteTopic(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -90,6 +151,66 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListGroups(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateGroup(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetGroup(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SeekGroup(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteGroup(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountDeadLetters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveDeadLetters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeDeadLetters(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountPending(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPending(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +234,11 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowTopicRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_admin__pb2.ShowTopicReply.SerializeToString,
             ),
+            'SetTopic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTopic,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.SetTopicRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.SetTopicReply.SerializeToString,
+            ),
             'DeleteTopic': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTopic,
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.DeleteTopicRequest.FromString,
@@ -122,6 +248,56 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListGroups,
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.ListGroupsRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_admin__pb2.ListGroupsReply.SerializeToString,
+            ),
+            'CreateGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateGroup,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.CreateGroupRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.CreateGroupReply.SerializeToString,
+            ),
+            'SetGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGroup,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.SetGroupRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.SetGroupReply.SerializeToString,
+            ),
+            'SeekGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.SeekGroup,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.SeekGroupRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.SeekGroupReply.SerializeToString,
+            ),
+            'DeleteGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteGroup,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.DeleteGroupRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.DeleteGroupReply.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.ListDeadLettersReply.SerializeToString,
+            ),
+            'CountDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountDeadLetters,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.CountDeadLettersRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.CountDeadLettersReply.SerializeToString,
+            ),
+            'RedriveDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveDeadLetters,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersReply.SerializeToString,
+            ),
+            'PurgeDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeDeadLetters,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersReply.SerializeToString,
+            ),
+            'CountPending': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountPending,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.CountPendingRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.CountPendingReply.SerializeToString,
+            ),
+            'ListPending': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPending,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.ListPendingRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.ListPendingReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +392,33 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def SetTopic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/SetTopic',
+            sandglass_dot_v1_dot_admin__pb2.SetTopicRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.SetTopicReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteTopic(request,
             target,
             options=(),
@@ -259,6 +462,276 @@ class Admin:
             '/sandglass.v1.Admin/ListGroups',
             sandglass_dot_v1_dot_admin__pb2.ListGroupsRequest.SerializeToString,
             sandglass_dot_v1_dot_admin__pb2.ListGroupsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/CreateGroup',
+            sandglass_dot_v1_dot_admin__pb2.CreateGroupRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.CreateGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/SetGroup',
+            sandglass_dot_v1_dot_admin__pb2.SetGroupRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.SetGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SeekGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/SeekGroup',
+            sandglass_dot_v1_dot_admin__pb2.SeekGroupRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.SeekGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/DeleteGroup',
+            sandglass_dot_v1_dot_admin__pb2.DeleteGroupRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.DeleteGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/ListDeadLetters',
+            sandglass_dot_v1_dot_admin__pb2.ListDeadLettersRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.ListDeadLettersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/CountDeadLetters',
+            sandglass_dot_v1_dot_admin__pb2.CountDeadLettersRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.CountDeadLettersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/RedriveDeadLetters',
+            sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/PurgeDeadLetters',
+            sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.TakeDeadLettersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountPending(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/CountPending',
+            sandglass_dot_v1_dot_admin__pb2.CountPendingRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.CountPendingReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPending(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/ListPending',
+            sandglass_dot_v1_dot_admin__pb2.ListPendingRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.ListPendingReply.FromString,
             options,
             channel_credentials,
             insecure,

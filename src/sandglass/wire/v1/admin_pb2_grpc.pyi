@@ -10,8 +10,19 @@ class AdminStub:
     CreateTopic: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.CreateTopicRequest, admin_pb2.CreateTopicReply]
     ListTopics: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ListTopicsRequest, admin_pb2.ListTopicsReply]
     ShowTopic: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowTopicRequest, admin_pb2.ShowTopicReply]
+    SetTopic: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.SetTopicRequest, admin_pb2.SetTopicReply]
     DeleteTopic: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.DeleteTopicRequest, admin_pb2.DeleteTopicReply]
     ListGroups: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ListGroupsRequest, admin_pb2.ListGroupsReply]
+    CreateGroup: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.CreateGroupRequest, admin_pb2.CreateGroupReply]
+    SetGroup: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.SetGroupRequest, admin_pb2.SetGroupReply]
+    SeekGroup: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.SeekGroupRequest, admin_pb2.SeekGroupReply]
+    DeleteGroup: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.DeleteGroupRequest, admin_pb2.DeleteGroupReply]
+    ListDeadLetters: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ListDeadLettersRequest, admin_pb2.ListDeadLettersReply]
+    CountDeadLetters: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.CountDeadLettersRequest, admin_pb2.CountDeadLettersReply]
+    RedriveDeadLetters: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.TakeDeadLettersRequest, admin_pb2.TakeDeadLettersReply]
+    PurgeDeadLetters: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.TakeDeadLettersRequest, admin_pb2.TakeDeadLettersReply]
+    CountPending: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.CountPendingRequest, admin_pb2.CountPendingReply]
+    ListPending: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ListPendingRequest, admin_pb2.ListPendingReply]
 
 class AdminServicer:
     def CreateTopic(
@@ -23,12 +34,45 @@ class AdminServicer:
     def ShowTopic(
         self, request: admin_pb2.ShowTopicRequest, context: grpc.aio.ServicerContext[admin_pb2.ShowTopicRequest, admin_pb2.ShowTopicReply]
     ) -> Awaitable[admin_pb2.ShowTopicReply]: ...
+    def SetTopic(
+        self, request: admin_pb2.SetTopicRequest, context: grpc.aio.ServicerContext[admin_pb2.SetTopicRequest, admin_pb2.SetTopicReply]
+    ) -> Awaitable[admin_pb2.SetTopicReply]: ...
     def DeleteTopic(
         self, request: admin_pb2.DeleteTopicRequest, context: grpc.aio.ServicerContext[admin_pb2.DeleteTopicRequest, admin_pb2.DeleteTopicReply]
     ) -> Awaitable[admin_pb2.DeleteTopicReply]: ...
     def ListGroups(
         self, request: admin_pb2.ListGroupsRequest, context: grpc.aio.ServicerContext[admin_pb2.ListGroupsRequest, admin_pb2.ListGroupsReply]
     ) -> Awaitable[admin_pb2.ListGroupsReply]: ...
+    def CreateGroup(
+        self, request: admin_pb2.CreateGroupRequest, context: grpc.aio.ServicerContext[admin_pb2.CreateGroupRequest, admin_pb2.CreateGroupReply]
+    ) -> Awaitable[admin_pb2.CreateGroupReply]: ...
+    def SetGroup(
+        self, request: admin_pb2.SetGroupRequest, context: grpc.aio.ServicerContext[admin_pb2.SetGroupRequest, admin_pb2.SetGroupReply]
+    ) -> Awaitable[admin_pb2.SetGroupReply]: ...
+    def SeekGroup(
+        self, request: admin_pb2.SeekGroupRequest, context: grpc.aio.ServicerContext[admin_pb2.SeekGroupRequest, admin_pb2.SeekGroupReply]
+    ) -> Awaitable[admin_pb2.SeekGroupReply]: ...
+    def DeleteGroup(
+        self, request: admin_pb2.DeleteGroupRequest, context: grpc.aio.ServicerContext[admin_pb2.DeleteGroupRequest, admin_pb2.DeleteGroupReply]
+    ) -> Awaitable[admin_pb2.DeleteGroupReply]: ...
+    def ListDeadLetters(
+        self, request: admin_pb2.ListDeadLettersRequest, context: grpc.aio.ServicerContext[admin_pb2.ListDeadLettersRequest, admin_pb2.ListDeadLettersReply]
+    ) -> Awaitable[admin_pb2.ListDeadLettersReply]: ...
+    def CountDeadLetters(
+        self, request: admin_pb2.CountDeadLettersRequest, context: grpc.aio.ServicerContext[admin_pb2.CountDeadLettersRequest, admin_pb2.CountDeadLettersReply]
+    ) -> Awaitable[admin_pb2.CountDeadLettersReply]: ...
+    def RedriveDeadLetters(
+        self, request: admin_pb2.TakeDeadLettersRequest, context: grpc.aio.ServicerContext[admin_pb2.TakeDeadLettersRequest, admin_pb2.TakeDeadLettersReply]
+    ) -> Awaitable[admin_pb2.TakeDeadLettersReply]: ...
+    def PurgeDeadLetters(
+        self, request: admin_pb2.TakeDeadLettersRequest, context: grpc.aio.ServicerContext[admin_pb2.TakeDeadLettersRequest, admin_pb2.TakeDeadLettersReply]
+    ) -> Awaitable[admin_pb2.TakeDeadLettersReply]: ...
+    def CountPending(
+        self, request: admin_pb2.CountPendingRequest, context: grpc.aio.ServicerContext[admin_pb2.CountPendingRequest, admin_pb2.CountPendingReply]
+    ) -> Awaitable[admin_pb2.CountPendingReply]: ...
+    def ListPending(
+        self, request: admin_pb2.ListPendingRequest, context: grpc.aio.ServicerContext[admin_pb2.ListPendingRequest, admin_pb2.ListPendingReply]
+    ) -> Awaitable[admin_pb2.ListPendingReply]: ...
 
 def add_AdminServicer_to_server(
     servicer: AdminServicer, server: grpc.aio.Server

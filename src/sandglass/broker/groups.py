@@ -1,0 +1,343 @@
+"""
+Groups of topics: made, changed, moved and deleted, for all partitions and channels at once.
+
+A group stands in the catalog, with its start and its settings, from its first consumer on or
+when it is created; its parts (one in each partition and channel) come when somebody reads
+there.
+A deletion marks the group first, so that it is finished after a crash: nobody can read a group
+that is going, its parts are dropped in slices, and then it leaves the catalog.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from sandglass.broker.node_loop import NodeLoop, resolve
+from sandglass.core import limits
+from sandglass.core.machine import encode_group
+from sandglass.core.membership import admit_drop, admit_group, admit_seek
+from sandglass.core.message import CHANNEL_DEFAULT
+from sandglass.core.offset import INDEX_BITS
+from sandglass.core.partition import Partition
+from sandglass.core.record import DeleteGroup, PutGroup
+from sandglass.core.topic import (
+    GroupSettings,
+    PartitionRef,
+    Topic,
+    TopicGroup,
+    TopicKind,
+    TopicSettings,
+)
+from sandglass.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+)
+
+logger = logging.getLogger(__name__)
+
+GOING_RETRY_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a group begins: at a time (Unix ms, 0 for the beginning), or with what comes."""
+
+    at_ms: int = 0
+    is_now: bool = False
+
+
+BEGINNING = Start()
+
+
+def check_kind(topic: Topic) -> None:
+    """
+    Raises:
+        PreconditionError: groups don't read a KV topic.
+    """
+    if topic.kind is TopicKind.KV:
+        raise PreconditionError(
+            f"topic '{topic.name}' is a KV topic: no group reads it; get its keys, or scan"
+            " them",
+            field="topic",
+        )
+
+
+class Groups:
+    """
+    All calls run in the event loop's thread. `on_deleted` is told (topic, group, error) before
+    a group's parts go: its consumers end with the error.
+    """
+
+    def __init__(self, loop: NodeLoop) -> None:
+        self.loop = loop
+        self.on_deleted: Callable[[str, str, SandglassError], None] = lambda *_: None
+        self._coming: dict[tuple[str, str], TopicGroup] = {}
+        """As they will be, once their records are applied."""
+        self._going: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._is_resumed = False
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def all(self, topic: Topic) -> list[TopicGroup]:
+        """The groups of a topic, by name, those excepted that are being deleted."""
+        known = self.loop.machine.groups.get(topic.name, {})
+        return [group for _, group in sorted(known.items()) if not group.is_going]
+
+    def group(self, topic: Topic, name: str) -> TopicGroup:
+        """
+        A group by its name.
+
+        Raises:
+            NotFoundError: there is none, or it is being deleted.
+        """
+        group = self._find(topic.name, name)
+        if group is None or group.is_going:
+            raise NotFoundError(
+                f"group '{name[:200]}' of topic '{topic.name}' not found", field="group"
+            )
+        return group
+
+    def settings_of(self, topic: Topic, group: TopicGroup) -> TopicSettings:
+        """What holds for a group: its own settings, else those of its topic."""
+        return group.settings.over(topic.settings)
+
+    # --- making and changing ------------------------------------------------------------------
+
+    def join(
+        self, topic: Topic, name: str, *, is_from_now: bool
+    ) -> tuple[int | None, Awaitable[None] | None]:
+        """
+        A consumer comes: the group is made where there is none.
+
+        Returns:
+            Where the group starts in partitions that it reaches now, None for what comes from
+            now on; and what to wait for, if the group is new.
+
+        Raises:
+            BusyError: the group is being deleted, or the topic has as many as it may.
+        """
+        group = self._find(topic.name, name)
+        if group is None:
+            start = Start(is_now=is_from_now)
+            wait = self._put(self._new(topic, name, start, GroupSettings()))
+            return (None if is_from_now else 0), wait
+        if group.is_going:
+            raise BusyError(
+                f"group '{name}' of topic '{topic.name}' is being deleted",
+                field="group",
+                retry_after_ms=GOING_RETRY_MS,
+            )
+        return group.start_ms << INDEX_BITS, None
+
+    async def create(
+        self, topic: Topic, name: str, start: Start, settings: GroupSettings
+    ) -> TopicGroup:
+        """
+        Makes a group, durably, that no consumer has come to yet.
+
+        Raises:
+            InvalidError: a name, time or setting outside its limits.
+            ConflictError: there is one of this name.
+            PreconditionError: groups don't read a KV topic.
+            BusyError: the topic has as many as it may.
+        """
+        check_kind(topic)
+        limits.check_name(name, field="group")
+        limits.check_range(start.at_ms, field="start_ms", low=0, high=limits.DUE_MS_MAX)
+        settings.over(topic.settings).check()
+        if self._find(topic.name, name) is not None:
+            raise ConflictError(
+                f"group '{name}' of topic '{topic.name}' already exists", field="group"
+            )
+        group = self._new(topic, name, start, settings)
+        waits = [self._put(group)]
+        if start.is_now:
+            waits += self._begin_now(topic, name)
+        await asyncio.gather(*waits)
+        return group
+
+    async def change(
+        self, topic: Topic, name: str, change: GroupSettings, unset: tuple[str, ...] = ()
+    ) -> TopicGroup:
+        """
+        Changes what is given; the settings named in `unset` are the topic's again.
+
+        Raises:
+            NotFoundError: there is no such group.
+            InvalidError: a setting outside its limits.
+        """
+        before = self.group(topic, name)
+        group = replace(before, settings=before.settings.changed(change, unset))
+        group.settings.over(topic.settings).check()
+        await self._put(group)
+        return group
+
+    async def seek(
+        self,
+        topic: Topic,
+        name: str,
+        start: Start,
+        *,
+        partition: PartitionRef | None = None,
+        offset: int | None = None,
+    ) -> TopicGroup:
+        """
+        Moves a group, in all partitions and channels; or to an offset in one partition.
+
+        What was leased before can't be settled any more, and what waited for a retry is
+        dropped; attempts start anew. A crash on the way may leave some partitions unmoved.
+
+        Raises:
+            NotFoundError: there is no such group.
+            InvalidError: a time outside its limits.
+        """
+        limits.check_range(start.at_ms, field="start_ms", low=0, high=limits.DUE_MS_MAX)
+        group = self.group(topic, name)
+        waits: list[Awaitable[None]] = []
+        if partition is None:
+            group = replace(group, start_ms=self._start_ms(start))
+            waits.append(self._put(group))
+        at = None if start.is_now else start.at_ms << INDEX_BITS
+        for ref in [partition] if partition is not None else topic.partitions:
+            led = self.loop.partition(ref.number)
+            for channel in self._channels(led, name):
+                part = led.group(channel, name, self.loop.view)
+                record = admit_seek(
+                    led,
+                    part,
+                    start=at if offset is None else offset,
+                    moment=self.loop.moment(),
+                )
+                waits.append(self.loop.commit(record))
+            await asyncio.sleep(0)
+        await asyncio.gather(*waits)
+        return group
+
+    def _new(
+        self, topic: Topic, name: str, start: Start, settings: GroupSettings
+    ) -> TopicGroup:
+        known = self.loop.machine.groups.get(topic.name, {})
+        if len(known) + len(self._coming) >= limits.GROUP_COUNT_MAX:
+            raise BusyError(
+                f"topic '{topic.name}' has {len(known)} groups, the most it may have",
+                field="group",
+            )
+        now_ms = self.loop.moment().wall_ms
+        return TopicGroup(topic.name, name, self._start_ms(start), now_ms, settings)
+
+    def _start_ms(self, start: Start) -> int:
+        return self.loop.moment().wall_ms if start.is_now else start.at_ms
+
+    def _begin_now(self, topic: Topic, name: str) -> list[Awaitable[None]]:
+        """
+        The parts that read what most consumers read, now: times count in ms, and what was
+        produced in this one isn't new.
+        """
+        waits: list[Awaitable[None]] = []
+        for ref in topic.partitions:
+            record = admit_group(
+                self.loop.partition(ref.number),
+                CHANNEL_DEFAULT,
+                name,
+                start=None,
+                moment=self.loop.moment(),
+                view=self.loop.view,
+            )
+            if record is not None:
+                waits.append(self.loop.commit(record))
+        return waits
+
+    # --- deleting -----------------------------------------------------------------------------
+
+    async def delete(self, topic: Topic, name: str) -> None:
+        """
+        Deletes a group with all its state; its consumers end.
+
+        Raises:
+            NotFoundError: there is no such group.
+        """
+        going = replace(self.group(topic, name), is_going=True)
+        marked = self._put(going)
+        self._end_consumers(going)
+        await marked
+        await asyncio.shield(self._finish(going))
+
+    def resume(self) -> None:
+        """Deletions that a crash has cut short go on; once, when the node has started."""
+        if self._is_resumed:
+            return
+        self._is_resumed = True
+        for known in self.loop.machine.groups.values():
+            for group in known.values():
+                if group.is_going:
+                    self._finish(group)
+
+    async def stop(self) -> None:
+        """Ends what is being deleted; the next start goes on with it."""
+        tasks = [*self._going.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    def _finish(self, group: TopicGroup) -> "asyncio.Task[None]":
+        key = (group.topic, group.name)
+        task = self._going.get(key)
+        if task is None:
+            task = self._going[key] = asyncio.create_task(self._drop(group))
+            task.add_done_callback(lambda _: self._going.pop(key, None))
+        return task
+
+    async def _drop(self, group: TopicGroup) -> None:
+        machine = self.loop.machine
+        topic = machine.topics.get(group.topic)
+        for ref in topic.partitions if topic is not None else ():
+            if ref.number in machine.refs and ref.number not in self.loop.stopped:
+                await self._drop_from(self.loop.partition(ref.number), group)
+        operation = DeleteGroup(group.topic, group.name)
+        await self.loop.commit(machine.record([operation], self.loop.moment()))
+
+    def _end_consumers(self, group: TopicGroup) -> None:
+        error = NotFoundError(
+            f"group '{group.name}' of topic '{group.topic}' was deleted", field="group"
+        )
+        self.on_deleted(group.topic, group.name, error)
+
+    async def _drop_from(self, partition: Partition, group: TopicGroup) -> None:
+        for channel in self._channels(partition, group.name):
+            if partition.number not in self.loop.machine.refs:
+                return  # its topic was deleted meanwhile
+            self._end_consumers(group)  # one may have come while the mark was on its way
+            part = partition.group(channel, group.name, self.loop.view)
+            await self.loop.commit(admit_drop(partition, part, self.loop.moment()))
+        await asyncio.sleep(0)
+
+    def _channels(self, partition: Partition, name: str) -> list[str]:
+        names = partition.group_names(self.loop.view)
+        return [channel for channel, each in names if each == name]
+
+    # --- records ------------------------------------------------------------------------------
+
+    def _find(self, topic: str, name: str) -> TopicGroup | None:
+        coming = self._coming.get((topic, name))
+        return coming or self.loop.machine.groups.get(topic, {}).get(name)
+
+    def _put(self, group: TopicGroup) -> Awaitable[None]:
+        """Queues the group's row; what it returns waits until it is applied."""
+        key = (group.topic, group.name)
+        self._coming[key] = group
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: SandglassError | None) -> None:
+            if self._coming.get(key) is group:
+                del self._coming[key]
+            resolve(future, error)
+
+        machine, moment = self.loop.machine, self.loop.moment()
+        operation = PutGroup(group.topic, group.name, encode_group(group))
+        self.loop.submit(machine.record([operation], moment), done)
+        return asyncio.shield(future)
