@@ -19,7 +19,14 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from sandglass.errors import InternalError, InvalidError, SandglassError, UnsupportedError
+from sandglass.core import limits
+from sandglass.errors import (
+    BusyError,
+    InternalError,
+    InvalidError,
+    SandglassError,
+    UnsupportedError,
+)
 from sandglass.wire import status
 
 Request = TypeVar("Request")
@@ -54,10 +61,10 @@ def unary(
     async def handle(raw: bytes, context: Context) -> bytes:
         try:
             reply = await call(parse(parser, raw, name=name))
+            return _checked(reply.SerializeToString())
         except Exception as error:
             await abort(context, error)
             raise AssertionError("abort raises") from error
-        return reply.SerializeToString()
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -160,6 +167,16 @@ async def abort(context: Context, error: Exception) -> None:
         status.grpc_text_of(error),
         status.grpc_metadata_of(error),
     )
+
+
+def _checked(reply: bytes) -> bytes:
+    """gRPC would fail over a larger one, and tell the caller of a limit that is not its own."""
+    if len(reply) > limits.REQUEST_BYTES_MAX:
+        raise BusyError(
+            f"the reply is {len(reply)} bytes; the limit is {limits.REQUEST_BYTES_MAX}:"
+            " ask for less at a time"
+        )
+    return reply
 
 
 def _name_of(parser: Callable[[bytes], object]) -> str:

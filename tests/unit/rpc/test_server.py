@@ -88,6 +88,17 @@ async def test_an_unknown_call_is_unimplemented(channel):
     assert grpc.StatusCode.UNIMPLEMENTED is failed.code()
 
 
+async def test_a_reply_that_is_too_large_is_told_by_its_size(channel, broker, caplog):
+    for number in range(300):
+        broker.add(f"{number:0200}", 100)
+
+    failed = await refusal(answer(channel, "/sandglass.v1.Admin/ListTopics", b""))
+
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.code()
+    assert "the limit is 5242880: ask for less at a time" in (failed.details() or "")
+    assert "" == caplog.text
+
+
 async def test_a_defect_is_logged_and_the_server_goes_on(channel, broker, caplog):
     broker.error = ZeroDivisionError("secret")
     service = BrokerServiceStub(channel)
