@@ -50,6 +50,19 @@ async def test_nobody_there_is_said_with_address_time_and_cause() -> None:
             assert not caught.value.is_result_unknown
 
 
+async def test_an_address_that_takes_connections_and_says_nothing_is_passed_over(
+    broker: Broker,
+) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        first = f"127.0.0.1:{deaf.getsockname()[1]}"
+        async with AsyncClient(first, broker.address, timeout=timedelta(seconds=6)) as client:
+            await client.create_topic("t")
+        async with AsyncClient(first, broker.address, timeout=timedelta(seconds=6)) as client:
+            await client.produce("t", "x")
+
+
 async def test_the_next_address_is_tried(broker: Broker) -> None:
     async with AsyncClient(closed_address(), broker.address) as client:
         await client.create_topic("t")

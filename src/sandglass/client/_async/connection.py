@@ -82,6 +82,13 @@ class Endpoint:
             return grpc.aio.insecure_channel(address, options=options)
         return grpc.aio.secure_channel(address, credentials, options=options)
 
+    @property
+    def greeting_s(self) -> float:
+        """How long an address may take to answer, so that all have their turn within a call."""
+        timeout_s = self.timeout_ms / 1000
+        others_count = len(self.addresses) - 1
+        return min(WELCOME_S_MAX, timeout_s / (others_count + 2) if others_count else timeout_s)
+
     def cause_of(self, error: BaseException) -> str:
         """In a few words, why a connection failed: for people."""
         cause = failure.cause_of(error)
@@ -217,7 +224,7 @@ class Connection:
         stream = open_stream(metadata=metadata_of(self._shown))
         self._stream, self._is_cut = stream, False
         try:
-            async with asyncio.timeout(min(WELCOME_S_MAX, self._endpoint.timeout_ms / 1000)):
+            async with asyncio.timeout(self._endpoint.greeting_s):
                 await self._write_frame(stream, self.session.hello())
                 welcome = await stream.read()
             if not self._take(welcome):

@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar, cast
 
+import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
@@ -67,6 +68,8 @@ class Unary:
                 known = self._judge(error, cause, is_unsent=is_unsent, is_read=is_read)
                 if known is not None:
                     raise known from error
+            except TimeoutError:
+                cause = "no answer"
             self._turn += 1
             failures += 1
             pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
@@ -85,6 +88,8 @@ class Unary:
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = self._endpoint.open(address)
+        if len(addresses) > 1:
+            await _connect(channel, min(timeout_s, self._endpoint.greeting_s))
         call = cast(
             "Callable[..., Awaitable[bytes]]",
             channel.unary_unary(_PACKAGE + method, None, None),  # pyright: ignore[reportUnknownMemberType] - stubs
@@ -104,3 +109,16 @@ class Unary:
         if is_read and not answer.is_result_unknown:
             return None
         return self._endpoint.unavailable(cause, is_result_unknown=True)
+
+
+async def _connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
+    """
+    Waits until a channel is connected, or was refused.
+
+    Raises:
+        TimeoutError: somebody took the connection, and says nothing. Nothing was sent.
+    """
+    waiting = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
+    async with asyncio.timeout(timeout_s):
+        while (state := channel.get_state(try_to_connect=True)) in waiting:
+            await channel.wait_for_state_change(state)
