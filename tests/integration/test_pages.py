@@ -15,8 +15,9 @@ NOT_RUN = {
 }
 """Blocks that nobody runs, and why."""
 
-NOT_CODE = {"mermaid"}
-"""Languages of blocks that are to be looked at."""
+NOT_CODE = {"mermaid", "json", "hex"}
+"""Languages of blocks that are to be looked at; tests/unit/wire/test_reference.py reads the
+examples of the protocol."""
 
 NEEDS = {"docs/guide/security.md": "openssl"}
 """Commands that a page takes for granted, and that not every machine has."""

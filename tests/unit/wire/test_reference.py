@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+from google.protobuf import json_format
+
 from sandglass import errors
-from sandglass.core import limits
+from sandglass.core import limits, offset
 from sandglass.wire import convert, status
+from sandglass.wire.v1 import broker_pb2
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| `(\w+)` \| ([A-Z_]+) \| (\d+) \|", re.MULTILINE)
@@ -44,3 +47,48 @@ def test_the_limits_are_those_of_the_code():
         ("partitions of a topic | 1 to {} |", f"{limits.PARTITION_COUNT_MAX:,}"),
     ):
         assert text.format(value) in page
+
+
+JSON = re.compile(r"^```json (\w+)\n(.*?)\n```(?:\n\n```hex\n([0-9a-f]+)\n```)?", re.M | re.S)
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """(message, JSON, hex or nothing) of each example of the page."""
+    return JSON.findall((REFERENCE / "grpc.md").read_text())
+
+
+def test_every_example_is_a_message_of_the_contract_and_has_these_bytes():
+    found = examples()
+
+    for name, text, raw in found:
+        message = json_format.Parse(text, getattr(broker_pb2, name)())
+        if raw:
+            assert raw == message.SerializeToString(deterministic=True).hex()
+            assert message == type(message).FromString(bytes.fromhex(raw))
+    assert len(found) == (REFERENCE / "grpc.md").read_text().count("```json") > 4
+
+
+def test_the_example_of_a_request_passes_the_door_with_the_batch_before_it():
+    parsed = [
+        (name, json_format.Parse(text, getattr(broker_pb2, name)()))
+        for name, text, _ in examples()
+    ]
+    [batch] = [each for name, each in parsed if name == "MessageBatch"]
+    [request] = [each for name, one in parsed if name == "ClientFrame" for each in one.produces]
+
+    cut = convert.cut_batch(request.batch, request.count, request.due_ms, request.delay_ms)
+
+    assert batch.SerializeToString() == request.batch
+    assert (2, [60_000], True) == (cut.count, cut.dues, cut.is_delay)
+
+
+def test_the_example_of_a_delivery_is_whole_and_its_offset_is_that_of_the_text():
+    page = (REFERENCE / "grpc.md").read_text()
+    [text] = [text for name, text, _ in examples() if name == "Delivery"]
+    delivery = json_format.Parse(text, broker_pb2.Delivery())
+
+    messages = broker_pb2.MessageBatch.FromString(delivery.batch).messages
+    first = offset.make(delivery.run_due_ms[0], delivery.run_first_index[0])
+
+    assert delivery.count == len(messages) == sum(delivery.run_count)
+    assert f"The first of them stands at `{offset.to_text(first)}`" in page
