@@ -46,6 +46,7 @@ class Sizes:
     pending_count: int = 1_000_000
     due_per_s: int = 5000
     due_s: int = 8
+    put_batches: int = 300
     client_produce_count: int = 400_000
     client_consume_count: int = 250_000
 
@@ -58,6 +59,7 @@ QUICK = Sizes(
     pending_count=5000,
     due_per_s=1000,
     due_s=1,
+    put_batches=5,
     client_produce_count=3000,
     client_consume_count=3000,
 )
@@ -447,12 +449,64 @@ async def client_consume(bench: Bench) -> list[Figure]:
     return [figure("client async for + ack", NODE, spent, count, "", latencies_ms)]
 
 
+# --- keys -------------------------------------------------------------------------------------
+
+
+async def keys(bench: Bench) -> list[Figure]:
+    """
+    Puts to a KV topic in batches of 1000, keys in random order, each key three times; then all
+    keys are got, 1000 a call, one call after the other.
+    """
+    put_batches = bench.sizes.put_batches // 3 * 3
+    count = put_batches * BATCH_COUNT
+    values = load.values(count)
+    names = [b"key-%07d" % (number % (count // 3)) for number in range(count)]
+    order = list(range(count))
+    random.Random(1).shuffle(order)
+    requests = [
+        load.put_request(
+            "keys", [(names[place], values[place]) for place in order[at : at + BATCH_COUNT]]
+        )
+        for at in range(0, count, BATCH_COUNT)
+    ]
+    last = {names[place]: values[place] for place in order}
+    async with bench.server(NODE, "keys") as server, Session(server.address) as session:
+        await session.create_topic("keys", is_kv=True)
+        spent = Spent(server)
+        spent.start()
+        sent = await load.produce(session, requests, in_flight=IN_FLIGHT)
+        spent.stop()
+        put = figure("keys: put", NODE, spent, sent.count, "answer", sent.latencies_ms)
+        wanted = list(last)
+        random.Random(2).shuffle(wanted)
+        asked = [
+            load.get_request("keys", wanted[at : at + BATCH_COUNT])
+            for at in range(0, len(wanted), BATCH_COUNT)
+        ]
+        latencies_ms: list[float] = []
+        spent = Spent(server)
+        spent.start()
+        for at, request in enumerate(asked):
+            started_ns = time.monotonic_ns()
+            found = await session.get(request)
+            latencies_ms.append((time.monotonic_ns() - started_ns) / 1e6)
+            for name, entry in zip(wanted[at * BATCH_COUNT :], found, strict=False):
+                if entry.message.value != last[name]:
+                    raise WrongError(f"{name!r} is not what was put last")
+            if len(found) != len(request.keys):
+                raise WrongError(f"{len(found)} of {len(request.keys)} keys were answered")
+        spent.stop()
+        got = figure("keys: get", NODE, spent, len(wanted), "answer", latencies_ms)
+    return [put, got]
+
+
 LINES: dict[str, Line] = {
     "produce": produce,
     "consume": consume,
     "both": both,
     "schedule": schedule,
     "lateness": lateness,
+    "keys": keys,
     "client-produce": client_produce,
     "client-consume": client_consume,
 }

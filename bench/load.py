@@ -21,7 +21,7 @@ import grpc.aio
 from crc32c import crc32c
 
 from sandglass.client.encode import tag, varint
-from sandglass.wire.v1 import admin_pb2, broker_pb2, raw_pb2
+from sandglass.wire.v1 import admin_pb2, broker_pb2, keyvalue_pb2, raw_pb2
 
 VALUE_BYTES = 100
 BATCH_COUNT = 1000
@@ -82,6 +82,22 @@ def produce_request(topic: str, batch: bytes, dues: Sequence[int] = ()) -> bytes
     ).SerializeToString()
 
 
+def put_request(topic: str, entries: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A serialized `ProduceRequest` of keys and values, without its id."""
+    messages = [broker_pb2.Message(key=key, value=value) for key, value in entries]
+    batch = broker_pb2.MessageBatch(messages=messages).SerializeToString()
+    return broker_pb2.ProduceRequest(
+        topic=topic, batch=batch, count=len(entries)
+    ).SerializeToString()
+
+
+def get_request(topic: str, keys: Sequence[bytes]) -> keyvalue_pb2.GetRequest:
+    """Asks for keys of a KV topic."""
+    return keyvalue_pb2.GetRequest(
+        topic=topic, keys=[keyvalue_pb2.Key(key=key) for key in keys]
+    )
+
+
 # --- a session --------------------------------------------------------------------------------
 
 
@@ -109,13 +125,21 @@ class Session:
         self._call.cancel()
         await self._channel.close()
 
-    async def create_topic(self, name: str) -> None:
+    async def create_topic(self, name: str, *, is_kv: bool = False) -> None:
         """One partition, and a retention that cuts nothing."""
         request = admin_pb2.CreateTopicRequest(
-            name=name, settings=admin_pb2.TopicSettings(retention_ms=RETENTION_MS)
+            name=name,
+            kind=admin_pb2.TOPIC_KIND_KV if is_kv else admin_pb2.TOPIC_KIND_TIMER,
+            settings=admin_pb2.TopicSettings(retention_ms=RETENTION_MS),
         )
         call = self._channel.unary_unary("/sandglass.v1.Admin/CreateTopic")
         await call(request.SerializeToString())
+
+    async def get(self, request: keyvalue_pb2.GetRequest) -> list[keyvalue_pb2.Entry]:
+        """Entries of a KV topic."""
+        call = self._channel.unary_unary("/sandglass.v1.KeyValue/Get")
+        reply = await call(request.SerializeToString())
+        return list(keyvalue_pb2.GetReply.FromString(reply).entries)
 
     async def group(self, topic: str, group: str) -> admin_pb2.GroupStatus:
         """How far a group is."""

@@ -15,6 +15,8 @@ ALONE = {
     "schedule: a year later",
     "lateness",
     "lateness: a year later",
+    "keys: put",
+    "keys: get",
     "client produce_many",
     "client async for + ack",
 }

@@ -21,13 +21,14 @@ class Call:
     A put writes `value`, a get has shown it (None for nothing), a delete has None.
 
     `existed` is what a delete answered; None if nobody was told. `called` and `answered` are
-    places in one order of all such moments, each used once.
+    places in one order of all such moments, each used once. Without an answer, it takes effect
+    at some moment after the call, or never.
     """
 
     kind: str
     value: bytes | None
     called: int
-    answered: int
+    answered: int | None
     existed: bool | None = None
 
 
@@ -41,7 +42,11 @@ def explain(calls: Iterable[Call]) -> str:
     """What is wrong with a history; empty if it is linearizable."""
     known = list(calls)
     moments = [(each.called, place, False) for place, each in enumerate(known)]
-    moments += [(each.answered, place, True) for place, each in enumerate(known)]
+    moments += [
+        (each.answered, place, True)
+        for place, each in enumerate(known)
+        if each.answered is not None
+    ]
     states = {_State(None, frozenset())}
     open_calls: set[int] = set()
     for _, place, is_answer in sorted(moments):

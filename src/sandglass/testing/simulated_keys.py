@@ -15,7 +15,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import cast
 
 from sandglass.adapters.memory_store import MemoryStore
 from sandglass.core import codec, entry
@@ -23,10 +22,9 @@ from sandglass.core.dispatch import Moment
 from sandglass.core.keyvalue import admit_delete, admit_put
 from sandglass.core.machine import Machine, encode_topic
 from sandglass.core.message import Entries, Entry, EntryKey, Placed, Removed
-from sandglass.core.record import PutTopic, Record
+from sandglass.core.record import Delete, Put, PutTopic, Record
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.core.view import Overlay
-from sandglass.testing.checkers import History
 from sandglass.testing.linear import Call, explain
 from sandglass.testing.seen import Violation, take_messages
 from sandglass.testing.simulated_node import SimulatedNode
@@ -86,14 +84,13 @@ class KeysSimulation:
     highest: dict[EntryKey, int] = field(default_factory=dict[EntryKey, int])
     """The highest revision of a key that anybody was shown or told."""
     on_the_way: dict[int, Write] = field(default_factory=dict[int, Write])
-    """By the `id` of their records."""
+    """By the `id` of the list of keys in their records, which may be made anew."""
     _moments: "count[int]" = field(default_factory=count)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        # The node tells of its records by five methods, and these stand below.
-        self.node = SimulatedNode(self.chance, cast("History", self))
+        self.node = SimulatedNode(self.chance, self)
         self.report = KeysReport(self.seed)
 
     def run(self) -> KeysReport:
@@ -118,6 +115,7 @@ class KeysSimulation:
             (self._end_sync, 25),
             (self._pass_time, 15),
             (self._step_clock, 2),
+            (self._fill_disk, 4),
             (self._crash, 2),
             (self._stop, 1),
         ]
@@ -143,7 +141,8 @@ class KeysSimulation:
         self._settle()
 
     def _settle(self) -> None:
-        """Until nothing is on its way."""
+        """Until nothing is on its way; there is room for it."""
+        self.node.is_full = False
         while self.node.queue or self.node.is_syncing:
             self._turn()
             self._end_sync()
@@ -160,6 +159,11 @@ class KeysSimulation:
 
     def _step_clock(self) -> None:
         self.shift_ms += self.chance.choice(STEPS_MS)
+
+    def _fill_disk(self) -> None:
+        """Puts are refused for a while; deletes go on, or wait for a reserve."""
+        self.node.is_full = not self.node.is_full
+        self.node.has_reserve = self.chance.random() < 0.7
 
     def _crash(self) -> None:
         self.report.crash_count += 1
@@ -193,11 +197,11 @@ class KeysSimulation:
 
     def _submit(self, record: Record, write: Write, moment: Moment) -> None:
         self.report.write_count += 1
-        self.on_the_way[id(record)] = write
-        self.node.submit(record, moment, lambda: self._answered(record))
+        self.on_the_way[id(write.keys)] = write
+        self.node.submit(record, moment, lambda: self._answered(write))
 
-    def _answered(self, record: Record) -> None:
-        write = self.on_the_way.pop(id(record))
+    def _answered(self, write: Write) -> None:
+        del self.on_the_way[id(write.keys)]
         self._took_effect(write)
         first = write.placed.first_index if write.placed is not None else 0
         if write.removed is not None:
@@ -282,13 +286,20 @@ class KeysSimulation:
 
     def land(self, record: Record) -> None:
         """It is in the log for good; told before it is applied, or because of a crash."""
-        if not self.node.is_serving and id(record) in self.on_the_way:
-            self._took_effect(self.on_the_way.pop(id(record)), is_told=False)
+        write = None if self.node.is_serving else self._forget(record)
+        if write is not None:
+            self._took_effect(write, is_told=False)
 
     def lose(self, record: Record) -> None:
         """It never was."""
-        if self.on_the_way.pop(id(record), None) is not None:
+        if self._forget(record) is not None:
             self.report.lost_count += 1
+
+    def _forget(self, record: Record) -> Write | None:
+        for operation in record.operations:
+            if isinstance(operation, Put | Delete):
+                return self.on_the_way.pop(id(operation.keys), None)
+        return None
 
     # --- the end ------------------------------------------------------------------------------
 

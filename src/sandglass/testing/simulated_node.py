@@ -21,6 +21,7 @@ A crash keeps any first part of what was not synced, and any first part of what 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from sandglass.adapters.memory_log import MemoryLog
 from sandglass.adapters.memory_store import MemoryStore
@@ -30,10 +31,9 @@ from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine, promise_until
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
-from sandglass.core.record import NODE, Append, Promise, Record
+from sandglass.core.record import NODE, Append, Promise, Put, Record
 from sandglass.core.retract import retract
 from sandglass.core.view import Overlay
-from sandglass.testing.checkers import History
 from sandglass.testing.seen import take_messages
 
 ROOM_RETRY_MS = 10
@@ -54,14 +54,39 @@ class Waiting:
     def is_produced(self) -> bool:
         """A producer's batch: it may be taken back."""
         return any(
-            isinstance(each, Append) and not each.origin for each in self.record.operations
+            isinstance(each, Put) or (isinstance(each, Append) and not each.origin)
+            for each in self.record.operations
         )
+
+
+class Observer(Protocol):
+    """Sees every record of a node."""
+
+    def see(self, wall_ms: int) -> None:
+        """The leader's wall clock shows this."""
+        ...
+
+    def begin_epoch(self, closed: dict[int, int]) -> None:
+        """A leader starts with these closed offsets; what the one before held is gone."""
+        ...
+
+    def admit(self, record: Record, moment: Moment) -> None:
+        """A record is on its way."""
+        ...
+
+    def land(self, record: Record) -> None:
+        """It is in the log for good."""
+        ...
+
+    def lose(self, record: Record) -> None:
+        """It will never be in the log."""
+        ...
 
 
 class SimulatedNode:
     """One log, one store, and the machine between them; `history` sees every record."""
 
-    def __init__(self, chance: random.Random, history: History) -> None:
+    def __init__(self, chance: random.Random, history: Observer) -> None:
         self.chance = chance
         self.history = history
         self.log = MemoryLog()

@@ -7,6 +7,10 @@ def put(value: bytes, called: int, answered: int) -> Call:
     return Call("put", value, called, answered)
 
 
+def put_unanswered(value: bytes, called: int) -> Call:
+    return Call("put", value, called, None)
+
+
 def get(value: bytes | None, called: int, answered: int) -> Call:
     return Call("get", value, called, answered)
 
@@ -47,3 +51,14 @@ def test_a_delete_tells_what_it_found() -> None:
     assert explain([delete(True, 0, 1)])
     assert not explain([put(b"a", 0, 9), delete(True, 1, 2)])
     assert not explain([put(b"a", 0, 9), delete(None, 1, 8), get(b"a", 10, 11)])
+
+
+def test_a_put_that_nobody_answered_happens_once_at_any_time_or_never() -> None:
+    history = [put(b"a", 0, 1), put_unanswered(b"b", 2)]
+
+    assert not explain([*history, get(b"a", 3, 4)])
+    assert not explain([*history, get(b"a", 3, 4), get(b"b", 5, 6)])
+    assert explain([*history, get(b"b", 3, 4), get(b"a", 5, 6)])
+    again = put(b"c", 5, 6)
+    assert explain([*history, get(b"b", 3, 4), again, get(b"c", 7, 8), get(b"b", 9, 10)])
+    assert explain([get(b"b", 0, 1), put_unanswered(b"b", 2)])
