@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sandglass.client._async.client import AsyncClient as AsyncClient
+    from sandglass.client._async.consumer import AsyncConsumer as AsyncConsumer
+    from sandglass.client._async.mux import AsyncMux as AsyncMux
+    from sandglass.client._sync.answer import Promise as Promise
+    from sandglass.client._sync.client import Client as Client
+    from sandglass.client._sync.consumer import Consumer as Consumer
+    from sandglass.client._sync.mux import Mux as Mux
     from sandglass.client.entry import TlsOptions as TlsOptions
     from sandglass.client.keyvalue import Entry as Entry
     from sandglass.client.message import Message as Message
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     from sandglass.client.received import Batch as Batch
     from sandglass.client.received import DeadLetter as DeadLetter
     from sandglass.client.received import Received as Received
+    from sandglass.client.retry import Retry as Retry
     from sandglass.client.topics import GroupStatus as GroupStatus
     from sandglass.client.topics import PartitionStatus as PartitionStatus
     from sandglass.client.topics import Topic as Topic
@@ -43,6 +50,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "sandglass.client._async.client": ("AsyncClient",),
+    "sandglass.client._async.consumer": ("AsyncConsumer",),
+    "sandglass.client._async.mux": ("AsyncMux",),
+    "sandglass.client._sync.answer": ("Promise",),
+    "sandglass.client._sync.client": ("Client",),
+    "sandglass.client._sync.consumer": ("Consumer",),
+    "sandglass.client._sync.mux": ("Mux",),
     "sandglass.client.entry": ("TlsOptions",),
     "sandglass.client.keyvalue": ("Entry",),
     "sandglass.client.message": ("Message", "ProduceSummary", "Receipt"),
@@ -53,6 +66,7 @@ _HOMES = {
         "DeadLetter",
         "Received",
     ),
+    "sandglass.client.retry": ("Retry",),
     "sandglass.client.topics": ("GroupStatus", "PartitionStatus", "Topic", "TopicStatus"),
     "sandglass.core.offset": ("Offset",),
     "sandglass.errors": (

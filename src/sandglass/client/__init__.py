@@ -1,1 +1,4 @@
-"""The client: values, a session that does no I/O, and its asyncio face."""
+"""The client: sessions, batching, consumers. It knows no server package."""
+
+# Before any module here imports gRPC, which reads its environment then.
+from sandglass.client import forking as forking

@@ -6,6 +6,7 @@ Plain `bytes` go the short way: nothing is done for each of them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import accumulate
 from typing import Protocol, TypeVar, cast
 
@@ -120,6 +121,46 @@ def encode_one(message: Message) -> bytes:
     return encode.encode_message(
         message.value, message.key, message.clustering_key, message.headers, message.id
     )
+
+
+def route_of(topic: str, *, partition: str, channel: str) -> Route:
+    """
+    Where messages go.
+
+    Raises:
+        InvalidError: one of them is no text.
+    """
+    return (
+        checked_text(topic, "topic"),
+        checked_text(partition, "partition"),
+        checked_text(channel, "channel"),
+    )
+
+
+def checked_text(text: str, field: str) -> str:
+    """
+    The text itself.
+
+    Raises:
+        InvalidError: it isn't one, or UTF-8 cannot hold it.
+    """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
+        raise InvalidError(f"{field} is {type(text).__name__}; give a str", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"{field} is text that UTF-8 cannot hold", field=field) from error
+    return text
+
+
+def setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:
+    """
+    A setting in milliseconds; 0 for none.
+
+    Raises:
+        InvalidError: outside `[low, high]` ms.
+    """
+    return 0 if span is None else span_ms(span, field=name, low=low, high=high)
 
 
 def _request(batch: bytes, count: int, route: Route, column: _Times) -> Produce:

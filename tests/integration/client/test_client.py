@@ -522,14 +522,14 @@ async def test_a_stopped_consumer_ends_and_what_is_in_hand_stays_leased(
     broker: Broker, client: AsyncClient
 ) -> None:
     await client.produce_many("t", [b"1", b"2", b"3"])
-    consumer = client.consume("t", group="g", ack_timeout=100 * MS)
+    consumer = client.consume("t", group="g", ack_timeout=500 * MS)
     messages = aiter(consumer)
     held = await anext(messages)
 
     consumer.stop()
     rest = [message.value async for message in messages]
     others = [each.value for each in await take(client, 2)]
-    await asyncio.sleep(0.3)  # three times the lease
+    await asyncio.sleep(1.2)  # more than two leases
     await held.ack(wait=True)
 
     assert ([], [b"2", b"3"]) == (rest, others)

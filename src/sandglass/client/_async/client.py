@@ -9,22 +9,25 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Literal
 
-from sandglass.client._async.connection import Connection, Endpoint, host_of
+from sandglass.client import forking
+from sandglass.client._async.connection import Endpoint, host_of
 from sandglass.client._async.consumer import (
     AsyncConsumer,
-    Consuming,
     Subscriptions,
     batches,
     messages,
 )
-from sandglass.client._async.keyvalue import KeyValue
-from sandglass.client._async.producer import Producer
-from sandglass.client._async.unary import Unary
+from sandglass.client._async.parts import Parts
 from sandglass.client.entry import Tls, Token, entry_of
-from sandglass.client.events import Changed, Event, Expired, Extended, Produced, Settled
 from sandglass.client.keyvalue import Entry, Place
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
 from sandglass.client.received import AsyncBatch, AsyncReceived
+from sandglass.client.requests import checked_text, route_of, setting_ms
+from sandglass.client.subscribing import (
+    CREDIT_BYTES_DEFAULT,
+    CREDIT_COUNT_DEFAULT,
+    subscribe_request,
+)
 from sandglass.client.topics import (
     GroupStatus,
     Topic,
@@ -38,30 +41,17 @@ from sandglass.errors import (
     InvalidError,
     PreconditionError,
     SandglassError,
-    UnavailableError,
 )
-from sandglass.sandflake import Generator
-from sandglass.wire.v1 import admin_pb2, broker_pb2
+from sandglass.wire.v1 import admin_pb2
 
 ADDRESS_DEFAULT: Final = "127.0.0.1:7170"
 PORT_DEFAULT: Final = 7170
 TIMEOUT_DEFAULT: Final = timedelta(seconds=10)
-CREDIT_COUNT_DEFAULT: Final = 1000
-CREDIT_BYTES_DEFAULT: Final = 16 * 1024 * 1024
-
-CREDIT_COUNT_MAX: Final = limits.CREDIT_COUNT_MAX // 2
-CREDIT_BYTES_MAX: Final = limits.CREDIT_BYTES_MAX // 2
-"""Half of what a broker takes: after a break a subscription may be granted its credit twice."""
-
 _KINDS: Final = {"timer": admin_pb2.TOPIC_KIND_TIMER, "kv": admin_pb2.TOPIC_KIND_KV}
-_STARTS: Final = {"beginning": broker_pb2.START_BEGINNING, "now": broker_pb2.START_NOW}
 
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-_names: Final = Generator(wall_ms=_wall_ms, entropy=os.urandom)
 
 
 class AsyncClient:
@@ -107,7 +97,7 @@ class AsyncClient:
             timeout_ms=span_ms(timeout, field="timeout", low=1, high=24 * 3600 * 1000),
         )
         self._name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._is_closed = False
 
     async def __aenter__(self) -> "AsyncClient":
@@ -138,6 +128,15 @@ class AsyncClient:
         if parts is not None:
             await parts.close()
 
+    async def flush(self) -> None:
+        """
+        Waits until all outcomes noted so far are answered.
+
+        Raises:
+            UnavailableError: they aren't in time; the results are unknown.
+        """
+        await self.open().consuming.flush()
+
     # --- topics and groups --------------------------------------------------------------------
 
     async def create_topic(
@@ -167,10 +166,10 @@ class AsyncClient:
         if kind not in _KINDS:
             raise InvalidError(f"kind is {kind!r}; it must be timer or kv", field="kind")
         settings = admin_pb2.TopicSettings(
-            retention_ms=_setting_ms(
+            retention_ms=setting_ms(
                 retention, "retention", limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
             ),
-            ack_timeout_ms=_setting_ms(
+            ack_timeout_ms=setting_ms(
                 ack_timeout, "ack_timeout", limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
             ),
         )
@@ -190,14 +189,14 @@ class AsyncClient:
             settings=settings,
         )
         parse = admin_pb2.CreateTopicReply.FromString
-        reply = await self._open().unary.call("CreateTopic", request, parse)
+        reply = await self.open().unary.call("CreateTopic", request, parse)
         return topic_of(reply.topic)
 
     async def list_topics(self) -> list[Topic]:
         """All topics, by name."""
         request = admin_pb2.ListTopicsRequest()
         parse = admin_pb2.ListTopicsReply.FromString
-        reply = await self._open().unary.call("ListTopics", request, parse, is_read=True)
+        reply = await self.open().unary.call("ListTopics", request, parse, is_read=True)
         return [topic_of(each) for each in reply.topics]
 
     async def show_topic(self, name: str) -> TopicStatus:
@@ -209,7 +208,7 @@ class AsyncClient:
         """
         request = admin_pb2.ShowTopicRequest(name=name)
         parse = admin_pb2.ShowTopicReply.FromString
-        reply = await self._open().unary.call("ShowTopic", request, parse, is_read=True)
+        reply = await self.open().unary.call("ShowTopic", request, parse, is_read=True)
         return status_of(reply)
 
     async def delete_topic(self, name: str) -> None:
@@ -221,7 +220,7 @@ class AsyncClient:
         """
         request = admin_pb2.DeleteTopicRequest(name=name)
         parse = admin_pb2.DeleteTopicReply.FromString
-        await self._open().unary.call("DeleteTopic", request, parse)
+        await self.open().unary.call("DeleteTopic", request, parse)
 
     async def list_groups(self, topic: str, group: str = "") -> list[GroupStatus]:
         """
@@ -232,7 +231,7 @@ class AsyncClient:
         """
         request = admin_pb2.ListGroupsRequest(topic=topic, group=group)
         parse = admin_pb2.ListGroupsReply.FromString
-        reply = await self._open().unary.call("ListGroups", request, parse, is_read=True)
+        reply = await self.open().unary.call("ListGroups", request, parse, is_read=True)
         return [group_of(each) for each in reply.groups]
 
     # --- producing ----------------------------------------------------------------------------
@@ -268,8 +267,8 @@ class AsyncClient:
                 have been taken; producing it again may double it.
         """
         message = Message(value, key, clustering_key, headers or {}, id, delay, due_at)
-        route = _text(topic, "topic"), _text(partition, "partition"), _text(channel, "channel")
-        parts = self._open()
+        route = route_of(topic, partition=partition, channel=channel)
+        parts = self.open()
         parts.connection.start()
         return await (await parts.producer.produce_nowait(message, route))
 
@@ -298,8 +297,8 @@ class AsyncClient:
             UnavailableError: there was no room in all that time.
         """
         message = Message(value, key, clustering_key, headers or {}, id, delay, due_at)
-        route = _text(topic, "topic"), _text(partition, "partition"), _text(channel, "channel")
-        parts = self._open()
+        route = route_of(topic, partition=partition, channel=channel)
+        parts = self.open()
         parts.connection.start()
         return await parts.producer.produce_nowait(message, route)
 
@@ -327,9 +326,9 @@ class AsyncClient:
         Raises:
             As `produce`.
         """
-        parts = self._open()
+        parts = self.open()
         parts.connection.start()
-        route = _text(topic, "topic"), _text(partition, "partition"), _text(channel, "channel")
+        route = route_of(topic, partition=partition, channel=channel)
         return await parts.producer.produce_many(source, route, on_progress)
 
     # --- consuming ----------------------------------------------------------------------------
@@ -375,7 +374,7 @@ class AsyncClient:
             UnavailableError: nobody answered at the start. Later the iterator waits for the
                 broker to come back, except for a drain.
         """
-        request = _subscribe_request(
+        request = subscribe_request(
             topic,
             group=group,
             consumer=consumer,
@@ -387,7 +386,7 @@ class AsyncClient:
             ack_timeout=ack_timeout,
             start=start,
         )
-        consuming = self._open().consuming
+        consuming = self.open().consuming
         subscriptions = Subscriptions(consuming, request, is_extending=auto_extend)
         return AsyncConsumer(subscriptions, messages)
 
@@ -407,7 +406,7 @@ class AsyncClient:
         auto_extend: bool = True,
     ) -> AsyncConsumer[AsyncBatch]:
         """As `consume`, a whole delivery at a time: the fast way."""
-        request = _subscribe_request(
+        request = subscribe_request(
             topic,
             group=group,
             consumer=consumer,
@@ -419,7 +418,7 @@ class AsyncClient:
             ack_timeout=ack_timeout,
             start=start,
         )
-        consuming = self._open().consuming
+        consuming = self.open().consuming
         subscriptions = Subscriptions(consuming, request, is_extending=auto_extend)
         return AsyncConsumer(subscriptions, batches)
 
@@ -450,7 +449,7 @@ class AsyncClient:
             UnavailableError: nobody answered in time.
         """
         place = _place(topic, channel, partition)
-        return await self._open().keyvalue.get(place, key, clustering_key)
+        return await self.open().keyvalue.get(place, key, clustering_key)
 
     async def has(
         self,
@@ -468,7 +467,7 @@ class AsyncClient:
             As `get`.
         """
         place = _place(topic, channel, partition)
-        return await self._open().keyvalue.has(place, key, clustering_key)
+        return await self.open().keyvalue.has(place, key, clustering_key)
 
     async def put(
         self,
@@ -496,7 +495,7 @@ class AsyncClient:
                 put, or may be yet.
         """
         place = _place(topic, channel, partition)
-        parts = self._open()
+        parts = self.open()
         return await parts.keyvalue.put(
             place, key, clustering_key, value, headers=headers, id=id
         )
@@ -520,67 +519,28 @@ class AsyncClient:
             As `put`.
         """
         place = _place(topic, channel, partition)
-        return await self._open().keyvalue.delete(place, key, clustering_key)
+        return await self.open().keyvalue.delete(place, key, clustering_key)
 
-    # --- private ------------------------------------------------------------------------------
+    # --- for the synchronous face -------------------------------------------------------------
 
-    def _open(self) -> "_Parts":
+    @property
+    def timeout_ms(self) -> int:
+        """How long a call may take."""
+        return self._endpoint.timeout_ms
+
+    def open(self) -> Parts:
+        """
+        What the client is made of. Nothing is connected yet.
+
+        Raises:
+            PreconditionError: it is closed, or gRPC can't be used in this process.
+        """
+        forking.check_process()
         if self._is_closed:
             raise PreconditionError("the client is closed")
         if self._parts is None:
-            self._parts = _Parts(self._endpoint, self._name)
+            self._parts = Parts(self._endpoint, self._name, wall_ms=_wall_ms)
         return self._parts
-
-
-class _Parts:
-    """What a client is made of while it is open."""
-
-    def __init__(self, endpoint: Endpoint, name: str) -> None:
-        self.connection = Connection(
-            endpoint,
-            client_name=name,
-            on_event=self._on_event,
-            before_frame=self._before_frame,
-            after_turn=self._after_turn,
-        )
-        self.unary = Unary(endpoint)
-        self.keyvalue = KeyValue(self.unary)
-        self.producer = Producer(self.connection, endpoint, wall_ms=_wall_ms)
-        self.consuming = Consuming(self.connection, endpoint)
-
-    async def close(self) -> None:
-        """See `AsyncClient.close`."""
-        try:
-            await self.producer.drain()
-            await self.consuming.flush()
-        finally:
-            self.producer.close()
-            await self.connection.close()
-            closed = UnavailableError("the client is closed")
-            for event in self.connection.session.refused(closed):
-                self._on_event(event)
-            await self.unary.close()
-        self.consuming.raise_refused()
-
-    def _on_event(self, event: Event) -> None:
-        match event:
-            case Produced():
-                self.producer.on_produced(event)
-            case Settled():
-                self.consuming.on_settled(event)
-            case Changed():
-                self.consuming.on_changed(event)
-            case Extended():
-                self.consuming.on_extended(event)
-            case Expired():
-                self.producer.on_expired(event)
-
-    def _before_frame(self) -> None:
-        self.producer.before_frame()
-
-    def _after_turn(self) -> None:
-        self.producer.tick()
-        self.consuming.after_turn()
 
 
 def _address(text: str) -> str:
@@ -594,56 +554,9 @@ def _address(text: str) -> str:
     return text
 
 
-def _setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:
-    return 0 if span is None else span_ms(span, field=name, low=low, high=high)
-
-
 def _place(topic: str, channel: str, partition: str) -> Place:
     return Place(
-        _text(topic, "topic"), _text(channel, "channel"), _text(partition, "partition")
-    )
-
-
-def _text(text: str, field: str) -> str:
-    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
-        raise InvalidError(f"{field} is {type(text).__name__}; give a str", field=field)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidError(f"{field} is text that UTF-8 cannot hold", field=field) from error
-    return text
-
-
-def _subscribe_request(
-    topic: str,
-    *,
-    group: str,
-    consumer: str | None,
-    channel: str,
-    partitions: Iterable[str] | None,
-    credit: int,
-    credit_bytes: int,
-    drain: bool,
-    ack_timeout: timedelta | None,
-    start: str,
-) -> broker_pb2.Subscribe:
-    if start not in _STARTS:
-        raise InvalidError(f"start is {start!r}; it must be beginning or now", field="start")
-    if isinstance(partitions, str):
-        raise InvalidError("partitions is one text; give several ids", field="partitions")
-    return broker_pb2.Subscribe(
-        topic=_text(topic, "topic"),
-        partitions=[_text(each, "partitions") for each in partitions or ()],
-        channel=_text(channel, "channel"),
-        group=_text(group, "group"),
-        consumer=str(_names.next()) if consumer is None else _text(consumer, "consumer"),
-        credit_count=limits.check_range(credit, field="credit", low=1, high=CREDIT_COUNT_MAX),
-        credit_bytes=limits.check_range(
-            credit_bytes, field="credit_bytes", low=1, high=CREDIT_BYTES_MAX
-        ),
-        start=_STARTS[start],
-        ack_timeout_ms=_setting_ms(
-            ack_timeout, "ack_timeout", limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
-        ),
-        is_drain=drain,
+        checked_text(topic, "topic"),
+        checked_text(channel, "channel"),
+        checked_text(partition, "partition"),
     )

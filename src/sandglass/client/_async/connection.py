@@ -22,7 +22,7 @@ from typing import Final, cast
 import grpc
 import grpc.aio
 
-from sandglass.client import failure
+from sandglass.client import failure, forking
 from sandglass.client.entry import Entry, metadata_of
 from sandglass.client.events import Event
 from sandglass.client.session import Session
@@ -76,6 +76,7 @@ class Endpoint:
         Raises:
             SandglassError: a file for TLS isn't in order.
         """
+        forking.note_use()
         credentials = self.entry.credentials()
         options = [*_OPTIONS, *self.entry.channel_options(host_of(address))]
         if credentials is None:

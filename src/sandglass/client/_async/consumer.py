@@ -328,11 +328,11 @@ class AsyncConsumer(Generic[Item]):
         subscriptions: Subscriptions,
         iterate: Callable[[Subscriptions], AsyncGenerator[Item, None]],
     ) -> None:
-        self._subscriptions = subscriptions
+        self.subscriptions = subscriptions
         self._iterate = iterate
 
     def __aiter__(self) -> AsyncGenerator[Item, None]:
-        return self._iterate(self._subscriptions)
+        return self._iterate(self.subscriptions)
 
     def stop(self) -> None:
         """
@@ -341,7 +341,7 @@ class AsyncConsumer(Generic[Item]):
         What was not handed out is given back, uncounted. What is in your hands stays leased to
         you until you have settled it, or the client is closed.
         """
-        self._subscriptions.stop()
+        self.subscriptions.stop()
 
     async def __aenter__(self) -> "AsyncConsumer[Item]":
         return self
@@ -353,7 +353,7 @@ class AsyncConsumer(Generic[Item]):
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self._subscriptions.consuming.flush()
+            await self.subscriptions.consuming.flush()
         except UnavailableError:
             if error is None:
                 raise

@@ -163,6 +163,16 @@ class Producer:
         self._batcher.sent(route)
         self._connection.session.produce(produce)
 
+    def gave_back(self, count: int, size_bytes: int) -> None:
+        """Room of what is answered, or will never be sent."""
+        self.room.give_back(count, size_bytes)
+        self._tell_if_idle()
+
+    def leave(self, waiter: Waiter) -> None:
+        """Somebody waits for room no longer."""
+        self.room.leave(waiter)
+        self._tell_if_idle()
+
     def no_room(self) -> SandglassError:
         """The error of who waited for room in vain."""
         return self._endpoint.unavailable(
@@ -241,8 +251,7 @@ class Producer:
         handle = loop.call_later(wait_ms / 1000, repeat)
         self._delayed.add(handle)
 
-    def _gave_back(self, count: int, size_bytes: int) -> None:
-        self.room.give_back(count, size_bytes)
+    def _tell_if_idle(self) -> None:
         if not self.room.count and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
@@ -256,17 +265,17 @@ class Producer:
             async with asyncio.timeout((deadline_ms - steady_ms()) / 1000):
                 await future
         except TimeoutError as error:
-            self.room.leave(waiter)
+            self.leave(waiter)
             raise self.no_room() from error
         except asyncio.CancelledError:
-            self.room.leave(waiter)
+            self.leave(waiter)
             raise
 
     def _answered(self, produce: Produce) -> None:
         self._batcher.answered((produce.topic, produce.partition, produce.channel))
         owner = produce.owner
         if not isinstance(owner, OpenBatch):
-            self._gave_back(produce.count, len(produce.batch))
+            self.gave_back(produce.count, len(produce.batch))
         self._connection.session.work()
 
     def _succeed(self, produce: Produce, reply: broker_pb2.ProduceReply) -> None:
@@ -277,7 +286,7 @@ class Producer:
                 owner.sink.set_result(counts)
             return
         assert isinstance(owner, OpenBatch), "a produce is a batch's or a bulk's"
-        self._gave_back(len(owner.parts), owner.size_bytes)
+        self.gave_back(len(owner.parts), owner.size_bytes)
         for placed in reply.placed:
             places = list(placed.request_places) or range(len(owner.sinks))
             runs = zip(placed.run_due_ms, placed.run_count, strict=True)
@@ -296,7 +305,7 @@ class Producer:
                 owner.sink.set_exception(error)
             return
         assert isinstance(owner, OpenBatch), "a produce is a batch's or a bulk's"
-        self._gave_back(len(owner.parts), owner.size_bytes)
+        self.gave_back(len(owner.parts), owner.size_bytes)
         for each in owner.sinks:
             sink = cast("Sink[Receipt]", each)
             if not sink.done():
