@@ -7,9 +7,11 @@ ends the process at once, which the log survives as it survives a power cut.
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,9 @@ TOOL: Final = "sandglass"
 
 STOP_S_MAX: Final = 9.5
 """Ten seconds from signal to exit are promised; the rest is the interpreter's."""
+
+FILE_COUNT: Final = 65_536
+"""Open files to ask for: 10,000 connections, and what RocksDB likes to keep open."""
 
 SWITCH_S: Final = 0.0005
 """The loop waits so long for the sync thread to let go of the interpreter; 5 ms by default."""
@@ -145,6 +150,7 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
     log = structlog.get_logger(TOOL)
     _say_settings(log, loaded, access)
     sys.setswitchinterval(SWITCH_S)
+    _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         node = Node(
             NodeConfig(
@@ -163,6 +169,15 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
             return runner.run(serve(node, settings, log))
         except SandglassError as error:
             return ending.failed(TOOL, _with_advice(error))
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system allows without asking: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILE_COUNT if hard == resource.RLIM_INFINITY else min(hard, FILE_COUNT)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a further limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _say_settings(log: Any, loaded: Loaded[Settings], access: Access) -> None:

@@ -250,7 +250,7 @@ HTTP_REQUEST_MS_MAX: Final = 60_000
 HTTP_WAIT_MS_MAX: Final = 60_000
 """A consuming call may wait so long for its first message; proxies cut idle ones sooner."""
 
-HTTP_JSON_ITEM_COUNT_MAX: Final = 100_000
+HTTP_JSON_ITEM_COUNT_MAX: Final = 50_000
 """Commas, colons and opening brackets of a body: they, not bytes, are what parsing costs."""
 
 # --- metrics ----------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What one client may cost: the limits of the HTTP surface as values, so that tests can shrink
 them."""
 
-from dataclasses import dataclass
+import resource
+from dataclasses import dataclass, replace
 
 from sandglass.core import limits
 
@@ -21,3 +22,15 @@ class Bounds:
     stall_s: float = limits.HTTP_STALL_MS_MAX / 1000
     request_s: float = limits.HTTP_REQUEST_MS_MAX / 1000
     wait_s_max: float = limits.HTTP_WAIT_MS_MAX / 1000
+
+
+def fitting(bounds: Bounds, file_count: int) -> Bounds:
+    """Such that connections leave half of the files to gRPC, log and view."""
+    connection_count = min(bounds.connection_count_max, max(1, file_count // 2))
+    return replace(bounds, connection_count_max=connection_count)
+
+
+def file_count_max() -> int:
+    """Files that this process may have open, connections among them."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20

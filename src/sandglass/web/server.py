@@ -21,7 +21,7 @@ from sandglass.errors import PreconditionError
 from sandglass.ports import Clock
 from sandglass.security.access import Access
 from sandglass.telemetry import HttpCounts
-from sandglass.web.bounds import Bounds
+from sandglass.web.bounds import Bounds, file_count_max, fitting
 from sandglass.web.gate import Gate
 from sandglass.web.hosts import Hosts
 from sandglass.web.keyvalue import Keys
@@ -98,7 +98,7 @@ async def serve(
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
     """
-    bounds = bounds or Bounds()
+    bounds = fitting(bounds or Bounds(), file_count_max())
     streams = Streams()
     state = ServerState()
     counts = HttpCounts(state.connections, streams)

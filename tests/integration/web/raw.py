@@ -1,6 +1,8 @@
 """Connections that send what they like: no client library would."""
 
 import asyncio
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -26,10 +28,16 @@ class Raw:
     ) -> None:
         self.writer.transport.abort()
 
+    def narrow(self) -> None:
+        """Takes little at a time; otherwise the system takes megabytes for a client."""
+        connection = self.writer.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
     async def send(self, *parts: bytes) -> None:
-        """As it is."""
+        """As it is; nothing if the node has ended the connection."""
         self.writer.write(b"".join(parts))
-        await self.writer.drain()
+        with suppress(ConnectionError):
+            await self.writer.drain()
 
     async def ask(self, line: str, *headers: str, body: bytes = b"") -> tuple[int, bytes]:
         """A request and its answer; `Host` is set, and the length of a body."""
@@ -54,7 +62,11 @@ class Raw:
         """Status and body of the next answer."""
         code, headers = await self.head()
         async with asyncio.timeout(DEADLINE_S):
-            return code, await self.reader.readexactly(int(headers.get("content-length", 0)))
+            try:
+                size_bytes = int(headers.get("content-length", 0))
+                return code, await self.reader.readexactly(size_bytes)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return code, b""
 
     async def rest(self) -> bytes:
         """All that comes until the node ends the connection."""

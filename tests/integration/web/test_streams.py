@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ async def test_what_a_vanished_client_was_not_sent_is_given_back_at_once(
     """It is sent what the buffers between hold: some megabytes of twelve."""
     await produce(http, path, *[300_000] * 40)
     async with Raw(broker.http_address) as raw:
-        raw.writer.transport.get_extra_info("socket").setsockopt(1, 8, 4096)
+        raw.narrow()
         await raw.send(f"GET {path}/g/c HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         assert 200 == (await raw.head())[0]
 
@@ -189,6 +190,27 @@ async def test_the_names_of_a_node_are_a_setting(tmp_path: Path) -> None:
                 ("stranger.example", 421),
             ):
                 assert code == (await http.get(url, headers={"host": host})).status_code
+
+
+async def test_connections_never_take_the_files_that_the_node_needs(tmp_path: Path) -> None:
+    few = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128));"
+        " runpy.run_module('sandglass.cli.server', run_name='__main__')"
+    )
+    config = b'{"name":"t","numPartitions":1,"replicationFactor":1}'
+    async with NodeProcess(tmp_path / "data", command=("-c", few)) as node:
+        address = f"127.0.0.1:{node.http_port}"
+        async with Raw(address) as first, AsyncExitStack() as held:
+            assert 200 == (await first.ask("POST /topics", body=config))[0]
+            codes: set[int] = set()
+            for _ in range(100):
+                raw = await held.enter_async_context(Raw(address))
+                codes.add((await raw.ask("GET /livez"))[0])
+                body = b'{"messages":[{"value":"YWFh"}]}'
+                assert 200 == (await first.ask("POST /topics/t", body=body))[0]
+
+    assert 200 in codes
+    assert codes & {0, 503}, "there was no room for all"
 
 
 async def test_two_nodes_cannot_have_one_http_port(broker: Broker, tmp_path: Path) -> None:
