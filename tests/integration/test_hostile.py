@@ -231,6 +231,28 @@ async def test_a_client_that_does_not_read_its_messages_is_handed_out_no_more(
     assert [1_000_000] * 40 == sizes
 
 
+async def test_deliveries_of_many_rows_fit_into_their_frames(client: Wire) -> None:
+    """Of a row a message, of many partitions at once: without columns, eight would just fit."""
+    count, partition_count = 500, 12
+    partitions = (await client.create("t", partition_count=partition_count)).partitions
+    raw = pb.MessageBatch(messages=[pb.Message(value=bytes(250))] * count).SerializeToString()
+    for partition in partitions:
+        times = range(1, count + 1)
+        await client.broker.Produce(
+            pb.ProduceRequest(
+                topic="t", partition=partition, batch=raw, count=count, due_ms=times
+            )
+        )
+    session = await client.session()
+
+    await session.subscribe("t", credit_count=100_000, credit_bytes=64 << 20)
+    left = partition_count * count
+    while left:
+        left -= (await session.delivery()).count
+
+    assert max(frame.ByteSize() for frame in session.frames) <= limits.FRAME_BYTES_MAX
+
+
 async def until(condition: Callable[[], bool], what: str) -> None:
     deadline = asyncio.get_running_loop().time() + WAIT_S
     while not condition():

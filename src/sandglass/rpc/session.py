@@ -63,6 +63,9 @@ SLICE_COUNT: Final = 250
 ITEM_BYTES: Final = 8
 """What an item takes in a frame besides itself, at most: its tag and length."""
 
+RUN_BYTES: Final = 27
+"""What a run takes in the columns of a delivery, at most."""
+
 END_S: Final = 2.0
 
 Item = TypeVar("Item")
@@ -411,12 +414,12 @@ class SessionStream:
         frame, size_bytes = self._reply, self._reply_bytes
         self._reply, self._reply_bytes, self._has_reply = pb.ServerFrame(), 0, False
         while self._deliveries:
-            batch_bytes = len(self._deliveries[0].batch)
-            size_bytes += batch_bytes + 64
-            if size_bytes > limits.FRAME_BYTES_MAX and frame.ByteSize():
+            delivery_bytes = _bytes_at_most(self._deliveries[0])
+            if size_bytes and size_bytes + delivery_bytes > limits.FRAME_BYTES_MAX:
                 break
+            size_bytes += delivery_bytes
+            self._delivery_bytes -= len(self._deliveries[0].batch)
             frame.deliveries.append(self._deliveries.popleft())
-            self._delivery_bytes -= batch_bytes
         if not self._deliveries:
             # What was delivered goes before the word that nothing more does.
             frame.ended.extend(self._ended)
@@ -433,6 +436,16 @@ class SessionStream:
         while self._heard:
             self._heard = False
             await asyncio.sleep(SILENCE_FACTOR * HEARTBEAT_MS / 1000)
+
+
+def _bytes_at_most(delivery: pb.Delivery) -> int:
+    """Without putting it together, as `ByteSize` would."""
+    run_count = len(delivery.run_count)
+    size_bytes = len(delivery.batch) + 100 + RUN_BYTES * run_count
+    if delivery.HasField("dead_letter"):
+        letter = delivery.dead_letter
+        size_bytes += 4 * (len(letter.group) + len(letter.reason)) + 16 * run_count + 32
+    return size_bytes
 
 
 def _error(error: SandglassError | None) -> pb.Error | None:
