@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sandglass.client._async.admin import AsyncAdmin as AsyncAdmin
     from sandglass.client._async.client import AsyncClient as AsyncClient
     from sandglass.client._async.consumer import AsyncConsumer as AsyncConsumer
     from sandglass.client._async.mux import AsyncMux as AsyncMux
+    from sandglass.client._sync.admin import Admin as Admin
     from sandglass.client._sync.answer import Promise as Promise
     from sandglass.client._sync.client import Client as Client
     from sandglass.client._sync.consumer import Consumer as Consumer
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
     from sandglass.client.message import Message as Message
     from sandglass.client.message import ProduceSummary as ProduceSummary
     from sandglass.client.message import Receipt as Receipt
+    from sandglass.client.operating import Backoff as Backoff
+    from sandglass.client.operating import DeadLetterCount as DeadLetterCount
+    from sandglass.client.operating import DeadLetterPage as DeadLetterPage
+    from sandglass.client.operating import Group as Group
+    from sandglass.client.operating import Pending as Pending
+    from sandglass.client.operating import PendingPage as PendingPage
+    from sandglass.client.operating import StoredDeadLetter as StoredDeadLetter
+    from sandglass.client.operating import StoredMessage as StoredMessage
+    from sandglass.client.operating import Taken as Taken
     from sandglass.client.received import AsyncBatch as AsyncBatch
     from sandglass.client.received import AsyncReceived as AsyncReceived
     from sandglass.client.received import Batch as Batch
@@ -59,6 +70,19 @@ _HOMES = {
     "sandglass.client.entry": ("TlsOptions",),
     "sandglass.client.keyvalue": ("Entry",),
     "sandglass.client.message": ("Message", "ProduceSummary", "Receipt"),
+    "sandglass.client._async.admin": ("AsyncAdmin",),
+    "sandglass.client._sync.admin": ("Admin",),
+    "sandglass.client.operating": (
+        "Backoff",
+        "DeadLetterCount",
+        "DeadLetterPage",
+        "Group",
+        "Pending",
+        "PendingPage",
+        "StoredDeadLetter",
+        "StoredMessage",
+        "Taken",
+    ),
     "sandglass.client.received": (
         "AsyncBatch",
         "AsyncReceived",

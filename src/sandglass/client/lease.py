@@ -37,7 +37,7 @@ class Noted:
     """Outcomes of one kind that wait for the next frame: `places` as pairs (first, count)."""
 
     kind: int
-    delay_ms: int
+    delay_ms: int | None
     reason: str
     places: list[int]
 
@@ -149,7 +149,9 @@ class Lease:
             self.begun_count = place + 1
             return True
 
-    def settle(self, place: int, kind: int, delay_ms: int = 0, reason: str = "") -> None:
+    def settle(
+        self, place: int, kind: int, delay_ms: int | None = None, reason: str = ""
+    ) -> None:
         """
         Notes the outcome of one message. The same outcome twice is one.
 
@@ -172,7 +174,7 @@ class Lease:
         if is_first:
             self.on_noted(self)
 
-    def settle_open(self, kind: int, delay_ms: int = 0, reason: str = "") -> None:
+    def settle_open(self, kind: int, delay_ms: int | None = None, reason: str = "") -> None:
         """
         Notes one outcome for all messages that have none.
 
@@ -209,7 +211,7 @@ class Lease:
                 self.acks = []
             return noted
 
-    def _settle_open(self, first: int, kind: int, delay_ms: int, reason: str) -> bool:
+    def _settle_open(self, first: int, kind: int, delay_ms: int | None, reason: str) -> bool:
         is_first = False
         start = self.outcomes.find(0, first)
         while start >= 0:
@@ -222,7 +224,9 @@ class Lease:
             start = self.outcomes.find(0, end)
         return is_first
 
-    def _note(self, kind: int, delay_ms: int, reason: str, first: int, count: int) -> bool:
+    def _note(
+        self, kind: int, delay_ms: int | None, reason: str, first: int, count: int
+    ) -> bool:
         """Whether it is the first since `take`."""
         if kind == ACK:
             places = self.acks

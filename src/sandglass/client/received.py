@@ -53,13 +53,19 @@ class Settler(Protocol[Done, Moment]):
     """
 
     def settle(
-        self, lease: Lease, place: int, kind: int, delay_ms: int, reason: str, is_waiting: bool
+        self,
+        lease: Lease,
+        place: int,
+        kind: int,
+        delay_ms: int | None,
+        reason: str,
+        is_waiting: bool,
     ) -> Done:
         """Notes the outcome of one message."""
         ...
 
     def settle_open(
-        self, lease: Lease, kind: int, delay_ms: int, reason: str, is_waiting: bool
+        self, lease: Lease, kind: int, delay_ms: int | None, reason: str, is_waiting: bool
     ) -> Done:
         """Notes one outcome for all messages that have none."""
         ...
@@ -197,7 +203,7 @@ class Leased(Generic[Done, Moment]):
         It failed: a counted attempt.
 
         Args:
-            delay: until it comes again; none is at once.
+            delay: until it comes again; none is as the group's backoff says.
             reason: for whoever looks at its dead letter, up to 1 KiB.
         """
         return self._settler.settle(
@@ -360,9 +366,9 @@ def decode(lease: Lease) -> list[broker_pb2.Message]:
     return list(broker_pb2.MessageBatch.FromString(lease.batch).messages)
 
 
-def _delay_ms(delay: timedelta | None) -> int:
+def _delay_ms(delay: timedelta | None) -> int | None:
     if delay is None:
-        return 0
+        return None
     return span_ms(delay, field="delay", low=0, high=limits.NACK_DELAY_MS_MAX)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sandglass.client.operating import NO_BACKOFF, Backoff, backoff_of
 from sandglass.core import offset
 from sandglass.wire.v1 import admin_pb2
 
@@ -19,6 +20,7 @@ class Topic:
     ack_timeout: timedelta
     max_deliveries: int
     created_at: datetime
+    backoff: Backoff = NO_BACKOFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class GroupStatus:
 
     Everything below `committed` is settled; `consumed` is the last offset handed out;
     `lag_count` messages are due and not settled, `leased_count` of them are in somebody's
-    hands, and `retry_count` wait for their next attempt.
+    hands, and `retry_count` wait for their next attempt. `redriven_count` dead letters came
+    back; `expired_count` messages were removed by retention before they were settled.
     """
 
     topic: str
@@ -62,6 +65,8 @@ class GroupStatus:
     dead_count: int
     generation: int
     consumer_count: int
+    redriven_count: int = 0
+    expired_count: int = 0
 
 
 def topic_of(wire: admin_pb2.Topic) -> Topic:
@@ -76,6 +81,7 @@ def topic_of(wire: admin_pb2.Topic) -> Topic:
         ack_timeout=timedelta(milliseconds=settings.ack_timeout_ms),
         max_deliveries=settings.max_deliveries,
         created_at=offset.to_datetime(wire.created_ms),
+        backoff=backoff_of(settings.backoff),
     )
 
 
@@ -109,4 +115,6 @@ def group_of(wire: admin_pb2.GroupStatus) -> GroupStatus:
         dead_count=wire.dead_count,
         generation=wire.generation,
         consumer_count=wire.consumer_count,
+        redriven_count=wire.redriven_count,
+        expired_count=wire.expired_count,
     )

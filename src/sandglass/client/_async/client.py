@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from sandglass.client import forking
+from sandglass.client._async.admin import AsyncAdmin
 from sandglass.client._async.connection import Endpoint, host_of
 from sandglass.client._async.consumer import (
     AsyncConsumer,
@@ -21,6 +22,7 @@ from sandglass.client._async.parts import Parts
 from sandglass.client.entry import Tls, Token, entry_of
 from sandglass.client.keyvalue import Entry, Place
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
+from sandglass.client.operating import BackoffLike, backoff_to_wire
 from sandglass.client.received import AsyncBatch, AsyncReceived
 from sandglass.client.requests import checked_text, route_of, setting_ms
 from sandglass.client.subscribing import (
@@ -137,6 +139,11 @@ class AsyncClient:
         """
         await self.open().consuming.flush()
 
+    @property
+    def admin(self) -> AsyncAdmin:
+        """What operators do: settings, groups, dead letters, what is pending."""
+        return AsyncAdmin(self.open().unary)
+
     # --- topics and groups --------------------------------------------------------------------
 
     async def create_topic(
@@ -149,6 +156,7 @@ class AsyncClient:
         retention: timedelta | None = None,
         ack_timeout: timedelta | None = None,
         max_deliveries: int | None = None,
+        backoff: BackoffLike | None = None,
     ) -> Topic:
         """
         Makes a topic.
@@ -158,6 +166,7 @@ class AsyncClient:
             retention: how long after their due time messages are kept; 7 days by default.
             ack_timeout: how long a message may be in hand without a word; 10 s by default.
             max_deliveries: attempts before a message becomes a dead letter; 5 by default.
+            backoff: how long a message waits after a failed attempt; not at all by default.
 
         Raises:
             ConflictError: there is one of this name.
@@ -177,6 +186,8 @@ class AsyncClient:
             settings.max_deliveries = limits.check_range(
                 max_deliveries, field="max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
             )
+        if backoff is not None:
+            settings.backoff.CopyFrom(backoff_to_wire(backoff))
         request = admin_pb2.CreateTopicRequest(
             name=name,
             kind=_KINDS[kind],

@@ -245,7 +245,13 @@ class AsyncSettler:
         self._subscription = subscription
 
     def settle(
-        self, lease: Lease, place: int, kind: int, delay_ms: int, reason: str, is_waiting: bool
+        self,
+        lease: Lease,
+        place: int,
+        kind: int,
+        delay_ms: int | None,
+        reason: str,
+        is_waiting: bool,
     ) -> Awaitable[None]:
         """See `Settler`."""
         lease.settle(place, kind, delay_ms, reason)
@@ -254,7 +260,7 @@ class AsyncSettler:
         return self._consuming.wait(lease) if is_waiting else NOTED
 
     def settle_open(
-        self, lease: Lease, kind: int, delay_ms: int, reason: str, is_waiting: bool
+        self, lease: Lease, kind: int, delay_ms: int | None, reason: str, is_waiting: bool
     ) -> Awaitable[None]:
         """See `Settler`."""
         lease.settle_open(kind, delay_ms, reason)

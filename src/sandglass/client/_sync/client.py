@@ -17,6 +17,7 @@ from sandglass.client._async.client import (
     AsyncClient,
 )
 from sandglass.client._async.consumer import AsyncConsumer
+from sandglass.client._sync.admin import Admin
 from sandglass.client._sync.answer import Promise
 from sandglass.client._sync.consumer import Consumer, Desk, batches, messages
 from sandglass.client._sync.producer import ThreadProducer
@@ -123,6 +124,11 @@ class Client:
             self._producer.raise_unseen()
 
     flush = _blocking(AsyncClient.flush)
+
+    @property
+    def admin(self) -> Admin:
+        """What operators do: settings, groups, dead letters, what is pending."""
+        return Admin(lambda: self._client.admin, self._open().call)
 
     # --- topics and groups --------------------------------------------------------------------
 

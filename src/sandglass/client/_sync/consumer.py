@@ -84,7 +84,13 @@ class ThreadSettler:
         self._subscription = subscription
 
     def settle(
-        self, lease: Lease, place: int, kind: int, delay_ms: int, reason: str, is_waiting: bool
+        self,
+        lease: Lease,
+        place: int,
+        kind: int,
+        delay_ms: int | None,
+        reason: str,
+        is_waiting: bool,
     ) -> None:
         """See `Settler`."""
         self._desk.check()
@@ -93,7 +99,7 @@ class ThreadSettler:
             self._look(lease, is_waiting)
 
     def settle_open(
-        self, lease: Lease, kind: int, delay_ms: int, reason: str, is_waiting: bool
+        self, lease: Lease, kind: int, delay_ms: int | None, reason: str, is_waiting: bool
     ) -> None:
         """See `Settler`."""
         self._desk.check()
