@@ -14,19 +14,21 @@ import uvloop
 from bench.lines import LINES, QUICK, Bench, Figure, Sizes
 from bench.load import WrongError
 from bench.report import Report, machine, markdown, show
+from bench.scale import SCALE_LINES
 
-LINE_S_MAX = 120
+LINES_ALL = LINES | SCALE_LINES
+LINE_S_MAX = 400
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all?")
-    parser.add_argument("--line", action="append", choices=LINES, help="only this one")
+    parser.add_argument("--line", action="append", choices=LINES_ALL, help="only this one")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes()
-    report = uvloop.run(_run(options.line or list(LINES), sizes))
+    report = uvloop.run(_run(options.line or list(LINES_ALL), sizes))
     if options.json:
         print(json.dumps(report.as_dict(), indent=2))
     elif options.markdown:
@@ -44,7 +46,7 @@ async def _run(names: list[str], sizes: Sizes) -> Report:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 async with asyncio.timeout(LINE_S_MAX):
-                    figures += await LINES[name](bench)
+                    figures += await LINES_ALL[name](bench)
             except (WrongError, TimeoutError) as error:
                 failures[name] = f"{type(error).__name__}: {error}"
     return Report(machine(), figures, failures)

@@ -125,15 +125,19 @@ class Session:
         self._call.cancel()
         await self._channel.close()
 
-    async def create_topic(self, name: str, *, is_kv: bool = False) -> None:
-        """One partition, and a retention that cuts nothing."""
+    async def create_topic(
+        self, name: str, *, partition_count: int = 1, is_kv: bool = False
+    ) -> list[str]:
+        """With a retention that cuts nothing; returns the partitions' ids."""
         request = admin_pb2.CreateTopicRequest(
             name=name,
             kind=admin_pb2.TOPIC_KIND_KV if is_kv else admin_pb2.TOPIC_KIND_TIMER,
+            partition_count=partition_count,
             settings=admin_pb2.TopicSettings(retention_ms=RETENTION_MS),
         )
         call = self._channel.unary_unary("/sandglass.v1.Admin/CreateTopic")
-        await call(request.SerializeToString())
+        reply = admin_pb2.CreateTopicReply.FromString(await call(request.SerializeToString()))
+        return list(reply.topic.partitions)
 
     async def get(self, request: keyvalue_pb2.GetRequest) -> list[keyvalue_pb2.Entry]:
         """Entries of a KV topic."""
@@ -288,12 +292,14 @@ class ByTime:
     due_ms: int = 0
     clock_ahead_ms: int = 0
     frame_count: int = 0
+    is_in_order: bool = True
+    """False for what was handed out before: it comes again as it was given back."""
 
     def take(self, delivery: broker_pb2.Delivery) -> None:
         now_ms = time.time_ns() / 1e6 + self.clock_ahead_ms
         self.frame_count += 1
         for due_ms, count in zip(delivery.run_due_ms, delivery.run_count, strict=True):
-            if due_ms < self.due_ms:
+            if due_ms < self.due_ms and self.is_in_order:
                 raise WrongError(f"a message due at {due_ms} came after one of {self.due_ms}")
             self.due_ms = due_ms
             if now_ms < due_ms:
@@ -363,18 +369,26 @@ async def consume(
     return latencies_ms
 
 
-def subscribe_to(session: Session, topic: str, credit_count: int) -> None:
-    """Posts a subscription of group `bench` from the beginning."""
+def subscribe_to(
+    session: Session,
+    topic: str,
+    credit_count: int,
+    *,
+    subscription_id: int = 1,
+    group: str = "bench",
+    credit_bytes: int = CREDIT_BYTES,
+) -> None:
+    """Posts a subscription of a group from the beginning."""
     session.post(
         broker_pb2.ClientFrame(
             subscribes=[
                 broker_pb2.Subscribe(
-                    subscription_id=1,
+                    subscription_id=subscription_id,
                     topic=topic,
-                    group="bench",
+                    group=group,
                     consumer="bench",
                     credit_count=credit_count,
-                    credit_bytes=CREDIT_BYTES,
+                    credit_bytes=credit_bytes,
                 )
             ]
         )

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 ROOT = Path(__file__).parents[1]
 STOP_S_MAX = 20
@@ -25,6 +26,7 @@ class Server:
 
     def __init__(self, kind: str, directory: Path, *arguments: str) -> None:
         self._command = [sys.executable, "-m", "bench.serve", kind, str(directory), *arguments]
+        self._stall_file = directory / "stall"
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
 
@@ -64,22 +66,49 @@ class Server:
 
     def cpu_s(self) -> float:
         """CPU time of all its threads so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return self.cpu_s_of(self.pid)
+
+    @staticmethod
+    def cpu_s_of(pid: int) -> float:
+        """As `cpu_s`, of any process."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
     def memory_mb(self) -> int:
         """What it has in memory now."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) // 1024
-        return 0
+        return memory_mb_of(self.pid)
+
+    async def stall_ms(self) -> float:
+        """How long its event loop was away at most, since this was last asked for."""
+        assert self._process is not None
+        self._stall_file.unlink(missing_ok=True)
+        self._process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(STOP_S_MAX):
+            while not self._stall_file.exists():
+                await asyncio.sleep(0.005)
+        return float(self._stall_file.read_text())
+
+
+def memory_mb_of(pid: int) -> int:
+    """What a process has in memory now."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+class Measured(Protocol):
+    """A process whose time is taken."""
+
+    def cpu_s(self) -> float: ...
+    def memory_mb(self) -> int: ...
 
 
 @dataclass(slots=True)
 class Spent:
     """Time spent since `start`, by the clock, by the server, and by this process."""
 
-    server: Server
+    server: Measured
     seconds: float = 0.0
     server_s: float = 0.0
     client_s: float = 0.0

@@ -52,6 +52,41 @@ TARGETS = {
         lambda each, _: each.p50_ms <= 2 and each.p99_ms <= 5 and not each.notes["early"],
     ),
     "client produce_many": Target("aim: 150,000 msg/s", lambda each, _: each.rate >= 150_000),
+    "singles": Target(">= 15,000 msg/s", lambda each, _: each.rate >= 15_000),
+    "burst": Target(
+        "drained in <= 3 s, others' p99 < 2 x before",
+        lambda each, _: (
+            each.notes["drained_s"] <= 3
+            and each.notes["others_p99_ms"] < 2 * each.notes["others_p99_ms_before"]
+        ),
+    ),
+    "pending": Target(
+        "memory within 64 MB of none", lambda each, _: each.notes["more_mb"] <= 64
+    ),
+    "pending: restart": Target(
+        "<= 1 s after SIGTERM, <= 2 s after kill -9",
+        lambda each, _: (
+            each.notes["after_term_ms"] <= 1000 and each.notes["after_kill_ms"] <= 2000
+        ),
+    ),
+    "groups": Target("no stall above 50 ms", lambda each, _: each.notes["stall_ms"] <= 50),
+    "idle partitions": Target(
+        "no stall above 50 ms, >= 0.8 of plain",
+        lambda each, _: each.notes["stall_ms"] <= 50 and each.notes["of_plain"] >= 0.8,
+    ),
+    "leases given back": Target(
+        "no stall above 50 ms", lambda each, _: each.notes["stall_ms"] <= 50
+    ),
+    "nacked for an hour": Target(
+        "no stall above 50 ms, >= 0.8 of plain",
+        lambda each, _: each.notes["stall_ms"] <= 50 and each.notes["of_plain"] >= 0.8,
+    ),
+    "fair": Target(
+        "within 20 %",
+        lambda each, _: (
+            each.notes["partitions_off"] <= 0.2 and each.notes["consumers_off"] <= 0.2
+        ),
+    ),
     "client async for + ack": Target("aim: 80,000 msg/s", lambda each, _: each.rate >= 80_000),
 }
 
@@ -85,6 +120,15 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """As texts, in the order of `HEADS`."""
         return [self._row(each) for each in self.figures]
+
+    def notes(self) -> list[str]:
+        """What there is to say beside the columns, a line each."""
+        return [
+            f"{each.line}: "
+            + ", ".join(f"{name} {each.notes[name]:.4g}" for name in each.notes)
+            for each in self.figures
+            if each.notes
+        ]
 
     def _row(self, figure: Figure) -> tuple[str, ...]:
         parts = self._parts(figure)
@@ -143,6 +187,8 @@ def show(report: Report) -> None:
         column.justify = "right"
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(table)
+    for line in report.notes():
+        console.print(line, style="dim", highlight=False)
     console.print(report.machine, style="dim", highlight=False)
     for name, failure in report.failures.items():
         console.print(f"{name}: {failure}", style="bold red", highlight=False)
@@ -153,4 +199,5 @@ def markdown(report: Report) -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join("---" for _ in HEADS) + " |"]
     lines += ["| " + " | ".join(row) + " |" for row in report.rows()]
     lines += [f"\n{name}: {failure}" for name, failure in report.failures.items()]
+    lines += ["", *(f"- {line}" for line in report.notes())]
     return "\n".join([*lines, "", report.machine])

@@ -25,6 +25,8 @@ from bench.floors import serve_floor
 from sandglass.adapters.system import SystemClock
 from sandglass.node import Node, NodeConfig
 
+STALL_LOOK_S = 0.002
+
 SWITCH_INTERVAL_S = 0.0005
 """A thread that has synced the log must not wait 5 ms for the interpreter."""
 
@@ -53,15 +55,40 @@ def main() -> None:
     uvloop.run(_serve(options))
 
 
+class _StallWatch:
+    """How long the event loop was away at most, written to a file at SIGUSR1."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._file = (directory or Path()) / "stall"
+        self._stall_s = 0.0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            planned = loop.time() + STALL_LOOK_S
+            await asyncio.sleep(STALL_LOOK_S)
+            self._stall_s = max(self._stall_s, loop.time() - planned)
+
+    def report(self) -> None:
+        part = self._file.with_suffix(".new")
+        part.write_text(str(self._stall_s * 1000))
+        part.rename(self._file)
+        self._stall_s = 0.0
+
+
 async def _serve(options: argparse.Namespace) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    watch = _StallWatch(options.directory)
+    loop.add_signal_handler(signal.SIGUSR1, watch.report)
+    watching = asyncio.create_task(watch.run())
     async with _serving(options) as port:
         print(port, flush=True)
         if options.profile is None:
             await stopping.wait()
+            watching.cancel()
             return
         profile = cProfile.Profile()
         profile.enable()

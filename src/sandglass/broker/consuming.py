@@ -56,8 +56,8 @@ class Consumers:
         self._subscriptions: dict[int, Subscription] = {}
         self._drains: dict[int, Subscription] = {}
         self._ready_list = ReadyList(self._subscriptions, loop.ready)
-        self._fed: set[int] = set()
-        """Consumers that the partition whose turn it is has given something to."""
+        self._has_fed = False
+        """The partition whose turn it is has handed something out."""
         self._consumer_keys = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         loop.on_deliveries = self._deliver
@@ -536,9 +536,9 @@ class Consumers:
     # --- what the loop tells ------------------------------------------------------------------
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
+        self._has_fed = True
         counts, wall_ms = self.loop.stats, self.loop.clock.wall_ms()
         for delivery in deliveries:
-            self._fed.add(delivery.consumer.key)
             counts.handed_out(delivery.partition, delivery.lease.count)
             if not delivery.lease.is_retry and delivery.slices[0].origin is None:
                 counts.came(wall_ms, delivery.slices)
@@ -547,8 +547,8 @@ class Consumers:
                 subscription.receiver.deliver(subscription, delivery)
 
     def _dispatched(self, partition: Partition) -> None:
-        self._ready_list.dispatched(partition, self._fed)
-        self._fed.clear()
+        self._ready_list.dispatched(partition, has_fed=self._has_fed)
+        self._has_fed = False
         if not self._drains:
             return
         for subscription in [*self._drains.values()]:
