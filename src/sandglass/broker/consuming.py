@@ -7,7 +7,7 @@ records at once, and are answered when those are applied. What is refused is ref
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 
 from sandglass.broker.drain import Drain
@@ -396,16 +396,12 @@ class Consumers:
 
     def _drop_left(self, session: Session) -> None:
         """Subscriptions that were left are kept only for the leases that they hold."""
+        if not any(subscription.is_left for subscription in session.subscriptions.values()):
+            return
+        holding = {subscription.id for subscription, _, _ in self.open_leases(session)}
         for subscription in [*session.subscriptions.values()]:
-            if subscription.is_left and not any(self._leases_of(subscription)):
+            if subscription.is_left and subscription.id not in holding:
                 del session.subscriptions[subscription.id]
-
-    def _leases_of(self, subscription: Subscription) -> Iterator[tuple[int, int]]:
-        """(partition number, token) of each."""
-        for number, group in subscription.groups.items():
-            for lease in group.leases.values():
-                if lease.consumer == subscription.consumer.key:
-                    yield number, lease.token
 
     def _forget(self, subscription: Subscription) -> None:
         subscription.is_closed = True
@@ -476,10 +472,17 @@ class Consumers:
 
     def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
         """(subscription, partition number, token) of all that the session holds."""
-        return [
-            (subscription, number, token)
+        of_key = {each.consumer.key: each for each in session.subscriptions.values()}
+        groups = {
+            (number, group.number): group
             for subscription in session.subscriptions.values()
-            for number, token in self._leases_of(subscription)
+            for number, group in subscription.groups.items()
+        }
+        return [
+            (of_key[lease.consumer], number, lease.token)
+            for (number, _), group in groups.items()
+            for lease in group.leases.values()
+            if lease.consumer in of_key
         ]
 
     def detach(self, session: Session, attachment: int) -> None:

@@ -67,6 +67,16 @@ class Turn:
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
     operations: list[Operation] = field(default_factory=list[Operation])
     """Moves and expiries, to become records."""
+    size_bytes: int = 0
+    """Handed out from the main order, about."""
+
+    def is_over(self) -> bool:
+        """It has handed out enough: other groups have theirs in the next."""
+        return (
+            len(self.deliveries) >= limits.TURN_DELIVERY_COUNT_MAX
+            or self.size_bytes >= limits.TURN_DELIVERY_BYTES_MAX
+        )
+
     bodies: dict[tuple[str, int], bytes] = field(default_factory=dict[tuple[str, int], bytes])
     """Of rows that retries were read from, by channel and first offset: see `share`."""
 
@@ -100,6 +110,7 @@ def dispatch_group(group: Group, turn: Turn) -> None:
         bytes_max=min(credit_bytes, limits.TURN_DELIVERY_BYTES_MAX),
     )
     if found.stretches:
+        turn.size_bytes += found.size_bytes
         _share_out(group, found, turn)
 
 

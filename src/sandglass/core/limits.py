@@ -137,12 +137,12 @@ DELIVERY_BYTES_MAX: Final = 512 * 1024
 """What goes under one lease, so that columns fit into its frame; or one larger message."""
 
 TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
-"""What one dispatch of one group may hand out before others have their turn."""
+"""What one dispatch of a partition hands out, and the group that goes beyond it."""
 
 TURN_ROW_COUNT_MAX: Final = 500
 """As above in rows: a row a message is the costliest shape to hand out, some 3 µs each."""
 
-TURN_DELIVERY_COUNT_MAX: Final = 200
+TURN_DELIVERY_COUNT_MAX: Final = 100
 """Deliveries of one partition to all its groups, a turn: some 50 µs each."""
 
 TURN_PARTITION_COUNT_MAX: Final = 200
@@ -151,7 +151,7 @@ TURN_PARTITION_COUNT_MAX: Final = 200
 TURN_CUT_COUNT_MAX: Final = 250
 """Partitions that retention looks at, each second: two reads of the view each."""
 
-TURN_APPEND_COUNT_MAX: Final = 1000
+TURN_APPEND_COUNT_MAX: Final = 500
 """Records that go with one sync, and are applied together: some 20 µs each."""
 
 TURN_APPEND_BYTES_MAX: Final = 8 * 1024 * 1024

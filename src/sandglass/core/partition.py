@@ -711,7 +711,7 @@ class Partition:
         )
         self.starved = []
         for place, group in enumerate(self.reading):
-            if len(turn.deliveries) >= limits.TURN_DELIVERY_COUNT_MAX:
+            if turn.is_over():
                 self.reading = self.reading[place:] + self.reading[:place]
                 break
             if not group.is_due(moment.wall_ms, moment.steady_ms):
