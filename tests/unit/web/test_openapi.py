@@ -12,6 +12,8 @@ from sandglass.web.probes import Probes
 from sandglass.web.routes import table
 from sandglass.web.stream import Streams
 from sandglass.web.topics import Topics
+from sandglass.wire.compat import sandglass_pb2 as compat
+from sandglass.wire.v1 import admin_pb2, broker_pb2, keyvalue_pb2
 
 CALLS = [
     (path, method, call) for path, methods in PATHS.items() for method, call in methods.items()
@@ -71,3 +73,44 @@ def test_the_page_shows_every_path_and_schema_and_loads_nothing() -> None:
     assert {"/openapi.json", *(f"#{name}" for name in SCHEMAS)} >= set(
         re.findall(r'href="([^"]*)"', PAGE)
     )
+
+
+WIRE: dict[str, Any] = {
+    "TopicConfig": compat.TopicConfig,
+    "TopicReply": compat.TopicReply,
+    "GetTopicReply": compat.GetTopicReply,
+    "ProduceMessageRequest": compat.ProduceMessageRequest,
+    "ProduceResponse": compat.ProduceResponse,
+    "MarkRequest": compat.MarkRequest,
+    "MarkResponse": compat.MarkResponse,
+    "Message": compat.Message,
+    "Topics": admin_pb2.ListTopicsReply,
+    "Topic": admin_pb2.Topic,
+    "Settings": admin_pb2.TopicSettings,
+    "Groups": admin_pb2.ListGroupsReply,
+    "Group": admin_pb2.Group,
+    "GroupStatus": admin_pb2.GroupStatus,
+    "Header": broker_pb2.Header,
+    "Placed": broker_pb2.Placed,
+    **{
+        name: getattr(keyvalue_pb2, name)
+        for name in (
+            "Key", "Entry", "GetRequest", "GetReply", "HasRequest", "HasReply", "PutRequest",
+            "PutReply", "DeleteRequest", "DeleteReply", "ScanRequest", "ScanReply",
+        )
+    },
+}  # fmt: skip
+BY_PATH = {"topic", "partition"}
+OURS = {"Message": {"id", "headers"}}
+UNTOLD = {"MarkRequest": {"state"}}
+"""Fields of the wire that the document leaves out."""
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_a_schema_has_the_fields_of_its_message(name: str) -> None:
+    shown = set(SCHEMAS[name]["properties"]) - OURS.get(name, set())
+    fields = {each.json_name for each in WIRE[name].DESCRIPTOR.fields}
+
+    left_out = UNTOLD.get(name, set()) | (BY_PATH if name.endswith("Request") else set())
+    assert shown <= fields
+    assert fields - shown <= left_out
