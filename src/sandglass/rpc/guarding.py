@@ -2,9 +2,8 @@
 The guard at the gRPC port: every call shows its token before anything is done for it.
 
 An interceptor, so that no service can be forgotten: ours, reflection, and calls that don't
-exist. Health alone is open to everybody, for whoever watches over processes has no token. A
-call that streams is held by the guard, and ends when its token is revoked; one of a single
-request and reply was admitted when it came, and is finished.
+exist. Health alone is open to everybody, for whoever watches over processes has no token. The
+guard holds each call, and it ends when its token is revoked, however long it would have waited.
 """
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
@@ -47,9 +46,7 @@ class Guarding(grpc.aio.ServerInterceptor):
         except UnauthenticatedError as error:
             return _refusing(error)
         handler = await continuation(handler_call_details)
-        if handler is None or not (handler.request_streaming or handler.response_streaming):
-            return handler
-        return _held(self._guard, admission, handler)
+        return handler if handler is None else _held(self._guard, admission, handler)
 
 
 def _refusing(error: UnauthenticatedError) -> Handler:
@@ -63,11 +60,7 @@ def _refusing(error: UnauthenticatedError) -> Handler:
 
 def _held(guard: Guard, admission: Admission, handler: Handler) -> Handler:
     """The same handler, ended when the token is revoked."""
-    call: Any = next(
-        each
-        for each in (handler.unary_stream, handler.stream_stream, handler.stream_unary)
-        if each is not None
-    )
+    make, call = _kind_of(handler)
 
     async def handle(request: Any, context: calls.Context) -> Any:
         try:
@@ -79,19 +72,19 @@ def _held(guard: Guard, admission: Admission, handler: Handler) -> Handler:
         except UnauthenticatedError as error:
             await calls.abort(context, error)
 
-    return _like(handler, handle)
-
-
-def _like(handler: Handler, call: Callable[..., Any]) -> Handler:
-    """A handler of the same kind that reads and writes messages as the other does."""
-    if not handler.request_streaming:
-        make = grpc.unary_stream_rpc_method_handler
-    elif handler.response_streaming:
-        make = grpc.stream_stream_rpc_method_handler
-    else:
-        make = grpc.stream_unary_rpc_method_handler
     return make(
-        call,
+        handle,
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
+
+
+def _kind_of(handler: Handler) -> tuple[Callable[..., Handler], Any]:
+    """What makes a handler of the same kind, and the call of this one."""
+    kinds = (
+        (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+        (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+        (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+    )
+    return next((make, call) for make, call in kinds if call is not None)

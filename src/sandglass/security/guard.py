@@ -78,7 +78,8 @@ class Guard:
         Cancels the block when the token is revoked.
 
         Raises:
-            UnauthenticatedError: that happened, or had happened before.
+            UnauthenticatedError: that happened, and `is_result_unknown`; or it had happened
+                before, and nothing was begun.
         """
         if admission.digest not in self._tokens:
             raise UnauthenticatedError(REVOKED)
@@ -98,7 +99,7 @@ class Guard:
         except asyncio.CancelledError:
             # Another's cancellation passes, also one that came together with ours.
             if is_revoked and task.uncancel() == 0:
-                raise UnauthenticatedError(REVOKED) from None
+                raise UnauthenticatedError(REVOKED, is_result_unknown=True) from None
             raise
         finally:
             held.discard(revoke)

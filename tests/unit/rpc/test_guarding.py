@@ -118,6 +118,23 @@ async def test_open_streams_end_when_their_token_is_revoked(channel, access):
     assert REVOKED == (await refusal(session.read())).message
 
 
+async def test_a_call_under_way_ends_when_its_token_is_revoked_with_its_result_unknown(
+    channel, broker, access
+):
+    broker.waiting = []
+    batch = broker_pb2.MessageBatch(messages=[broker_pb2.Message(value=b"a")])
+    request = broker_pb2.ProduceRequest(topic="t", batch=batch.SerializeToString(), count=1)
+    call = BrokerStub(channel).Produce(request, metadata=GOOD)
+    async with asyncio.timeout(20):
+        while not broker.batches:
+            await asyncio.sleep(0.01)
+
+    access.guard.replace({})
+
+    error = await refusal(call)
+    assert (REVOKED, True) == (error.message, error.is_result_unknown)
+
+
 async def test_a_stream_that_nobody_reads_ends_for_the_node_all_the_same(broker, access):
     ended = asyncio.Event()
 

@@ -83,8 +83,9 @@ async def test_a_revoked_token_ends_what_is_held_and_nothing_else() -> None:
         await asyncio.sleep(0)
 
     assert guard.replace({digest_of("sg_two"): "two"}) == ["one"]
-    with pytest.raises(UnauthenticatedError, match=REVOKED):
+    with pytest.raises(UnauthenticatedError, match=REVOKED) as ended:
         await one
+    assert ended.value.is_result_unknown
     assert not other.done()
     assert refusal(guard, "Bearer sg_one") == UNKNOWN
     other.cancel()
@@ -97,9 +98,10 @@ async def test_a_token_revoked_between_its_admission_and_the_hold_is_refused() -
     admission = guard.admit(["Bearer sg_one"])
     guard.replace({})
 
-    with pytest.raises(UnauthenticatedError, match=REVOKED):
+    with pytest.raises(UnauthenticatedError, match=REVOKED) as refused:
         async with guard.held(admission):
             pytest.fail("nobody comes in")
+    assert not refused.value.is_result_unknown
 
 
 async def test_a_new_token_under_an_old_name_revokes_the_old_one() -> None:

@@ -292,6 +292,8 @@ class Connection:
         elif not isinstance(refusal, DeniedError | UnsupportedError):
             return
         self._before_frame()  # what waits for a frame has been refused as well
+        # What is refused here was never sent, whatever became of the stream.
+        refusal.is_result_unknown = False
         self._emit(self.session.refused(refusal))
 
     # --- time and work ------------------------------------------------------------------------
