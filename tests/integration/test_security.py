@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -262,6 +265,76 @@ async def test_no_token_is_in_the_log(house: House) -> None:
 
     assert "secret" not in node.stderr
     assert all(line.startswith("{") for line in node.stderr.splitlines()), node.stderr
+
+
+# --- HTTP -------------------------------------------------------------------------------------
+
+
+async def get(url: str, authority: Authority, token: str = "") -> int:
+    """The status of an answer."""
+    context = ssl.create_default_context(cafile=str(authority.file))
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, headers=headers)
+
+    def fetch() -> int:
+        try:
+            with urllib.request.urlopen(request, timeout=WAIT_S, context=context) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    return await asyncio.to_thread(fetch)
+
+
+async def test_http_has_the_same_certificate_and_tokens(house: House) -> None:
+    async with house.node(*house.tls, *house.asking) as node:
+        address = f"https://localhost:{node.http_port}"
+        statuses = [
+            await get(f"{address}{path}", house.authority, token)
+            for path in ("/topics", "/metrics", "/none", "/livez")
+            for token in ("", "sg_guess", MAILER)
+        ]
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            await get(f"{address}/livez", Authority(house.folder, "stranger"))
+        remove_token(house.tokens, "mailer")
+        await until(lambda: "revoked ['mailer']" in node.stderr, "the revocation")
+        revoked = await get(f"{address}/topics", house.authority, MAILER)
+
+        other = Authority(house.folder, "other")
+        pair = other.issue("server")
+        os.replace(pair.key, house.pair.key)
+        os.replace(pair.certificate, house.pair.certificate)
+        await until(lambda: "the certificate changed" in node.stderr, "the certificate")
+        renewed = await get(f"{address}/livez", other)
+
+    assert statuses == [401, 401, 200, 401, 401, 200, 401, 401, 404, 200, 200, 200]
+    assert (revoked, renewed) == (401, 200)
+
+
+async def test_http_asks_for_a_certificate_too(house: House) -> None:
+    ours = house.authority.issue("client")
+    async with house.node(*house.mutual) as node:
+        context = ssl.create_default_context(cafile=str(house.authority.file))
+
+        async def answered() -> bytes:
+            """The first line; with TLS 1.3 a client hears of its refusal when it reads."""
+            reader, writer = await asyncio.open_connection(
+                "localhost", node.http_port, ssl=context
+            )
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            try:
+                return (await reader.read(64)).split(b"\r")[0]
+            except OSError:
+                return b""
+            finally:
+                writer.close()
+
+        without = await answered()
+        context.load_cert_chain(ours.certificate, ours.key)
+        shown = await answered()
+
+    assert (without, shown) == (b"", b"HTTP/1.1 200 OK")
 
 
 # --- what starts ------------------------------------------------------------------------------
