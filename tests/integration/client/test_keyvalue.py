@@ -1,5 +1,6 @@
 """The client on KV topics, with a real node."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -7,6 +8,7 @@ import pytest
 
 from sandglass import (
     AsyncClient,
+    Client,
     InvalidError,
     Message,
     NotFoundError,
@@ -137,3 +139,20 @@ async def test_entries_outlive_the_node() -> None:
                     "127.0.0.1:1", timeout=timedelta(milliseconds=200)
                 ) as nobody:
                     await nobody.get("ages", "ada")
+
+
+async def test_the_synchronous_client_has_the_same_calls(client: AsyncClient) -> None:
+    """In a thread, beside the asynchronous one."""
+    [address] = client._endpoint.addresses
+
+    def use() -> None:
+        with Client(address) as threaded:
+            receipt = threaded.put("ages", "ada", "36", clustering_key="age")
+            entry = threaded.get("ages", "ada", clustering_key="age")
+            assert entry is not None
+            assert (receipt.index, b"36") == (entry.revision, entry.value)
+            assert threaded.has("ages", "ada", clustering_key="age")
+            assert threaded.delete("ages", "ada", clustering_key="age")
+            assert threaded.get("ages", "ada", clustering_key="age") is None
+
+    await asyncio.to_thread(use)
