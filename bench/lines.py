@@ -49,6 +49,7 @@ class Sizes:
     put_batches: int = 300
     client_produce_count: int = 400_000
     client_consume_count: int = 250_000
+    client_single_count: int = 40_000
     is_quick: bool = False
 
 
@@ -63,6 +64,7 @@ QUICK = Sizes(
     put_batches=5,
     client_produce_count=3000,
     client_consume_count=3000,
+    client_single_count=1000,
     is_quick=True,
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.faces import PART_TO_REACH
 from bench.lines import NODE, Figure
 
 HEADS = (
@@ -89,6 +90,12 @@ TARGETS = {
     ),
     "client async for + ack": Target("aim: 80,000 msg/s", lambda each, _: each.rate >= 80_000),
 }
+TARGETS |= {
+    f"Client {work}": Target(
+        ">= 0.7 of AsyncClient", lambda each, _: each.notes["part"] >= PART_TO_REACH
+    )
+    for work in ("produce", "consume", "futures", "callers")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,8 @@ class Report:
         parts = self._parts(figure)
         is_met = self.is_met(figure)
         goal = "" if is_met is None else TARGETS[figure.line].text
+        if "part" in figure.notes:
+            goal = f"{figure.notes['part']:.2f} of AsyncClient, >= {PART_TO_REACH}"
         return (
             figure.line,
             figure.kind,

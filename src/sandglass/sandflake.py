@@ -10,13 +10,15 @@ Rules
 1. Order is that of the bytes: time, then worker, sequence, chance.
 2. A generator never waits. Within one millisecond the sequence counts up; in any other one, an
    earlier one too, it starts at 0. Across a step of the clock order isn't promised.
-3. Clock and chance are handed in: this file reads neither.
+3. Clock and chance are handed in. Only `next` takes the machine's.
 
 A small library of its own: it imports nothing of Sandglass.
 """
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -165,7 +167,11 @@ class Generator:
     def __init__(self, *, wall_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> None:
         self._wall_ms = wall_ms
         self._entropy = entropy
-        self._worker = int.from_bytes(entropy(4), "big")
+        self.renew()
+
+    def renew(self) -> None:
+        """Draws another worker's number: for a process that was forked off."""
+        self._worker = int.from_bytes(self._entropy(4), "big")
         self._time_ms = -1
         self._sequence = 0
         self._lock = threading.Lock()
@@ -215,6 +221,18 @@ class FixedTimeGenerator:
             sequence=sequence,
             chance=self._entropy(CHANCE_BYTES),
         )
+
+
+_machine: Final = Generator(
+    wall_ms=lambda: time.time_ns() // 1_000_000,  # noqa: TID251 - this is what `next` is for
+    entropy=os.urandom,  # noqa: TID251 - as above
+)
+os.register_at_fork(after_in_child=_machine.renew)
+
+
+def next() -> Sandflake:  # noqa: A001 - the name that the library has in every language
+    """The next id, by the machine's clock and chance. For all threads, and forked processes."""
+    return _machine.next()
 
 
 def _check_fits(name: str, number: int, limit: int) -> int:

@@ -27,6 +27,11 @@ ALONE = {
     "fair",
     "client produce_many",
     "client async for + ack",
+    *(
+        f"{face} {work}"
+        for face in ("AsyncClient", "Client")
+        for work in ("produce", "consume", "futures", "callers")
+    ),
 }
 
 

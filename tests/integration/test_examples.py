@@ -38,7 +38,17 @@ async def run(broker: Broker, name: str) -> list[str]:
 
 
 def test_every_example_is_run_here() -> None:
-    tested = {"hello.py", "schedule.py", "worker_pool.py", "dead_letters.py"}
+    tested = {
+        "hello.py",
+        "schedule.py",
+        "worker_pool.py",
+        "dead_letters.py",
+        "sync_producer.py",
+        "async_producer.py",
+        "sync_consumer.py",
+        "sync_mux.py",
+        "async_mux.py",
+    }
 
     assert tested == {path.name for path in EXAMPLES.glob("*.py")}
 
@@ -78,3 +88,31 @@ async def test_dead_letters_say_whose_they_were_and_why(broker: Broker) -> None:
         'dead letter: {"id": 3, "x": 0} of group billing after 1 attempts: field x is unknown',
         f"{not_json} line 1 column 1 (char 0)",
     } == set(said)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_producers_produce_in_every_way(broker: Broker, face: str) -> None:
+    said = await run(broker, f"{face}_producer.py")
+
+    assert said[0].endswith(", index 1")
+    assert [" 100 answers", " 10000 messages"] == [line.split(":")[1] for line in said[1:]]
+
+
+async def test_a_loop_without_asyncio_settles_what_it_is_given(broker: Broker) -> None:
+    for _ in range(2):
+        said = await run(broker, "sync_consumer.py")
+
+        assert [
+            "delivered: books, attempt 1",
+            "delivered: glass, attempt 2",
+            "delivered: shoes, attempt 1",
+        ] == sorted(said)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_muxes_call_functions_by_topic(broker: Broker, face: str) -> None:
+    said = await run(broker, f"{face}_mux.py")
+
+    told = [line for line in said if line.startswith(("sent", "filed"))]
+    assert ["sent: to ann, attempt 2", "filed: to ann"] == told
+    assert "ConnectionError: the mail server is away" in said

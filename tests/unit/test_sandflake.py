@@ -1,6 +1,9 @@
 """Sandflake ids: vectors, order, and the two generators."""
 
 import itertools
+import os
+import threading
+import time
 
 import pytest
 
@@ -160,11 +163,72 @@ def test_a_used_up_sequence_starts_at_zero(kind: str, monkeypatch: pytest.Monkey
     assert [sandflake.SEQUENCE_MAX, 0, 1] == [generator.next().sequence for _ in range(3)]
 
 
-def test_no_two_ids_share_millisecond_and_sequence() -> None:
-    generator = ticking([each // 100 for each in range(20_000)])
+def test_a_million_ids_share_no_millisecond_and_sequence() -> None:
+    """As fast as a generator goes: some 10,000 ids within each millisecond."""
+    generator = ticking([each // 10_000 for each in range(1_000_000)])
 
-    pairs = {
-        (flake.time_ms, flake.sequence) for flake in (generator.next() for _ in range(20_000))
-    }
+    # The first 13 bytes less the worker's, which is always the same.
+    heads = {generator.next().raw[:13] for _ in range(1_000_000)}
 
-    assert 20_000 == len(pairs)
+    assert 1_000_000 == len(heads)
+
+
+@pytest.mark.parametrize(
+    ("step_us", "count", "sequence"), [(1, 20, 20), (250, 3, 3), (250, 7, 3), (1000, 1, 0)]
+)
+def test_sequence_counts_steps_within_a_millisecond(
+    step_us: int, count: int, sequence: int
+) -> None:
+    """A clock of microseconds goes on by steps, from the start of a millisecond."""
+    times_ms = [5 + step_us * each // 1000 for each in range(count + 1)]
+    generator = ticking(times_ms)
+
+    flakes = [generator.next() for _ in times_ms]
+
+    assert sequence == flakes[-1].sequence
+
+
+def test_a_second_id_is_greater_in_bytes_and_text() -> None:
+    for first, second in zip(
+        [sandflake.next() for _ in range(100)],
+        [sandflake.next() for _ in range(100)],
+        strict=True,
+    ):
+        assert first < second
+        assert first.raw < second.raw
+        assert str(first) < str(second)
+
+
+def test_ids_of_the_machine_have_its_time_and_one_worker() -> None:
+    before_ms = time.time_ns() // 1_000_000
+
+    flakes = [sandflake.next() for _ in range(1000)]
+
+    after_ms = time.time_ns() // 1_000_000
+    assert all(before_ms <= flake.time_ms <= after_ms for flake in flakes)
+    assert 1 == len({flake.worker for flake in flakes})
+    assert 1000 == len({flake.raw[:13] for flake in flakes})
+
+
+def test_threads_share_the_machines_generator() -> None:
+    found: list[sandflake.Sandflake] = []
+
+    def work() -> None:
+        found.extend(sandflake.next() for _ in range(2000))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 8000 == len({(flake.time_ms, flake.sequence) for flake in found})
+
+
+def test_a_forked_process_is_another_worker() -> None:
+    generator = Generator(wall_ms=lambda: 5, entropy=os.urandom)
+    before = generator.next()
+
+    generator.renew()
+
+    assert before.worker != generator.next().worker

@@ -2,7 +2,7 @@
 The synchronous client: the same names as `AsyncClient`, for threads.
 
 It is a face: behind it an `AsyncClient` runs in the thread of `thread.py`, with the one session
-that both have. See docs/decisions/0009.
+that both have. See docs/decisions/0012.
 """
 
 import functools
