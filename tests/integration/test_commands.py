@@ -488,7 +488,7 @@ def test_partitions_and_groups_can_be_named(server: Server, topic: str) -> None:
     assert sorted(two.split()) == ["v0", "v2"]
     assert sorted(other.split()) == ["v0", "v1", "v2"]
     shown = json.loads(server.ok("groups", "show", topic, "other", "--json"))
-    assert sorted(each["partition"] for each in shown) == sorted(ids)
+    assert sorted(each["partition"] for each in shown["parts"]) == sorted(ids)
     assert "other" in server.ok("groups", "list")
 
 

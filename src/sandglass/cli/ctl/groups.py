@@ -1,16 +1,17 @@
-"""`sandctl groups`: how far consumers are."""
+"""`sandctl groups`: how far consumers are, and where they begin."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from sandglass.cli.ctl import output
+from sandglass.cli.ctl import output, values
 from sandglass.cli.ctl.call import call, globals_of
 from sandglass.cli.ctl.progress import Progress
-from sandglass.errors import NotFoundError
+from sandglass.errors import InvalidError
 
 if TYPE_CHECKING:
-    from sandglass import AsyncClient, GroupStatus
+    from sandglass import AsyncClient, Group, GroupStatus
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Consumer groups.")
 
@@ -37,7 +38,8 @@ def list_(
     async def work(client: "AsyncClient", _: Progress) -> None:
         names = [topic] if topic else [each.name for each in await client.list_topics()]
         found = [group for name in names for group in await client.list_groups(name)]
-        rows = _summed(found)
+        known = [group for name in names for group in await client.admin.groups(name)]
+        rows = _summed(found, known)
         if globals_of(context).is_json:
             output.print_json(rows)
             return
@@ -58,12 +60,15 @@ def show(
     """Show a group, partition by partition."""
 
     async def work(client: "AsyncClient", _: Progress) -> None:
+        known = output.known_json(await client.admin.group(topic, group))
         found = await client.list_groups(topic, group)
-        if not found:
-            raise NotFoundError(f"group '{group}' of topic '{topic}' not found")
         if globals_of(context).is_json:
-            output.print_json([output.group_json(each) for each in found])
+            parts = [output.group_json(each) for each in found]
+            output.print_json({**known, "parts": parts})
             return
+        for key, value in known.items():
+            print(f"{key}: {', '.join(value) if key == 'own' else value}")
+        print()
         output.print_table(
             ["PARTITION", "CHANNEL", "COMMITTED", *HEADINGS],
             [
@@ -80,8 +85,134 @@ def show(
     call(context, work, label=f"looking at {group}")
 
 
-def _summed(groups: list["GroupStatus"]) -> list[dict[str, Any]]:
-    """A row for each group and channel; consumers are those of the partition that has most."""
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.")]
+Name = Annotated[str, typer.Argument(metavar="GROUP", help="The group's name.")]
+AckTimeout = Annotated[
+    str,
+    typer.Option(
+        "--ack_timeout", metavar="DURATION", help="How long one may be in hand untold."
+    ),
+]
+MaxDeliveries = Annotated[
+    int,
+    typer.Option("--max_deliveries", metavar="N", help="Attempts before it is a dead letter."),
+]
+BackoffText = Annotated[
+    str, typer.Option("--backoff", metavar="BACKOFF", help=values.BACKOFF_HELP)
+]
+Start = Annotated[
+    str,
+    typer.Option("--start", metavar="PLACE", help="beginning, now, or 2027-01-01T09:00:00Z."),
+]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    topic: Topic,
+    group: Name,
+    start: Start = "beginning",
+    ack_timeout: AckTimeout = "",
+    max_deliveries: MaxDeliveries = 0,
+    backoff: BackoffText = "",
+) -> None:
+    """Make a group, with a start that holds for all partitions."""
+    wanted = values.settings_of(ack_timeout, max_deliveries, backoff)
+    place = _place(start)
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        made = await client.admin.create_group(topic, group, start=place, **wanted)
+        _told(context, made, f"group '{group}' of topic '{topic}' was created")
+
+    call(context, work, label=f"creating {group}")
+
+
+@app.command(name="set")
+def set_(
+    context: typer.Context,
+    topic: Topic,
+    group: Name,
+    ack_timeout: AckTimeout = "",
+    max_deliveries: MaxDeliveries = 0,
+    backoff: BackoffText = "",
+    unset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unset",
+            metavar="NAME",
+            help="ack_timeout, max_deliveries or backoff: as the topic has it again.",
+        ),
+    ] = None,
+) -> None:
+    """Change settings of a group: those that are given are stronger than its topic's."""
+    wanted: dict[str, Any] = values.settings_of(ack_timeout, max_deliveries, backoff)
+    if not wanted and not unset:
+        raise InvalidError("no setting is given", field="settings")
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        names: Any = unset or ()
+        changed = await client.admin.set_group(topic, group, unset=names, **wanted)
+        _told(context, changed, f"group '{group}' of topic '{topic}' was changed")
+
+    call(context, work, label=f"changing {group}")
+
+
+@app.command()
+def seek(
+    context: typer.Context,
+    topic: Topic,
+    group: Name,
+    start: Start = "beginning",
+) -> None:
+    """Move a group to another place; attempts start anew."""
+    place = _place(start)
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        moved = await client.admin.seek_group(topic, group, place)
+        _told(context, moved, f"group '{group}' of topic '{topic}' was moved")
+
+    call(context, work, label=f"moving {group}")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    topic: Topic,
+    group: Name,
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete a group with its state; its consumers end."""
+    if not is_sure and sys.stdin.isatty():
+        typer.confirm(f"delete group '{group}'?", abort=True, default=False, err=True)
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        await client.admin.delete_group(topic, group)
+        if globals_of(context).is_json:
+            output.print_json({"deleted": group})
+        else:
+            print(f"group '{group}' of topic '{topic}' was deleted")
+
+    call(context, work, label=f"deleting {group}")
+
+
+def _told(context: typer.Context, group: "Group", text: str) -> None:
+    if globals_of(context).is_json:
+        output.print_json(output.known_json(group))
+    else:
+        print(text)
+
+
+def _place(text: str) -> Any:
+    if text in {"beginning", "now"}:
+        return text
+    return values.moment_of(text, field="--start")
+
+
+def _summed(groups: list["GroupStatus"], known: list["Group"]) -> list[dict[str, Any]]:
+    """
+    A row for each group and channel, and for each that has read nowhere so far; consumers are
+    those of the partition that has most.
+    """
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for each in groups:
         row = rows.setdefault(
@@ -98,4 +229,14 @@ def _summed(groups: list["GroupStatus"]) -> list[dict[str, Any]]:
         for name in COUNTS[:-1]:
             row[name] += getattr(each, name)
         row["consumer_count"] = max(row["consumer_count"], each.consumer_count)
+    reading = {(topic, group) for topic, group, _ in rows}
+    for each in known:
+        if (each.topic, each.name) not in reading:
+            rows[each.topic, each.name, ""] = {
+                "topic": each.topic,
+                "group": each.name,
+                "channel": "",
+                "partition_count": 0,
+                **dict.fromkeys(COUNTS, 0),
+            }
     return [rows[key] for key in sorted(rows)]

@@ -15,7 +15,7 @@ import typer
 
 from sandglass.cli import ending, flags, show
 from sandglass.cli.config import CTL_CONFIG_ENV, load
-from sandglass.cli.ctl import consume, groups, kv, produce, topics
+from sandglass.cli.ctl import consume, dead, groups, kv, produce, schedule, topics
 from sandglass.cli.ctl.call import TOOL, Globals, globals_of
 from sandglass.settings import CtlSettings
 
@@ -42,6 +42,8 @@ app = typer.Typer(
 )
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
+app.add_typer(dead.app, name="dead")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(kv.app, name="kv")
 settings_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Settings.")
 app.add_typer(settings_app, name="config")

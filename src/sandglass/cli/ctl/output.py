@@ -11,10 +11,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from sandglass.cli.ctl import values
 from sandglass.settings import show_duration
 
 if TYPE_CHECKING:
-    from sandglass import AsyncReceived, Entry, GroupStatus, Topic
+    from sandglass import (
+        AsyncReceived,
+        Entry,
+        Group,
+        GroupStatus,
+        StoredDeadLetter,
+        StoredMessage,
+        Topic,
+    )
 
 
 def print_json(value: object) -> None:
@@ -78,8 +87,62 @@ def topic_json(topic: "Topic") -> dict[str, Any]:
         "retention": show_duration(topic.retention),
         "ack_timeout": show_duration(topic.ack_timeout),
         "max_deliveries": topic.max_deliveries,
+        "backoff": values.show_backoff(topic.backoff),
         "created_at": moment(topic.created_at),
     }
+
+
+def known_json(group: "Group") -> dict[str, Any]:
+    """A group of a topic as JSON has it; `own` are settings that aren't the topic's."""
+    return {
+        "topic": group.topic,
+        "group": group.name,
+        "start": moment(group.start) if group.start else None,
+        "created_at": moment(group.created_at),
+        "ack_timeout": show_duration(group.ack_timeout),
+        "max_deliveries": group.max_deliveries,
+        "backoff": values.show_backoff(group.backoff),
+        "own": sorted(group.own),
+    }
+
+
+def stored_json(stored: "StoredMessage") -> dict[str, Any]:
+    """A stored message as JSON has it, with its content if it is there."""
+    found: dict[str, Any] = {
+        "partition": stored.partition,
+        "offset": stored.offset,
+        "index": stored.index,
+        "due_at": moment(stored.due_at),
+        "produced_at": moment(stored.produced_at),
+        "size_bytes": stored.size_bytes,
+    }
+    message = stored.message
+    if message is None:
+        return found
+    found |= _text_or_base64("value", _bytes(message.value))
+    if message.key:
+        found |= _text_or_base64("key", _bytes(message.key))
+    if message.id:
+        found["id"] = message.id
+    headers = {name: _bytes(value) for name, value in message.headers.items()}
+    return found | _headers_json(headers)
+
+
+def letter_json(letter: "StoredDeadLetter") -> dict[str, Any]:
+    """A dead letter as JSON has it."""
+    found = stored_json(letter.letter)
+    found["died_at"] = found.pop("due_at")
+    return found | {
+        "group": letter.group,
+        "channel": letter.channel,
+        "attempts": letter.attempts,
+        "reason": letter.reason,
+        "original_offset": letter.original_offset,
+    }
+
+
+def _bytes(content: bytes | str) -> bytes:
+    return content.encode() if isinstance(content, str) else content
 
 
 def group_json(group: "GroupStatus") -> dict[str, Any]:

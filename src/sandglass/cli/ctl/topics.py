@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from sandglass.cli.ctl import output
+from sandglass.cli.ctl import output, values
 from sandglass.cli.ctl.call import TOOL, call, globals_of
 from sandglass.cli.ctl.progress import Progress
 from sandglass.core import limits
@@ -80,6 +80,9 @@ def create(
             help="Attempts before a message becomes a dead letter; 0 means 5.",
         ),
     ] = 0,
+    backoff: Annotated[
+        str, typer.Option("--backoff", metavar="BACKOFF", help=values.BACKOFF_HELP)
+    ] = "",
 ) -> None:
     """Make a topic."""
     limits.check_name(name, field="topic")
@@ -98,6 +101,7 @@ def create(
         "retention": _length(retention, "--retention"),
         "ack_timeout": _length(ack_timeout, "--ack_timeout"),
         "max_deliveries": max_deliveries or None,
+        "backoff": values.backoff_of(backoff) if backoff else None,
     }
 
     async def work(client: "AsyncClient", _: Progress) -> None:
@@ -169,6 +173,47 @@ def show(context: typer.Context, name: Name) -> None:
         )
 
     call(context, work, label=f"looking at {name}")
+
+
+@app.command(name="set")
+def set_(
+    context: typer.Context,
+    name: Name,
+    retention: Annotated[
+        str,
+        typer.Option(
+            "--retention", metavar="DURATION", help="How long messages are kept once due."
+        ),
+    ] = "",
+    ack_timeout: Annotated[
+        str,
+        typer.Option(
+            "--ack_timeout", metavar="DURATION", help="How long one may be in hand untold."
+        ),
+    ] = "",
+    max_deliveries: Annotated[
+        int,
+        typer.Option(
+            "--max_deliveries", metavar="N", help="Attempts before it is a dead letter."
+        ),
+    ] = 0,
+    backoff: Annotated[
+        str, typer.Option("--backoff", metavar="BACKOFF", help=values.BACKOFF_HELP)
+    ] = "",
+) -> None:
+    """Change settings of a topic: those that are given."""
+    wanted = values.settings_of(ack_timeout, max_deliveries, backoff, retention)
+    if not wanted:
+        raise InvalidError("no setting is given", field="settings")
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        topic = await client.admin.set_topic(name, **wanted)
+        if globals_of(context).is_json:
+            output.print_json(output.topic_json(topic))
+        else:
+            print(f"topic '{name}' was changed")
+
+    call(context, work, label=f"changing {name}")
 
 
 @app.command()

@@ -1,0 +1,88 @@
+"""`sandctl` for operators, against a real node."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.test_commands import FREE_PORTS, Server, serving
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("home")
+    with serving(home, "--data", str(home / "data"), *FREE_PORTS) as started:
+        yield started
+
+
+def shown(server: Server, *arguments: str) -> object:
+    return json.loads(server.ok(*arguments, "--json"))
+
+
+def test_settings_of_topics_and_groups(server: Server) -> None:
+    server.ok("topics", "create", "own", "--backoff", "1s*2..10m~20%")
+    topic = shown(server, "topics", "set", "own", "--retention", "30d", "--max_deliveries", "2")
+    server.ok("groups", "create", "own", "g", "--start", "now", "--backoff", "1s,5s")
+    group = shown(server, "groups", "set", "own", "g", "--ack_timeout", "90s")
+
+    assert isinstance(topic, dict)
+    assert ("1s*2..10m~20%", "30d", 2) == (
+        topic["backoff"],
+        topic["retention"],
+        topic["max_deliveries"],
+    )
+    assert isinstance(group, dict)
+    assert ("1s,5s", "1m30s", ["ack_timeout", "backoff"]) == (
+        group["backoff"],
+        group["ack_timeout"],
+        group["own"],
+    )
+    listed = shown(server, "groups", "list", "own")
+    assert isinstance(listed, list)
+    assert ["g"] == [each["group"] for each in listed]
+    server.ok("groups", "seek", "own", "g", "--start", "beginning")
+    assert {"deleted": "g"} == shown(server, "groups", "delete", "own", "g", "--yes")
+    assert [] == shown(server, "groups", "list", "own")
+
+
+def test_dead_letters_and_what_is_pending(server: Server) -> None:
+    server.ok("topics", "create", "d")
+    server.ok("produce", "d", "later", "--delay", "1h")
+
+    pending = shown(server, "schedule", "count", "d")
+    listed = shown(server, "schedule", "list", "d")
+
+    assert isinstance(pending, dict)
+    assert (1, False) == (pending["count"], pending["is_lower_bound"])
+    assert isinstance(listed, list)
+    assert 1 == len(listed)
+    assert [] == shown(server, "dead", "list", "d")
+    assert {"count": 0, "size_bytes": 0, "groups": []} == shown(server, "dead", "count", "d")
+    for command in ("redrive", "purge"):
+        assert {"count": 0, "skipped_count": 0} == shown(server, "dead", command, "d")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        ("topics set s", 2, "no setting is given"),
+        ("topics set none --retention 1d", 1, "'none' not found"),
+        ("topics create x --backoff soon", 2, "--backoff"),
+        ("groups set s none --unset backoff", 1, "not found"),
+        ("groups create s h --start yesterday", 2, "--start"),
+        ("dead redrive s --at here", 2, "PARTITION/OFFSET"),
+        ("dead purge s --older-than soon", 2, "--older-than"),
+        ("schedule count s --from noon", 2, "--from"),
+        ("schedule count none", 1, "'none' not found"),
+    ],
+)
+def test_what_is_wrong_is_one_line(server: Server, line: str, code: int, text: str) -> None:
+    if "'none'" not in text:
+        server.ctl("topics", "create", "s")
+
+    done = server.ctl(*line.split())
+
+    first, *rest = done.stderr.decode().splitlines()
+    assert (code, b"") == (done.returncode, done.stdout)
+    assert text in first
+    assert len(rest) == (1 if code == 2 else 0)
