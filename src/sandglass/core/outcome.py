@@ -318,7 +318,10 @@ def _bury(
     operations: list[Operation] = []
     first_index = partition.assigned_index + 1
     for low, high, _ in (*main, *retry):
-        for part in read_slices(view, group.prefix_at(low, view), low, high):
+        prefix = group.prefix_at(low, view)
+        is_redriven = prefix == group.rows_prefix(is_redriven=True)
+        for part in read_slices(view, prefix, low, high):
+            place = part.due_ms << INDEX_BITS | part.first_index
             body = partition.slicer(part.body, part.row_count, part.first, part.count)
             operations.append(
                 Append(
@@ -331,7 +334,11 @@ def _bury(
                     [False],
                     [],
                     DeadLetterOrigin(
-                        first_place(part), group.name, attempts, reason, group.channel
+                        first_place(part) if is_redriven else place,
+                        group.name,
+                        attempts,
+                        reason,
+                        group.channel,
                     ),
                 )
             )

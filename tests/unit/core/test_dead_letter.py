@@ -263,3 +263,16 @@ def test_nothing_is_handed_out_to_readers_while_a_purge_is_on_its_way() -> None:
     assert [] == drive.take()
     drive.apply(record)
     assert [] == drive.take()
+
+
+def test_a_dead_letter_that_its_reader_gives_up_names_its_place_among_them() -> None:
+    drive = died(1)
+    (letter,) = drive.letters()
+    drive.read(drive.group("r", channel=DEAD_LETTER_CHANNEL))
+
+    drive.end(drive.dispatch()[0], Ending.DEAD)
+
+    origin = drive.letters()[-1].origin
+    assert origin is not None
+    assert (letter.due_ms << INDEX_BITS | letter.first_index) == origin.offset
+    assert ("r", DEAD_LETTER_CHANNEL) == (origin.group, origin.channel)
