@@ -45,10 +45,14 @@ async def serve_floor(path: Path | None) -> AsyncIterator[int]:
     server = grpc.aio.server(options=_OPTIONS)
     session = grpc.stream_stream_rpc_method_handler(floor.session)
     create = grpc.unary_unary_rpc_method_handler(floor.create_topic)
+    produce = grpc.unary_unary_rpc_method_handler(floor.produce)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler("sandglass.v1.Broker", {"Session": session}),
             grpc.method_handlers_generic_handler("sandglass.v1.Admin", {"CreateTopic": create}),
+            grpc.method_handlers_generic_handler(
+                "sandglass.BrokerService", {"Produce": produce}
+            ),
         )
     )
     port = server.add_insecure_port("127.0.0.1:0")
@@ -89,6 +93,10 @@ class Floor:
             self.file.truncate()
         topic = admin_pb2.Topic(name=request.name, partitions=["0"])
         return admin_pb2.CreateTopicReply(topic=topic).SerializeToString()
+
+    async def produce(self, _raw: bytes, _: Any) -> bytes:
+        """What a unary call costs that does nothing."""
+        return b""
 
     async def session(self, _: Any, context: Any) -> None:
         """One stream."""

@@ -50,6 +50,8 @@ class Sizes:
     client_produce_count: int = 400_000
     client_consume_count: int = 250_000
     client_single_count: int = 40_000
+    compatible_batches: int = 1000
+    compatible_singles: int = 20_000
     is_quick: bool = False
 
 
@@ -65,6 +67,8 @@ QUICK = Sizes(
     client_produce_count=3000,
     client_consume_count=3000,
     client_single_count=1000,
+    compatible_batches=20,
+    compatible_singles=500,
     is_quick=True,
 )
 

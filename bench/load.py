@@ -258,6 +258,7 @@ class InOrder:
 
     count: int = 0
     sum: int = 0
+    size_bytes: int = 0
     arrived_ns: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """(last index, when)."""
 
@@ -267,6 +268,7 @@ class InOrder:
                 raise WrongError(f"index {first} came after {self.count}")
             self.count += count
         self.sum = crc32c(delivery.batch, self.sum)
+        self.size_bytes += len(delivery.batch)
         self.arrived_ns.append((self.count, time.monotonic_ns()))
 
     def expect(self, batches: Sequence[bytes]) -> None:

@@ -303,7 +303,9 @@ class NodeLoop:
         self.queued_bytes += size_bytes
         is_append = size_bytes > 0 and not may_use_reserve
         self._queue.append(_Waiting(record, _counted(self, done, size_bytes), is_append))
-        self._kick.set()
+        # While a sync runs nothing can be appended; its end brings a turn.
+        if self._sync is None:
+            self._kick.set()
 
     def commit(self, record: Record, landed: Done | None = None) -> Awaitable[None]:
         """

@@ -86,12 +86,17 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
     atoms: list[_Atom] = []
     for part in cut.parts:
         channel = channel_to_write(part.channel)
-        atoms += (
-            replace(atom, places=_within(part.places, atom.places))
-            for atom in _routed(broker, topic, cut.partition, channel, part.checked)
-        )
+        routed = _routed(broker, topic, cut.partition, channel, part.checked)
+        if part.places is not None:
+            routed = [
+                replace(atom, places=_within(part.places, atom.places)) for atom in routed
+            ]
+        atoms += routed
+    all_placed = await _append(broker, atoms)
+    if len(all_placed) == 1:
+        return list(convert.offsets_of(all_placed[0]))
     offsets = [b""] * cut.count
-    for placed in await _append(broker, atoms):
+    for placed in all_placed:
         places = placed.request_places or range(cut.count)
         for place, each in zip(places, convert.offsets_of(placed), strict=True):
             offsets[place] = each
@@ -173,10 +178,8 @@ def _entries(
     return [_Atom(partitions[place], channel, places, batch) for place, places, batch in cut]
 
 
-def _within(outer: Sequence[int] | None, inner: list[int] | None) -> list[int] | None:
+def _within(outer: Sequence[int], inner: list[int] | None) -> list[int]:
     """Places in a part of a request as places in the request."""
-    if outer is None:
-        return inner
     return list(outer) if inner is None else [outer[place] for place in inner]
 
 
@@ -196,6 +199,9 @@ async def _append(broker: Broker, atoms: list[_Atom]) -> list[Placed]:
 
 
 def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> None:
+    if len(atoms) == 1:
+        _append_one(broker, atoms[0], answered)
+        return
     gathering = _Gathering(len(atoms), answered)
     for place, atom in enumerate(atoms):
         try:
@@ -210,6 +216,15 @@ def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> No
             break
         gathering.placed.append(replace(placed, request_places=atom.places))
     gathering.close()
+
+
+def _append_one(broker: Broker, atom: _Atom, answered: Answered) -> None:
+    placed: list[Placed] = []
+
+    def done(error: SandglassError | None) -> None:
+        answered([] if error is not None else placed, error)
+
+    placed.append(broker.produce_nowait(atom.partition, atom.channel, atom.batch, done))
 
 
 class _Gathering:
@@ -251,8 +266,6 @@ class _Gathering:
             return
         if not self._errors:
             self._answered(self.placed, None)
-        elif self._total_count == 1:
-            self._answered([], self._errors[0])
         else:
             self._answered([], self._joined())
 
