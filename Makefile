@@ -12,7 +12,7 @@ PYTHON ?= # the interpreter to build .venv with; empty: the first that is 3.11 o
 SEEDS  ?= 1000# how many histories `make simulate` tries
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo test test-faults check coverage format proto docs bench simulate lock clean
+.PHONY: help install demo test test-faults check coverage format proto docs bench simulate lock clean dist
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ lock: install ## pin requirements/dev.txt anew; ARGS=--upgrade for newer release
 		--strip-extras --no-annotate --no-emit-index-url --no-emit-trusted-host \
 		--no-emit-find-links --no-emit-options --extra server \
 		--output-file requirements/dev.txt $(ARGS) pyproject.toml requirements/dev.in
+
+dist: install ## build the wheel and the source package into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 clean: ## take away .venv and every cache
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
