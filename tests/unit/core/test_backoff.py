@@ -171,3 +171,9 @@ def test_settings_of_a_group_hold_after_a_restart_and_go_with_their_topic() -> N
 
     assert own == drive.machine.groups["a"]["g"].settings
     assert 8 == drive.partition.settings_of(drive.group()).max_deliveries
+
+
+def test_settings_of_before_there_was_a_backoff_have_the_default() -> None:
+    old = {"retention_ms": 5000, "ack_timeout_ms": 100, "max_deliveries": 2}
+
+    assert TopicSettings(5000, 100, 2) == TopicSettings.of_fields(old)

@@ -101,3 +101,11 @@ def test_looking_closes_nothing(drive: Drive) -> None:
     look(drive.store, PREFIX, 0, MAX)
 
     assert closed == drive.partition.closed
+
+
+def test_a_look_backwards_ends_at_rows_that_lie_before_it(drive: Drive) -> None:
+    between = (START_MS + 60_000) << INDEX_BITS | 100
+
+    seen = look(drive.store, PREFIX, between, between + 10, is_newest_first=True)
+
+    assert [] == seen.found

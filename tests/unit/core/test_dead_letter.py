@@ -7,7 +7,9 @@ from sandglass.core.dead_letter import Selection, admit_purge, admit_redrive
 from sandglass.core.membership import admit_drop
 from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL
 from sandglass.core.offset import INDEX_BITS
+from sandglass.core.outcome import first_place
 from sandglass.core.record import Cut, Ending, Purge, Redrive
+from sandglass.core.view import Overlay
 from sandglass.errors import LeaseLostError
 from tests.unit.core.drive import Drive, numbers_of
 
@@ -276,3 +278,41 @@ def test_a_dead_letter_that_its_reader_gives_up_names_its_place_among_them() -> 
     assert origin is not None
     assert (letter.due_ms << INDEX_BITS | letter.first_index) == origin.offset
     assert ("r", DEAD_LETTER_CHANNEL) == (origin.group, origin.channel)
+
+
+def test_a_lease_of_nothing_but_what_goes_ends_and_others_stand() -> None:
+    drive = died(2)
+    reader = drive.group("r", channel=DEAD_LETTER_CHANNEL)
+    for _ in range(2):
+        drive.read(reader, credit_count=1)
+    first, second = drive.dispatch()
+    (row,) = drive.letters()
+
+    drive.purge([row._replace(count=1)])
+
+    assert [second.lease.token] == [*reader.leases]
+    with pytest.raises(LeaseLostError):
+        drive.end(first, Ending.ACKED)
+
+
+def test_a_purge_of_what_a_retry_row_only_spans_takes_nothing_from_it() -> None:
+    """The row's part of offset space begins before its message; nothing lies there."""
+    drive = died()
+    reader = drive.group("r", channel=DEAD_LETTER_CHANNEL)
+    drive.read(reader)
+    drive.end(drive.dispatch()[0], Ending.NACKED, delay_ms=100)
+    (row,) = drive.letters()
+    scratch = Overlay(drive.store)
+
+    reader.apply_remove(1, row.due_ms << INDEX_BITS, scratch)
+
+    assert (1, 0) == (reader.retry_count, reader.expired_count)
+
+
+def test_the_place_of_a_message_that_never_died_is_its_own() -> None:
+    drive = Drive()
+    placed = drive.produce()
+
+    (part,) = drive.fetch()
+
+    assert placed.dues[0] << INDEX_BITS | 1 == first_place(part)

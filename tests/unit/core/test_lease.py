@@ -61,3 +61,11 @@ def test_place_of_an_offset_is_found_or_none() -> None:
 def test_stretches_are_sorted_and_joined() -> None:
     assert [(0, 3), (5, 1)] == merged([(5, 1), (1, 2), (0, 1)])
     assert [(4, 2)] == merged([(4, 2)])
+
+
+def test_messages_that_are_closed_are_open_no_more_and_no_others() -> None:
+    lease = _lease()
+
+    lease.close(111, 120)
+
+    assert [(0, 1), (3, 2)] == lease.open_places()

@@ -1,6 +1,7 @@
 """Admissions that are undone, because the log has no room for them."""
 
 from sandglass.core import outcome
+from sandglass.core.dead_letter import admit_redrive
 from sandglass.core.membership import admit_group
 from sandglass.core.offset import MAX
 from sandglass.core.record import Append, Ending, Record
@@ -131,3 +132,35 @@ def test_a_group_that_starts_now_misses_nothing_that_takes_an_index_given_back()
 
     assert [4] == drive.take()
     assert 0 == drive.group("old").start
+
+
+def test_a_redrive_behind_it_takes_its_indexes() -> None:
+    drive = _with_a_dead_letter()
+    refused, _ = drive.admit(0, counts=[3])
+    redrive, count = admit_redrive(drive.partition, drive.letters(), drive.moment, drive.store)
+    assert redrive is not None
+
+    moved = retract(drive.partition, [refused])
+    drive.apply(moved[id(redrive)])
+
+    assert 1 == count
+    assert 3 == drive.partition.last_index == drive.partition.assigned_index
+
+
+def test_a_redrive_that_is_taken_back_leaves_its_dead_letter() -> None:
+    drive = _with_a_dead_letter()
+    redrive, _ = admit_redrive(drive.partition, drive.letters(), drive.moment, drive.store)
+    assert redrive is not None
+
+    retract(drive.partition, [redrive])
+
+    assert 2 == drive.partition.assigned_index
+    assert 1 == drive.redrive(drive.letters())
+
+
+def _with_a_dead_letter() -> Drive:
+    drive = Drive()
+    drive.read(drive.group())
+    drive.produce()
+    drive.apply(_dead_letter(drive))
+    return drive
