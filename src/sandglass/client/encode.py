@@ -150,6 +150,10 @@ def _part(field_tag: bytes, raw: bytes, name: str, limit: int) -> bytes:
 
 
 def _header_parts(headers: Mapping[str, bytes | str]) -> bytes:
+    if not isinstance(headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
+        raise InvalidError(
+            f"headers is {type(headers).__name__}; give a mapping", field="headers"
+        )
     if len(headers) > limits.HEADER_COUNT_MAX:
         raise InvalidError(
             f"headers has {len(headers)} entries; the limit is {limits.HEADER_COUNT_MAX}",

@@ -193,6 +193,17 @@ class Lease:
         if is_first:
             self.on_noted(self)
 
+    def check_open(self, place: int | None = None) -> None:
+        """
+        Raises:
+            ConflictError: the message at `place`, or without one every message, is settled.
+        """
+        with self._lock:
+            if place is not None and self.outcomes[place]:
+                raise self._refusal(place, self.outcomes[place])
+            if not self.open_count:
+                raise ConflictError(f"all {self.count} messages have an outcome already")
+
     def release_unbegun(self) -> None:
         """Gives back what was not handed out; nothing more of it will be."""
         with self._lock:

@@ -86,8 +86,11 @@ def moment_ms(moment: datetime, *, field: str) -> int:
     An aware datetime as Unix milliseconds, rounded up; 0 if it lies before 1970.
 
     Raises:
-        InvalidError: no time zone.
+        InvalidError: no time zone, or beyond the year 9999; the message names `field`.
     """
     if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
         raise InvalidError(f"{field} is {type(moment).__name__}; give a datetime", field=field)
-    return max(0, offset.from_datetime(moment))
+    whole_ms = max(0, offset.from_datetime(moment, field=field))
+    return limits.check_range(
+        whole_ms, field=f"{field} in Unix ms", low=0, high=limits.DUE_MS_MAX
+    )

@@ -225,6 +225,7 @@ class Leased(Generic[Done, Moment]):
         Returns:
             When it ends, by the broker's clock.
         """
+        self._lease.check_open(self._place)
         return self._settler.extend(self._lease, _lease_ms(span))
 
     def __repr__(self) -> str:
@@ -289,7 +290,8 @@ class LeasedBatch(Generic[Done, Moment]):
         return self._settler.settle_open(self._lease, DEAD, 0, reason, wait)
 
     def extend(self, span: timedelta) -> Moment:
-        """Keeps the lease for `span` from now, up to 12 hours."""
+        """Keeps the lease for `span` from now, up to 12 hours, while something is open."""
+        self._lease.check_open()
         return self._settler.extend(self._lease, _lease_ms(span))
 
     def __len__(self) -> int:

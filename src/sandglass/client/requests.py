@@ -4,7 +4,7 @@ Many messages into few requests, each within the bounds of one. Pure.
 Plain `bytes` go the short way: nothing is done for each of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -151,6 +151,20 @@ def checked_text(text: str, field: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidError(f"{field} is text that UTF-8 cannot hold", field=field) from error
     return text
+
+
+def check_several(messages: object) -> None:
+    """
+    Raises:
+        InvalidError: one message, or nothing that could be gone through.
+    """
+    if isinstance(messages, str | bytes | Message):
+        raise InvalidError("messages is one message; give several", field="messages")
+    if not isinstance(messages, Iterable):
+        raise InvalidError(
+            f"messages is {type(messages).__name__}; give several that can be gone through",
+            field="messages",
+        )
 
 
 def setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:

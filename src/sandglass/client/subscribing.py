@@ -47,9 +47,14 @@ def subscribe_request(
         raise InvalidError(f"start is {start!r}; it must be beginning or now", field="start")
     if isinstance(partitions, str):
         raise InvalidError("partitions is one text; give several ids", field="partitions")
+    wanted = [checked_text(each, "partitions") for each in partitions or ()]
+    if partitions is not None and not wanted:
+        raise InvalidError(
+            "partitions is empty; name one at least, or give None for all", field="partitions"
+        )
     return broker_pb2.Subscribe(
         topic=checked_text(topic, "topic"),
-        partitions=[checked_text(each, "partitions") for each in partitions or ()],
+        partitions=wanted,
         channel=checked_text(channel, "channel"),
         group=checked_text(group, "group"),
         consumer=str(_names.next()) if consumer is None else checked_text(consumer, "consumer"),

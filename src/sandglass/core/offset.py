@@ -82,15 +82,16 @@ def to_datetime(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-def from_datetime(moment: datetime) -> int:
+def from_datetime(moment: datetime, *, field: str = "due_at") -> int:
     """
     An aware datetime as milliseconds since the Unix epoch, rounded up: never early.
 
     Raises:
-        InvalidError: a datetime without a time zone.
+        InvalidError: a datetime without a time zone; the message names `field`.
     """
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise InvalidError(
-            f"{moment.isoformat()} has no time zone; give an aware datetime", field="due_at"
+            f"{field} is {moment.isoformat()}, which has no time zone; give an aware datetime",
+            field=field,
         )
     return -((_EPOCH - moment) // timedelta(milliseconds=1))

@@ -40,9 +40,15 @@ class Admin:
     async def list_topics(
         self, request: admin_pb2.ListTopicsRequest
     ) -> admin_pb2.ListTopicsReply:
-        """By name."""
+        """A page of them, by name."""
+        size = limits.check_range(
+            request.page_size or limits.PAGE_COUNT_MAX,
+            field="page_size",
+            low=1,
+            high=limits.PAGE_COUNT_MAX,
+        )
         topics = sorted(self._broker.catalog.topics(), key=lambda topic: topic.name)
-        return admin_pb2.ListTopicsReply(topics=map(values.topic_to_wire, topics))
+        return values.topics_page(topics, after=request.page_token, size=size)
 
     async def show_topic(self, request: admin_pb2.ShowTopicRequest) -> admin_pb2.ShowTopicReply:
         """A topic and how its partitions stand."""

@@ -41,8 +41,15 @@ class Topics:
 
     async def list_topics(self, request: Request) -> Response:
         """All topics, by name."""
-        reply = await self._admin.list_topics(admin_pb2.ListTopicsRequest())
-        return await answer_list(reply)
+        found = admin_pb2.ListTopicsReply()
+        wanted = admin_pb2.ListTopicsRequest()
+        while True:
+            page = await self._admin.list_topics(wanted)
+            found.topics.extend(page.topics)
+            if not page.next_page_token:
+                return await answer_list(found)
+            wanted.page_token = page.next_page_token
+            await asyncio.sleep(0)
 
     async def create_topic(self, request: Request) -> Response:
         """`TopicConfig`; `TopicReply`."""

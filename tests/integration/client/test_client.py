@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from sandglass import (
@@ -19,6 +20,7 @@ from sandglass import (
     PreconditionError,
     UnavailableError,
 )
+from sandglass.core import limits
 from sandglass.testing.broker import Broker
 
 MS = timedelta(milliseconds=1)
@@ -79,6 +81,21 @@ async def test_topics_are_made_shown_listed_and_deleted(broker: Broker) -> None:
         assert (timedelta(hours=1), 300 * MS) == (made.retention, made.ack_timeout)
         assert 2 == topics[0].max_deliveries
         assert ["a"] == [topic.name for topic in await client.list_topics()]
+
+
+async def test_topics_of_many_pages_are_listed_whole(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncClient(broker.address) as client, httpx.AsyncClient() as http:
+        for name in "cab":
+            await client.create_topic(name)
+        monkeypatch.setattr(limits, "PAGE_BYTES_MAX", 1)
+
+        topics = await client.list_topics()
+        answer = await http.get(f"http://{broker.http_address}/topics")
+
+    assert ["a", "b", "c"] == [topic.name for topic in topics]
+    assert ["a", "b", "c"] == [topic["name"] for topic in answer.json()["topics"]]
 
 
 async def test_errors_of_calls_are_errors_of_sandglass(client: AsyncClient) -> None:
@@ -183,6 +200,8 @@ async def test_a_delayed_message_comes_when_it_is_due(client: AsyncClient) -> No
         ("delay", 5),
         ("delay", timedelta.max),
         ("key", 7),
+        ("due_at", datetime.max.replace(tzinfo=UTC)),
+        ("headers", [("a", "b")]),
     ],
 )
 async def test_wrong_arguments_are_refused_here(
@@ -192,6 +211,12 @@ async def test_wrong_arguments_are_refused_here(
         await client.produce("t", "x", **{field: wrong})  # pyright: ignore[reportArgumentType]
 
     assert field in caught.value.field
+
+
+@pytest.mark.parametrize("wrong", [5, None, "one", b"one", Message("one")])
+async def test_many_messages_must_be_several(client: AsyncClient, wrong: object) -> None:
+    with pytest.raises(InvalidError, match=r"messages is .* give several"):
+        await client.produce_many("t", wrong)  # pyright: ignore[reportArgumentType]
 
 
 async def test_both_delay_and_due_time_are_refused(client: AsyncClient) -> None:
@@ -375,6 +400,21 @@ async def test_extending_by_hand_says_when_the_lease_ends(client: AsyncClient) -
 
         left = ends_at - message.due_at
         assert timedelta(minutes=59) < left < timedelta(minutes=61)
+
+
+async def test_what_is_settled_cannot_be_extended(client: AsyncClient) -> None:
+    await client.produce_many("t", ["x", "y"])
+
+    async for batch in client.consume_batches("t", group="g", drain=True):
+        first, second = batch.messages
+        await first.ack()
+        with pytest.raises(ConflictError, match="acknowledged already"):
+            await first.extend(timedelta(hours=1))
+        await second.extend(timedelta(hours=1))
+        await batch.extend(timedelta(hours=1))
+        await batch.nack(delay=timedelta(hours=1))
+        with pytest.raises(ConflictError, match="all 2 messages"):
+            await batch.extend(timedelta(hours=1))
 
 
 async def test_leaving_by_break_gives_back_what_was_not_begun(client: AsyncClient) -> None:
@@ -588,7 +628,7 @@ async def test_named_partitions_are_consumed_and_no_others(client: AsyncClient) 
     for name in topic.partitions:
         await client.produce_many("wide", [name.encode()] * 10, partition=name)
 
-    async def consumed(partitions: list[str], group: str) -> Counter[bytes]:
+    async def consumed(partitions: list[str] | None, group: str) -> Counter[bytes]:
         found = Counter[bytes]()
         messages = client.consume("wide", group=group, partitions=partitions, drain=True)
         async for message in messages:
@@ -599,7 +639,7 @@ async def test_named_partitions_are_consumed_and_no_others(client: AsyncClient) 
 
     assert {first.encode(): 10, third.encode(): 10} == await consumed([first, third], "g")
     assert {second.encode(): 10} == await consumed([second], "g")
-    assert 30 == (await consumed([], "other")).total()
+    assert 30 == (await consumed(None, "other")).total()
     with pytest.raises(NotFoundError):
         await consumed(["nobody"], "g")
 
@@ -627,6 +667,8 @@ async def test_closing_ends_other_iterators(broker: Broker, client: AsyncClient)
 async def test_wrong_subscriptions_are_refused(client: AsyncClient) -> None:
     with pytest.raises(InvalidError, match="credit is 0"):
         client.consume("t", group="g", credit=0)
+    with pytest.raises(InvalidError, match="partitions is empty"):
+        client.consume("t", group="g", partitions=[])
     with pytest.raises(InvalidError, match="start"):
         client.consume("t", group="g", start="then")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InvalidError, match="ack_timeout"):

@@ -9,6 +9,7 @@ import pytest
 import sandglass
 from sandglass import AsyncClient, InvalidError, NotFoundError
 from sandglass.client.message import moment_ms, span_ms
+from sandglass.core import limits
 
 
 def test_a_span_is_rounded_up_to_milliseconds() -> None:
@@ -27,6 +28,16 @@ def test_a_span_is_taken_within_its_bounds() -> None:
 def test_a_moment_needs_a_time_zone() -> None:
     with pytest.raises(InvalidError, match="no time zone"):
         moment_ms(datetime(2026, 1, 1), field="due_at")  # noqa: DTZ001 - that is the test
+
+
+def test_a_moment_beyond_the_last_year_is_refused_by_name() -> None:
+    last = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+
+    assert limits.DUE_MS_MAX == moment_ms(last, field="due_at")
+    with pytest.raises(InvalidError, match="due_at in Unix ms is 253402300800000"):
+        moment_ms(datetime.max.replace(tzinfo=UTC), field="due_at")
+    with pytest.raises(InvalidError, match="due_at is 9999"):
+        moment_ms(datetime.max, field="due_at")  # noqa: DTZ901 - that is the test
 
 
 def test_a_moment_is_unix_time_wherever_it_was_said() -> None:

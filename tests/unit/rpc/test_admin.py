@@ -80,6 +80,58 @@ async def test_topics_are_listed_by_name(admin):
     assert ["a", "t", "z"] == [topic.name for topic in reply.topics]
 
 
+async def test_topics_come_in_pages_that_together_are_all_of_them(admin):
+    for name in ("a", "b", "c", "d", "z"):
+        await admin.CreateTopic(pb.CreateTopicRequest(name=name))
+
+    token, pages = b"", []
+    while token or not pages:
+        page = await admin.ListTopics(pb.ListTopicsRequest(page_size=2, page_token=token))
+        pages.append([topic.name for topic in page.topics])
+        token = page.next_page_token
+
+    assert [["a", "b"], ["c", "d"], ["t", "z"]] == pages
+
+
+async def test_a_page_of_topics_is_bounded_in_bytes(admin):
+    names = [letter * limits.NAME_LENGTH_MAX for letter in "abcdef"]
+    for name in names:
+        await admin.CreateTopic(pb.CreateTopicRequest(name=name, partition_count=1024))
+
+    token, seen = b"", []
+    while token or not seen:
+        page = await admin.ListTopics(pb.ListTopicsRequest(page_token=token))
+        assert page.ByteSize() <= limits.FRAME_BYTES_MAX
+        seen += [topic.name for topic in page.topics]
+        token = page.next_page_token
+
+    assert [*names, "t"] == seen
+
+
+async def test_a_topic_larger_than_a_page_comes_alone(admin, monkeypatch):
+    monkeypatch.setattr(limits, "PAGE_BYTES_MAX", 1)
+    await admin.CreateTopic(pb.CreateTopicRequest(name="a"))
+
+    first = await admin.ListTopics(pb.ListTopicsRequest())
+    second = await admin.ListTopics(pb.ListTopicsRequest(page_token=first.next_page_token))
+
+    assert (["a"], ["t"]) == tuple(
+        [topic.name for topic in page.topics] for page in (first, second)
+    )
+    assert b"" == second.next_page_token
+
+
+async def test_a_page_of_topics_that_cannot_be_is_refused(admin):
+    await admin.ListTopics(pb.ListTopicsRequest(page_size=limits.PAGE_COUNT_MAX))
+    for request, text in (
+        (pb.ListTopicsRequest(page_size=1001), "page_size is 1001; it must be 1 to 1000"),
+        (pb.ListTopicsRequest(page_token=b"\xff"), "page_token"),
+    ):
+        code, said = await refusal(admin.ListTopics(request))
+        assert grpc.StatusCode.INVALID_ARGUMENT is code
+        assert text in said
+
+
 async def test_a_topic_is_shown_with_its_partitions(admin):
     reply = await admin.ShowTopic(pb.ShowTopicRequest(name="t"))
 

@@ -14,7 +14,7 @@ from sandglass.rpc.server import STREAM_COUNT_MAX, serve
 from sandglass.wire import status
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub
-from sandglass.wire.v1 import broker_pb2
+from sandglass.wire.v1 import admin_pb2, broker_pb2
 from sandglass.wire.v1.broker_pb2_grpc import BrokerStub
 
 SERVICES = [
@@ -89,10 +89,11 @@ async def test_an_unknown_call_is_unimplemented(channel):
 
 
 async def test_a_reply_that_is_too_large_is_told_by_its_size(channel, broker, caplog):
-    for number in range(300):
-        broker.add(f"{number:0200}", 100)
+    name = "t" * 200
+    broker.add(name, 15_000)
+    request = admin_pb2.ShowTopicRequest(name=name).SerializeToString()
 
-    failed = await refusal(answer(channel, "/sandglass.v1.Admin/ListTopics", b""))
+    failed = await refusal(answer(channel, "/sandglass.v1.Admin/ShowTopic", request))
 
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.code()
     assert "the limit is 5242880: ask for less at a time" in (failed.details() or "")

@@ -102,7 +102,7 @@ WIRE: dict[str, Any] = {
 }  # fmt: skip
 BY_PATH = {"topic", "partition"}
 OURS = {"Message": {"id", "headers"}}
-UNTOLD = {"MarkRequest": {"state"}}
+UNTOLD = {"MarkRequest": {"state"}, "Topics": {"nextPageToken"}}
 """Fields of the wire that the document leaves out."""
 
 

@@ -207,8 +207,13 @@ class AsyncClient:
         """All topics, by name."""
         request = admin_pb2.ListTopicsRequest()
         parse = admin_pb2.ListTopicsReply.FromString
-        reply = await self.open().unary.call("ListTopics", request, parse, is_read=True)
-        return [topic_of(each) for each in reply.topics]
+        topics: list[Topic] = []
+        while True:
+            reply = await self.open().unary.call("ListTopics", request, parse, is_read=True)
+            topics += map(topic_of, reply.topics)
+            if not reply.next_page_token:
+                return topics
+            request = admin_pb2.ListTopicsRequest(page_token=reply.next_page_token)
 
     async def show_topic(self, name: str) -> TopicStatus:
         """

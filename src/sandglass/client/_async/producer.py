@@ -20,6 +20,7 @@ from sandglass.client.requests import (
     Bulk,
     Sink,
     Value,
+    check_several,
     encode_one,
     requests_of,
     time_of,
@@ -344,8 +345,7 @@ async def _chunks(
         if chunk:
             yield chunk
         return
-    if isinstance(messages, str | bytes):
-        raise InvalidError("messages is one message; give several", field="messages")
+    check_several(messages)
     source = iter(messages)
     while chunk := list(islice(source, BATCH_COUNT_MAX)):
         yield chunk

@@ -19,7 +19,14 @@ from sandglass.client._sync.thread import LoopThread
 from sandglass.client.batching import BATCH_COUNT_MAX, Route
 from sandglass.client.events import Produce
 from sandglass.client.message import Message, ProduceSummary, Receipt
-from sandglass.client.requests import Sink, Value, encode_one, requests_of, time_of
+from sandglass.client.requests import (
+    Sink,
+    Value,
+    check_several,
+    encode_one,
+    requests_of,
+    time_of,
+)
 from sandglass.client.room import Waiter
 from sandglass.errors import InvalidError, PreconditionError
 
@@ -171,8 +178,7 @@ def _chunks(source: Iterable[Value | Message]) -> Iterator[list[Value | Message]
     Up to a request's count at a time. Of a source that isn't at hand as a whole, what comes
     within `LINGER_MS`.
     """
-    if isinstance(source, str | bytes):
-        raise InvalidError("messages is one message; give several", field="messages")
+    check_several(source)
     if isinstance(source, list | tuple):
         rest = iter(source)
         while chunk := list(islice(rest, BATCH_COUNT_MAX)):
