@@ -658,6 +658,55 @@ def test_deleting_on_a_terminal_asks_first(server: Server, topic: str) -> None:
     assert server.ok("topics", "show", topic)
 
 
+@pytest.mark.parametrize("line", ["topics list", "consume t -f"])
+def test_progress_says_that_there_is_no_node(line: str, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with subprocess.Popen(
+            [BIN / "sandctl", *line.split(), "-s", address],
+            env=environment(tmp_path) | {"TERM": "xterm", "COLUMNS": "200"},
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            while f"waiting for a node at {address}: ".encode() not in shown:
+                shown += os.read(ours, 4096)
+            process.kill()
+    os.close(ours)
+
+
+@pytest.mark.parametrize("tool", ["sandctl", "sandglass"])
+def test_the_version_is_a_flag_too(tool: str, tmp_path: Path) -> None:
+    shown = [
+        subprocess.run(
+            [BIN / tool, word], capture_output=True, check=True, env=environment(tmp_path)
+        ).stdout
+        for word in ("version", "--version")
+    ]
+
+    assert shown[0] == shown[1] != b""
+
+
+@pytest.mark.parametrize("tool", ["sandctl", "sandglass"])
+def test_a_shell_completes_commands(tool: str, tmp_path: Path) -> None:
+    """In a shell of its own: which one is asked is what the tool finds out first."""
+    script = f"""
+        eval "$({BIN / tool} --show-completion bash)"
+        PATH={BIN}:$PATH COMP_WORDS=({tool} versi) COMP_CWORD=1
+        _{tool}_completion {tool}
+        echo "${{COMPREPLY[@]}}"
+    """
+
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, check=True, env=environment(tmp_path)
+    )
+
+    assert (b"version\n", b"") == (done.stdout, done.stderr)
+
+
 def test_progress_appears_on_a_terminal_after_a_second(server: Server, topic: str) -> None:
     ours, theirs = pty.openpty()
     with server.running(

@@ -47,6 +47,20 @@ def declare(
     app.callback(**options)(callback)
 
 
+def version_flag(tool: str) -> Any:
+    """`--version` of a tool: prints what its command prints, and ends."""
+
+    def show(is_wanted: bool) -> None:
+        if is_wanted:
+            from sandglass.cli.version import version_text
+
+            print(version_text(tool, is_json=False))
+            raise typer.Exit
+
+    option = typer.Option("--version", is_eager=True, callback=show, help="Print the version.")
+    return Annotated[bool, option]
+
+
 def given(flags: Mapping[str, Any]) -> dict[str, object]:
     """Those that stood on the command line."""
     return {name: value for name, value in flags.items() if value not in (None, [])}

@@ -65,6 +65,7 @@ def start(context: typer.Context, **given: Any) -> None:
 
     Settings come from flags, then variables (SANDGLASS_GRPC_PORT and so on), then the config.
     """
+    del given["is_version"]  # it has been shown, and that was all
     config = given.pop("config") or os.environ.get(SERVER_CONFIG_ENV, "")
     context.obj = partial(
         load,
@@ -125,7 +126,13 @@ def access_of(settings: Settings) -> Access:
     return Access(tls_files=files, token_file=settings.token_file)
 
 
-flags.declare(app, start, Settings, invoke_without_command=True)
+flags.declare(
+    app,
+    start,
+    Settings,
+    more={"is_version": flags.version_flag(TOOL)},
+    invoke_without_command=True,
+)
 
 
 # --- serving ---

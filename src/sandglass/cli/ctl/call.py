@@ -65,7 +65,8 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
     client = open_client(globals_of(context).settings)
     signals: list[signal.Signals] = []
     try:
-        asyncio.run(_within(client, work, Progress(label, is_quiet=is_quiet), signals))
+        progress = Progress(label, waits_for=lambda: client.open().waits_for, is_quiet=is_quiet)
+        asyncio.run(_within(client, work, progress, signals))
     except asyncio.CancelledError:
         raise typer.Exit(128 + signals[0]) from None
     except BrokenPipeError:

@@ -54,6 +54,7 @@ app.command(name="consume")(consume.consume)
 def root(context: typer.Context, **given: Any) -> None:
     """Produce, consume and look after a Sandglass."""
     is_json = bool(given.pop("is_json"))
+    del given["is_version"]  # it has been shown, and that was all
     loaded = load(
         CtlSettings,
         flags=flags.given({name: each for name, each in given.items() if name != "config"}),
@@ -72,7 +73,10 @@ flags.declare(
     root,
     CtlSettings,
     is_hyphenated=True,
-    more={"is_json": Annotated[bool, typer.Option("--json", help="Print JSON.")]},
+    more={
+        "is_json": Annotated[bool, typer.Option("--json", help="Print JSON.")],
+        "is_version": flags.version_flag(TOOL),
+    },
 )
 
 

@@ -152,6 +152,11 @@ class Connection:
         self._is_cut = False
         self._is_closing = False
 
+    @property
+    def is_seeking(self) -> bool:
+        """Whether it was started, and no node serves it at the moment."""
+        return self._task is not None and not self.session.is_open
+
     def start(self) -> None:
         """Begins to connect. May be called again."""
         if self._task is None and not self._is_closing:

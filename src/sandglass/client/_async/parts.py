@@ -22,11 +22,19 @@ class Parts:
             before_frame=self._before_frame,
             after_turn=self._after_turn,
         )
+        self._addresses = endpoint.addresses
         self.unary = Unary(endpoint)
         self.keyvalue = KeyValue(self.unary)
         self.producer = Producer(self.connection, endpoint, wall_ms=wall_ms)
         self.consuming = Consuming(self.connection, endpoint)
         self.is_closed = False
+
+    @property
+    def waits_for(self) -> str:
+        """The node that we wait for, for people: where, and why; empty while one answers."""
+        connection = self.connection
+        because = connection.cause if connection.is_seeking else self.unary.waits_because
+        return f"a node at {', '.join(self._addresses)}: {because}" if because else ""
 
     async def close(self) -> None:
         """See `AsyncClient.close`."""

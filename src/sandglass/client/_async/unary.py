@@ -32,6 +32,8 @@ class Unary:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.waits_because = ""
+        """Why the last call is still without an answer; empty once it has one."""
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._turn = 0
 
@@ -55,12 +57,14 @@ class Unary:
         deadline_s = loop.time() + self._endpoint.timeout_ms / 1000
         failures = 0
         cause = ""
+        self.waits_because = "no answer yet"
         while True:
             left_s = deadline_s - loop.time()
             if left_s <= 0:
                 raise self._endpoint.unavailable(cause or "no answer")
             try:
                 raw = await self._once(f"{service}/{method}", request, left_s)
+                self.waits_because = ""
                 return parse(raw)
             except grpc.aio.AioRpcError as error:
                 cause = self._endpoint.cause_of(error)
@@ -70,6 +74,7 @@ class Unary:
                     raise known from error
             except TimeoutError:
                 cause = "no answer"
+            self.waits_because = cause
             self._turn += 1
             failures += 1
             pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
