@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_history() -> None:
 
 
 def test_histories_are_rich_enough_to_mean_something() -> None:
-    reports = [simulate(seed) for seed in range(10)]
+    reports = [simulate(seed) for seed in range(16)]
 
     assert sum(report.crash_count for report in reports) > 10
     assert sum(report.step_count for report in reports) > 10
