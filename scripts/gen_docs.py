@@ -5,11 +5,12 @@ Writes the tables of docs/reference/ from what the code declares.
     python scripts/gen_docs.py --check    fail if the committed ones differ
 
 A page is written by hand, except for what stands between `<!-- begin NAME -->` and
-`<!-- end NAME -->`: a part of `PARTS`.
+`<!-- end NAME -->`: a part of `PARTS`. The schema of what commands print is made whole.
 """
 
 import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, Final
 import typer
 
 from sandglass import telemetry
+from sandglass.cli import schema
 from sandglass.cli.argv import commands_of
 from sandglass.cli.ctl import main as ctl
 from sandglass.cli.server import app as server_app
@@ -29,6 +31,7 @@ from sandglass.web import openapi
 ROOT: Final = Path(__file__).resolve().parent.parent
 REFERENCE: Final = ROOT / "docs" / "reference"
 PAGES: Final = ("settings.md", "cli.md", "limits.md", "metrics.md", "http.md")
+SCHEMA: Final = "sandctl.schema.json"
 
 
 def main() -> int:
@@ -36,13 +39,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Generates the tables of docs/reference/.")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     is_check = parser.parse_args().check
-    stale = [name for name in PAGES if filled(text := _read(name)) != text]
+    made = {name: filled(_read(name)) for name in PAGES}
+    made[SCHEMA] = json.dumps(schema.document(), indent=2) + "\n"
+    stale = [name for name, text in made.items() if text != _read(name)]
     if is_check and stale:
         print(f"not fresh: {', '.join(stale)}; run scripts/gen_docs.py", file=sys.stderr)
         return 1
     for name in stale:
-        (REFERENCE / name).write_text(filled(_read(name)))
-    print(f"{len(PAGES)} pages are fresh" if is_check else f"{len(stale)} pages written")
+        (REFERENCE / name).write_text(made[name])
+    print(f"{len(made)} pages are fresh" if is_check else f"{len(stale)} pages written")
     return 0
 
 
@@ -57,7 +62,8 @@ def filled(page: str) -> str:
 
 
 def _read(name: str) -> str:
-    return (REFERENCE / name).read_text()
+    page = REFERENCE / name
+    return page.read_text() if page.exists() else ""
 
 
 # --- settings ---
