@@ -53,6 +53,7 @@ CTL = [
     ["kv", "get", "kv", "key"],
     ["kv", "delete", "kv", "key"],
     ["topics", "delete", "t", "--yes"],
+    ["bench", "-n", "200", "--batch", "50"],
     ["config", "show"],
     ["version"],
 ]

@@ -106,6 +106,17 @@ _LETTER: Final[dict[str, Part]] = {
     "reason": _text("Why it died."),
 }
 
+_MEASURED: Final[dict[str, Part]] = {
+    "rate": _count("Messages a second."),
+    "seconds": {"type": "number", "minimum": 0, "description": "How long all took."},
+    "p50_ms": {
+        "type": "number",
+        "minimum": 0,
+        "description": "Half the answers took no longer.",
+    },
+    "p99_ms": {"type": "number", "minimum": 0, "description": "99 of 100 took no longer."},
+}
+
 SHAPES: Final[dict[str, Part]] = {
     "topic": _object("A topic.", _TOPIC),
     "topic-status": _object(
@@ -247,6 +258,16 @@ SHAPES: Final[dict[str, Part]] = {
         partition=_PLACE["partition"],
         offset=_PLACE["offset"],
     ),
+    "bench": _object(
+        "What a small load met with.",
+        {
+            "count": _count("Messages."),
+            "size_bytes": _count("Bytes of each value."),
+            "batch_count": _count("Messages produced at a time."),
+            "produce": _object("Each answer to a batch.", _MEASURED),
+            "consume": _object("Each answer to an acknowledged delivery.", _MEASURED),
+        },
+    ),
     "setting": _object(
         "A setting and where its value comes from.",
         {
@@ -274,6 +295,7 @@ SHAPES: Final[dict[str, Part]] = {
 COMMANDS: Final[dict[str, Part]] = {
     "sandctl produce": _shape("produced"),
     "sandctl consume": _shape("message"),
+    "sandctl bench": _shape("bench"),
     "sandctl version": _shape("version"),
     "sandctl topics create": _shape("topic"),
     "sandctl topics list": _list(_shape("topic")),

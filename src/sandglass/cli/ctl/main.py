@@ -15,7 +15,7 @@ import typer
 
 from sandglass.cli import ending, flags, show
 from sandglass.cli.config import CTL_CONFIG_ENV, load
-from sandglass.cli.ctl import consume, dead, groups, kv, produce, schedule, topics
+from sandglass.cli.ctl import bench, consume, dead, groups, kv, produce, schedule, topics
 from sandglass.cli.ctl.call import TOOL, Globals, globals_of
 from sandglass.settings import CtlSettings
 
@@ -49,6 +49,7 @@ settings_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Se
 app.add_typer(settings_app, name="config")
 app.command(name="produce")(produce.produce)
 app.command(name="consume")(consume.consume)
+app.command(name="bench")(bench.bench)
 
 
 def root(context: typer.Context, **given: Any) -> None:
