@@ -285,6 +285,7 @@ def _gather_rows(group: Group, turn: Turn, found: _Found, rows: Iterator[Row]) -
     done = group.done
     done_end = max(found.low, done.highs[-1] if done.highs else done.floor)
     while True:
+        found.low, _ = done.skip(found.low)  # there may be places of redriven messages
         row = _gather_plain(turn, found, rows, done_end)
         if row is None:
             return True

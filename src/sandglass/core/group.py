@@ -222,17 +222,27 @@ class Group:
         self._record_handed_out(operation)
         self.write(scratch.changes)
 
-    def apply_redrive(self, operation: Redrive, changes: Changes) -> None:
-        """Dead letters come back, each row of them in a retry row."""
+    def apply_redrive(self, operation: Redrive, scratch: Overlay) -> None:
+        """
+        Dead letters come back, each row of them in a retry row. In the main order their places
+        are done: so no tile holds one, and no two retry rows overlap.
+        """
+        prefix = self.rows_prefix()
         append, index = operation.append, operation.append.first_index
         for due_ms, count in zip(append.dues, append.counts, strict=True):
             low = due_ms << INDEX_BITS | index
             part = RetryPart(operation.until_ms, low, low + count, 0, 0, is_redriven=True)
-            self._put_retry(part, changes)
+            self._put_retry(part, scratch.changes)
+            # Nothing will stand between the message before it and this place any more.
+            before = scratch.last(prefix, keys.at(prefix, low))
+            end_before = sum(keys.row_place(before[0])) if before is not None else 0
+            self._mark_done(min(end_before, low), low + count, scratch.changes)
             self.retry_count += count
             self.redriven_count += count
             index += count
-        self.write(changes)
+        if self.cursor < self.done.floor:
+            self.cursor, self.head, self.is_aligned = self.done.floor, None, False
+        self.write(scratch.changes)
 
     def apply_seek(self, start: int, cut: int, scratch: Overlay) -> None:
         """A new generation, which has nothing of the one before."""
@@ -271,6 +281,7 @@ class Group:
             self.expired_count += self._count(at, end, scratch)
             self._mark_done(at, end, scratch.changes)
             at, next_done = self.done.skip(end)
+        self.forget_retry(low, high)
         self.head, self.is_aligned = None, False
         self.write(scratch.changes)
 

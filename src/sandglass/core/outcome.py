@@ -21,7 +21,17 @@ from sandglass.core.lease import Lease, Places, merged
 from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin, Slice
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.partition import Partition
-from sandglass.core.record import Append, Ending, Move, Operation, Range, Record, Settle
+from sandglass.core.record import (
+    Append,
+    Ending,
+    Move,
+    Operation,
+    Purge,
+    Range,
+    Record,
+    SeekGroup,
+    Settle,
+)
 from sandglass.core.topic import TopicSettings
 from sandglass.core.view import View
 from sandglass.errors import LeaseLostError
@@ -146,7 +156,7 @@ def admit_offsets(
     coming = _coming(partition, group) if elsewhere else []
     for offset in elsewhere:
         if _is_among(coming, offset):
-            continue  # an outcome for it is on its way
+            continue  # an outcome for it is on its way, or it won't be there any more
         record = _end_unleased(partition, group, offset, ending, moment, view)
         if record is not None:
             records.append(record)
@@ -382,19 +392,36 @@ def _end_unleased(
             return None
         low = _end_before(partition, prefix, offset, keys.row_place(found[0])[0], view)
         counts = (0, 0)
-        main, retry = [(max(low, group.done.floor), offset + 1, 1)], list[Range]()
+        low, _ = group.done.skip(low)
+        main, retry = [(low, offset + 1, 1)], list[Range]()
     return _ending(partition, group, main, retry, counts, ending, moment, view, held=(group,))
 
 
 def _coming(partition: Partition, group: Group) -> list[tuple[int, int]]:
-    """The parts of the group's offset space that outcomes on their way name, sorted."""
-    return sorted(
-        (low, high)
-        for landing in partition.in_flight
-        for operation in landing.record.operations
-        if isinstance(operation, Settle | Move) and operation.group == group.number
-        for low, high, _ in (*operation.main, *operation.retry)
-    )
+    """
+    The parts of the group's offset space that records on their way name, sorted and disjoint:
+    outcomes, dead letters that go from under a reader of them, a move of the whole group.
+    """
+    parts: list[tuple[int, int]] = []
+    for landing in partition.in_flight:
+        for operation in landing.record.operations:
+            match operation:
+                case Settle() | Move() if operation.group == group.number:
+                    ranges = (*operation.main, *operation.retry)
+                    parts += [(low, high) for low, high, _ in ranges]
+                case SeekGroup() if operation.group == group.number:
+                    return [(0, MAX)]
+                case Purge() if group.channel == DEAD_LETTER_CHANNEL:
+                    parts += [(low, high) for low, high, _ in operation.ranges]
+                case _:
+                    pass
+    disjoint: list[tuple[int, int]] = []
+    for low, high in sorted(parts):
+        if disjoint and low <= disjoint[-1][1]:
+            low, before = disjoint.pop()
+            high = max(high, before)
+        disjoint.append((low, high))
+    return disjoint
 
 
 def _is_among(parts: list[tuple[int, int]], offset: int) -> bool:

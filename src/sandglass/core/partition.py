@@ -415,7 +415,7 @@ class Partition:
             case Redrive():
                 self._apply_append(operation.append, scratch.changes)
                 group = self._group(operation.group, scratch)
-                group.apply_redrive(operation, scratch.changes)
+                group.apply_redrive(operation, scratch)
             case Purge():
                 readers = self.groups_of(DEAD_LETTER_CHANNEL, scratch)
                 apply_purge(self.number, operation, readers, self.slicer, scratch)

@@ -45,7 +45,10 @@ def retract(partition: Partition, records: Iterable[Record]) -> dict[int, Record
         kept.append(landing)
         if not count:
             continue
-        operations = [_shifted(each, count, partition.closed) for each in before.operations]
+        operations = [
+            _shifted(each, count, partition.closed, partition.last_index)
+            for each in before.operations
+        ]
         if operations != before.operations:
             landing.record = moved[id(before)] = replace(before, operations=operations)
             landing.lowest = _lowest(operations)
@@ -55,8 +58,11 @@ def retract(partition: Partition, records: Iterable[Record]) -> dict[int, Record
     return moved
 
 
-def _shifted(operation: Operation, count: int, closed: int) -> Operation:
-    """An operation with indexes lower by so much; later, if it would be below `closed`."""
+def _shifted(operation: Operation, count: int, closed: int, applied: int) -> Operation:
+    """
+    An operation with indexes lower by so much; later, if it would be below `closed`. What it
+    counts from lies above the index that is `applied`.
+    """
     match operation:
         case Append():
             first_index = operation.first_index - count
@@ -67,10 +73,11 @@ def _shifted(operation: Operation, count: int, closed: int) -> Operation:
             first_index = operation.first_index - count
             produced_ms = max(operation.produced_ms, _open_ms(first_index, closed))
             return replace(operation, first_index=first_index, produced_ms=produced_ms)
-        case CreateGroup() | SeekGroup() if operation.start & INDEX_MAX:
+        case CreateGroup() | SeekGroup() if operation.start & INDEX_MAX > applied + count:
+            # From now on; an offset that was asked for stays.
             return replace(operation, start=operation.start - count)
         case Redrive():
-            append = _shifted(operation.append, count, closed)
+            append = _shifted(operation.append, count, closed, applied)
             assert isinstance(append, Append)
             return replace(operation, append=append)
         case _:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandglass.core import keys
+from sandglass.core import keys, outcome
 from sandglass.core.dead_letter import Selection, admit_purge, admit_redrive
 from sandglass.core.membership import admit_drop
 from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL
@@ -11,7 +11,7 @@ from sandglass.core.outcome import first_place
 from sandglass.core.record import Cut, Ending, Purge, Redrive
 from sandglass.core.view import Overlay
 from sandglass.errors import LeaseLostError
-from tests.unit.core.drive import Drive, numbers_of
+from tests.unit.core.drive import Drive, numbers_of, offset
 
 
 def died(count: int = 1, *, group: str = "g", channel: str = "master") -> Drive:
@@ -128,6 +128,96 @@ def test_committed_does_not_go_back_and_waits_for_the_redriven_message() -> None
     drive.end(next(each for each in deliveries if each.lease.is_retry), Ending.ACKED)
 
     assert before <= waiting < group.committed(drive.store)
+
+
+def redriven_between() -> tuple[Drive, list[int]]:
+    """
+    A redriven message (1) stands, in time, between two others (2 and 3); offsets of all three
+    in the order in which they stand.
+    """
+    drive = died()
+    second = drive.produce()
+    drive.redrive(drive.letters())
+    between = drive.partition.last_index
+    third = drive.produce()
+    indexes = (second.first_index, between, third.first_index)
+    return drive, [offset(drive.wall_ms, index) for index in indexes]
+
+
+def test_a_lease_of_the_main_order_does_not_reach_over_a_redriven_message() -> None:
+    drive, _ = redriven_between()
+    group = drive.group()
+    drive.read(group)
+    retry, *main = drive.dispatch()
+
+    for delivery in main:
+        drive.end(delivery, Ending.NACKED, delay_ms=0)
+    drive.end(retry, Ending.NACKED, delay_ms=0)
+    drive.go(1)
+    again = drive.dispatch()
+    for delivery in again:
+        for place in range(delivery.lease.count):
+            drive.end(delivery, Ending.ACKED, [(place, 1)])
+
+    assert [1, 2, 3] == sorted(n for each in again for n in numbers_of(each.slices))
+    assert (0, 3) == (group.retry_count, group.acked_count)
+    assert [] == drive.take()
+    assert offset(drive.wall_ms - 1, drive.partition.last_index) < group.committed(drive.store)
+
+
+def test_neither_does_an_outcome_by_offset() -> None:
+    drive, offsets = redriven_between()
+    drive.restart(promised=drive.wall_ms + 1)
+    group = drive.group()
+
+    drive.end_offsets(group, offsets[::2], Ending.NACKED)
+    drive.end_offsets(group, offsets[::2], Ending.ACKED)
+    drive.read(group)
+
+    assert [1] == drive.take()
+    assert (1, 2) == (group.retry_count, group.acked_count)
+
+
+def test_a_purge_between_two_turns_of_a_reader_leaves_nothing_that_it_looks_for() -> None:
+    """The reader has taken the first of two letters that wait together; the second goes."""
+    drive = died()
+    drive.go(10)
+    bury(drive)
+    reader = drive.group("reader", channel=DEAD_LETTER_CHANNEL)
+    drive.read(reader)
+    for delivery in drive.dispatch():
+        drive.end(delivery, Ending.NACKED)
+    drive.go(1)
+    reader.consumers[0].credit_count = 1
+    taken = drive.take()
+
+    drive.purge(drive.letters()[1:])
+    reader.consumers[0].credit_count = 5
+
+    assert ([1], []) == (taken, drive.take())
+    assert 1 == reader.expired_count
+
+
+def test_an_outcome_by_offset_for_a_letter_that_goes_is_ignored() -> None:
+    drive = died()
+    reader = drive.group("reader", channel=DEAD_LETTER_CHANNEL)
+    drive.read(reader)
+    drive.end(drive.dispatch()[0], Ending.NACKED, delay_ms=50)
+    (letter,) = drive.letters()
+    record, _ = admit_purge(drive.partition, [letter], drive.moment, drive.store)
+
+    records, ignored_count = outcome.admit_offsets(
+        drive.partition,
+        reader,
+        [offset(letter.due_ms, letter.first_index)],
+        Ending.ACKED,
+        drive.moment,
+        drive.store,
+    )
+    drive.apply(record)
+
+    assert ([], 1) == (records, ignored_count)
+    assert (0, 1) == (reader.acked_count, reader.expired_count)
 
 
 def test_a_redriven_message_holds_after_a_restart() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandglass.core import keys
+from sandglass.core import keys, outcome
 from sandglass.core.backoff import Backoff
 from sandglass.core.machine import decode_group, encode_group
 from sandglass.core.membership import admit_drop, admit_group, admit_seek
@@ -87,6 +87,28 @@ def test_what_was_leased_before_a_seek_can_not_be_settled_any_more() -> None:
     assert [] == drive.take(), "nothing is handed out while the seek is on its way"
     drive.apply(record)
 
+    assert [1, 2] == drive.take()
+
+
+def test_an_outcome_by_offset_while_a_seek_is_on_its_way_is_ignored() -> None:
+    """One that waits for its retry, and one that a leader before had handed out."""
+    drive = Drive()
+    placed = drive.produce(counts=[2])
+    group = drive.group()
+    drive.read(group)
+    drive.end(drive.dispatch()[0], Ending.NACKED, [(0, 1)], delay_ms=50)
+    first = offset(placed.dues[0], placed.first_index)
+    drive.restart(promised=offset(drive.wall_ms, 0) >> INDEX_BITS)
+    group = drive.group()
+    record = admit_seek(drive.partition, group, moment=drive.moment)
+
+    records, ignored_count = outcome.admit_offsets(
+        drive.partition, group, [first, first + 1], Ending.ACKED, drive.moment, drive.store
+    )
+    drive.apply(record)
+    drive.read(group)
+
+    assert ([], 2) == (records, ignored_count)
     assert [1, 2] == drive.take()
 
 

@@ -2,7 +2,7 @@
 
 from sandglass.core import outcome
 from sandglass.core.dead_letter import admit_redrive
-from sandglass.core.membership import admit_group
+from sandglass.core.membership import admit_group, admit_seek
 from sandglass.core.offset import MAX
 from sandglass.core.record import Append, Ending, Record
 from sandglass.core.retract import retract
@@ -46,6 +46,23 @@ def test_what_is_taken_back_holds_back_no_reader() -> None:
     retract(drive.partition, [refused])
 
     assert before < offset(drive.wall_ms, 0) <= drive.partition.read_bound()
+
+
+def test_a_seek_to_an_offset_goes_there_and_one_to_the_end_follows_the_indexes() -> None:
+    drive = Drive()
+    drive.produce(counts=[5])
+    group = drive.group()
+    refused, _ = drive.admit(0, counts=[3])
+    third, sixth = offset(drive.wall_ms, 3), offset(drive.wall_ms, 6)
+    exact = admit_seek(drive.partition, group, moment=drive.moment, start=third)
+    at_end = admit_seek(drive.partition, group, moment=drive.moment, start=None)
+
+    moved = retract(drive.partition, [refused])
+    drive.apply(moved.get(id(exact), exact))
+    start = group.start
+    drive.apply(moved[id(at_end)])
+
+    assert (third, sixth) == (start, group.start)
 
 
 def test_outcomes_behind_it_stay_and_a_dead_letter_takes_its_index() -> None:
