@@ -12,13 +12,9 @@ from sandglass.testing.simulation import simulate
 SEED_COUNT = 300
 PART_COUNT = 10
 FIRST_SEED = {
-    "applied": 30,
-    "clamp": 14,
-    "closed": 20,
-    "epoch": 30,
-    "retry-bound": 10,
-    "start-shifts": 87,
-    "voiding": 42,
+    "applied": 45,
+    "clamp": 40,
+    "voiding": 140,
 }
 """Where the search for a history that misses a rule begins, if it isn't 0, to be quick."""
 
@@ -72,5 +68,8 @@ def test_histories_are_rich_enough_to_mean_something() -> None:
     assert sum(report.message_count for report in reports) > 1000
     assert sum(report.refused_count for report in reports) > 10
     assert sum(report.deleted_count for report in reports) > 3
+    assert sum(report.dropped_count for report in reports) > 5
+    assert sum(report.redriven_count for report in reports) > 10
+    assert sum(report.purged_count for report in reports) > 5
     assert sum(report.drained_count for report in reports) > 10
     assert sum(report.resumed_count for report in reports) > 3

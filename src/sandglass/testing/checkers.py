@@ -10,13 +10,14 @@ violation's text.
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery, Moment
-from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
+from sandglass.core.machine import decode_group, decode_topic
+from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import TOKEN_BITS
 from sandglass.core.record import (
@@ -25,10 +26,16 @@ from sandglass.core.record import (
     CreateGroup,
     Cut,
     DeleteTopic,
+    DropGroup,
     Ending,
     Move,
     OpenEpoch,
+    Purge,
+    PutGroup,
+    PutTopic,
     Record,
+    Redrive,
+    SeekGroup,
     Settle,
 )
 from sandglass.testing.seen import (
@@ -77,12 +84,15 @@ class History:
     def begin_epoch(self, closed: dict[int, int]) -> None:
         """A leader starts with these closed offsets; what the one before held is gone."""
         for partition in self.partitions.values():
+            partition.going.clear()
             partition.closed_at_start = closed.get(partition.number, 0)
             for group in partition.groups.values():
                 for number in group.ending:  # what was on its way is lost, its delay too
                     group.not_before_ms.pop(number, None)
                 group.held.clear()
                 group.ending.clear()
+                group.seeks.clear()
+                group.is_going = False
                 group.highest = -1
 
     # --- producing ----------------------------------------------------------------------------
@@ -110,10 +120,19 @@ class History:
         for operation in record.operations:
             if isinstance(operation, CreateGroup):
                 partition.asked[operation.group] = self.last_sent
+            if isinstance(operation, SeekGroup):
+                self._let_go(partition.groups[operation.group])
+            if isinstance(operation, DropGroup):
+                partition.groups[operation.group].is_going = True
+                self._let_go(partition.groups[operation.group])
+            if isinstance(operation, Purge):
+                self._take_back(partition, operation)
             if not isinstance(operation, Settle | Move):
                 continue
             group = partition.groups[operation.group]
+            _check_ending(group, operation, record, moment)
             for number in self._named(partition, group, operation):
+                _check_counts(group, operation, number, record)
                 is_over = number in group.acked or number in group.dead
                 _check(not is_over, "I6", "ends again", group, number)
                 _check(number not in group.ending, "I7", "ends twice", group, number)
@@ -124,6 +143,29 @@ class History:
                     is_expiry = operation.ending is Ending.TIMED_OUT
                     _check(not (is_early and is_expiry), "I7", "times out early", group, number)
                     self.on_ended(group, hold)
+
+    def seek(self, group: GroupHistory, start: int | None) -> None:
+        """Somebody asks for a move of a group to `start`, or to its end."""
+        group.seeks.append((start, self.last_sent if start is None else 1 << 62))
+
+    def _let_go(self, group: GroupHistory) -> None:
+        """Whatever the group held, it holds no longer."""
+        for hold in group.held.values():
+            self.on_ended(group, hold)
+        group.held.clear()
+
+    def _take_back(self, partition: PartitionHistory, purge: Purge) -> None:
+        """Dead letters are about to go: nobody holds them any longer."""
+        for low, high, count in purge.ranges:
+            numbers = partition.numbers_in(DEAD_LETTER_CHANNEL, low, high, is_all=True)
+            if len(numbers) != count or partition.going.intersection(numbers):
+                raise Violation(f"I8: dead letters {numbers} are taken as {count}, or twice")
+            partition.going.update(numbers)
+            for group in partition.groups.values():
+                for number in numbers if group.channel == DEAD_LETTER_CHANNEL else ():
+                    hold = group.held.pop(number, None)
+                    if hold is not None:
+                        self.on_ended(group, hold)
 
     def land(self, record: Record) -> None:
         """A record is durable, and applied or about to be."""
@@ -148,6 +190,18 @@ class History:
         elif isinstance(operation, DeleteTopic):
             for number in operation.partitions:
                 self.partitions[number].is_deleted = True
+        elif isinstance(operation, PutTopic):
+            for ref in decode_topic(operation.value).partitions:
+                self.partitions[ref.number].is_created = True
+        elif isinstance(operation, PutGroup):
+            settings = decode_group(operation.value).settings
+            for partition in self.partitions.values():
+                is_there = partition.is_created and not partition.is_deleted
+                if is_there and partition.topic == operation.topic:
+                    partition.settings[operation.name] = settings
+                    for group in partition.groups.values():
+                        if group.name == operation.name:
+                            group.set(settings)
 
     def _land(self, partition: PartitionHistory, operation: object, record: Record) -> None:
         if partition.is_deleted:
@@ -155,11 +209,16 @@ class History:
         match operation:
             case Append(origin=None):
                 self._land_append(partition, operation)
-            case Append():
-                self._land_dead_letter(partition, operation)
+            case Append() | Redrive():
+                pass  # with what they belong to
+            case Purge():
+                self._land_purge(partition, operation, record)
             case Settle():
                 group = partition.groups[operation.group]
-                for number in self._named(partition, group, operation):
+                numbers = self._named(partition, group, operation)
+                if operation.ending is Ending.DEAD:
+                    self._land_dead_letters(partition, group, numbers, record)
+                for number in numbers:
                     self._settle(partition, group, number, operation.ending)
             case Move():
                 group = partition.groups[operation.group]
@@ -175,21 +234,59 @@ class History:
                     partition.max_deliveries,
                     committed=max(operation.start, partition.cut),
                     asked_after=partition.asked[operation.group],
+                    most_deliveries=partition.max_deliveries,
                 )
+                own = partition.settings.get(operation.name)
+                if own is not None:
+                    partition.groups[operation.group].set(own)
+            case DropGroup():
+                del partition.groups[operation.group]
+            case SeekGroup():
+                self._land_seek(partition, operation)
             case Cut():
                 self._cut(partition, operation.below)
             case _:
                 pass
 
+    def _land_seek(self, partition: PartitionHistory, operation: SeekGroup) -> None:
+        """A new generation begins: nothing of the one before is left."""
+        before = partition.groups[operation.group]
+        asked, asked_after = before.seeks.pop(0)
+        if asked is not None and operation.start != asked:
+            raise Violation(
+                f"I5: {before.name} was to go to {asked:x}, and is at {operation.start:x}"
+            )
+        partition.groups[operation.group] = GroupHistory(
+            partition.number,
+            before.number,
+            before.channel,
+            before.name,
+            operation.start,
+            before.max_deliveries,
+            committed=max(operation.start, partition.cut),
+            asked_after=asked_after,
+            seeks=before.seeks,
+            is_going=before.is_going,
+            most_deliveries=before.max_deliveries,
+            backoff=before.backoff,
+        )
+        for key in [key for key in partition.buried if key[0] == operation.group]:
+            del partition.buried[key]
+
     def _named(
         self, partition: PartitionHistory, group: GroupHistory, operation: Settle | Move
     ) -> list[int]:
-        return [
+        main = [
             number
-            for low, high, _ in (*operation.main, *operation.retry)
+            for low, high, _ in operation.main
             for number in partition.numbers_in(
                 group.channel, max(low, group.start), high, is_all=True
             )
+        ]
+        return main + [
+            number
+            for low, high, _ in operation.retry
+            for number in partition.numbers_for(group, low, high, is_all=True)
         ]
 
     def _land_append(self, partition: PartitionHistory, append: Append) -> None:
@@ -205,33 +302,82 @@ class History:
                 index += 1
             place += count
 
-    def _land_dead_letter(self, partition: PartitionHistory, append: Append) -> None:
-        assert append.origin is not None
-        origin = append.origin
-        (group,) = (
-            each
-            for each in partition.groups.values()
-            if each.name == origin.group
-            and origin.offset in partition.channel(each.channel).numbers
+    def _land_dead_letters(
+        self,
+        partition: PartitionHistory,
+        group: GroupHistory,
+        numbers: list[int],
+        record: Record,
+    ) -> None:
+        """Each message that dies has its dead letter in the same record, in their order."""
+        dying = iter(numbers)
+        for append in record.operations:
+            if not isinstance(append, Append):
+                continue
+            for told, body, offset in _copies_of(append):
+                number = next(dying, None)
+                while number in group.expired and self._first_place(number) != told.offset:
+                    number = next(dying, None)  # it was gone when the others died
+                if number is None or body != self.sent[number].body:
+                    raise Violation(f"I8: dead letter of {number} with other bytes")
+                if (told.offset, told.group) != (self._first_place(number), group.name):
+                    raise Violation(f"I8: dead letter of {number} says it is {told}")
+                if (group.number, number) in partition.buried:
+                    raise Violation(f"I8: a second dead letter of {number} for {group.name}")
+                partition.buried[group.number, number] = told
+                self._copy(partition, DEAD_LETTER_CHANNEL, number, told, offset)
+
+    def _copy(
+        self, partition: PartitionHistory, channel: str, number: int, told: Origin, offset: int
+    ) -> int:
+        copy = COPY_FIRST + len(self.copies)
+        self.copies.append(number)
+        body = self.sent[number].body
+        self.sent[copy] = Sent(
+            copy, partition.number, channel, 0, 0, 0, body, told, offset, is_shown=True
         )
-        numbers = partition.channel(group.channel).numbers
-        width = len(append.bodies[0]) // append.counts[0]
-        for place in range(append.counts[0]):
-            number = numbers.get(origin.offset + place)
-            body = append.bodies[0][place * width : (place + 1) * width]
-            if number is None or body != self.sent[number].body:
-                raise Violation(f"I8: dead letter of {number} with other bytes")
-            if (group.number, number) in partition.buried:
-                raise Violation(f"I8: a second dead letter of {number} for {group.name}")
-            told = Origin(origin.offset + place, group.name, origin.attempts, origin.reason)
-            partition.buried[group.number, number] = told
-            copy = COPY_FIRST + len(self.copies)
-            self.copies.append(number)
-            offset = append.dues[0] << INDEX_BITS | append.first_index + place
-            self.sent[copy] = Sent(
-                copy, partition.number, DEAD_LETTER_CHANNEL, 0, 0, 0, body, told, offset
-            )
-            self._appear(partition, DEAD_LETTER_CHANNEL, offset, copy)
+        self._appear(partition, channel, offset, copy)
+        return copy
+
+    def _first_place(self, number: int) -> int:
+        """Where a message stood when it was produced; a dead letter's own death aside."""
+        message = self.sent[number]
+        origin = message.origin if message.channel == REDRIVE_CHANNEL else None
+        return message.offset if origin is None else origin.offset
+
+    def _land_purge(self, partition: PartitionHistory, purge: Purge, record: Record) -> None:
+        """Dead letters go; those that are redriven come back in the same record."""
+        channel = partition.channel(DEAD_LETTER_CHANNEL)
+        offsets = [offset for low, high, _ in purge.ranges for offset in range(low, high)]
+        letters = iter([channel.numbers[offset] for offset in offsets])
+        for operation in record.operations:
+            if isinstance(operation, Redrive):
+                self._land_redrive(partition, operation, letters)
+        partition.purged_count += len(list(letters))
+        for offset in offsets:
+            number = channel.numbers[offset]
+            partition.going.discard(number)
+            for group in partition.groups.values():
+                is_reader = group.channel == DEAD_LETTER_CHANNEL
+                if is_reader and max(group.start, partition.cut) <= offset:
+                    self._expire(group, number)
+            channel.remove(offset)
+
+    def _land_redrive(
+        self, partition: PartitionHistory, redrive: Redrive, letters: Iterator[int]
+    ) -> None:
+        group = partition.groups[redrive.group]
+        for told, body, offset in _copies_of(redrive.append):
+            letter = next(letters)
+            if (told, body) != (self.sent[letter].origin, self.sent[letter].body):
+                raise Violation(f"I8: {told} comes back, not dead letter {letter}")
+            if told.group != group.name:
+                raise Violation(f"I8: {told} comes back to {group.name}")
+            copy = self._copy(partition, REDRIVE_CHANNEL, letter, told, offset)
+            group.redriven[offset] = copy
+            group.moved.add(copy)
+            group.until_ms[copy] = redrive.until_ms
+            partition.redriven_count += 1
 
     def _appear(self, partition: PartitionHistory, name: str, offset: int, number: int) -> None:
         channel = partition.channel(name)
@@ -284,13 +430,9 @@ class History:
         group.moved.add(number)
         group.until_ms[number] = move.until_ms
         if move.ending is Ending.RELEASED:
-            releases = group.releases[number] = group.releases.get(number, 0) + 1
-            most = limits.RELEASE_FACTOR * group.max_deliveries
-            _check(releases < most, "I8", f"released {releases} times", group, number)
+            group.releases[number] = group.releases.get(number, 0) + 1
         elif move.ending is not Ending.CLOCK:
-            attempts = group.attempts[number] = group.attempts.get(number, 0) + 1
-            most = group.max_deliveries
-            _check(attempts < most, "I8", f"failed {attempts} times", group, number)
+            group.attempts[number] = group.attempts.get(number, 0) + 1
         _check(
             move.attempts == group.attempts.get(number, 0),
             "I8",
@@ -301,11 +443,14 @@ class History:
 
     def _cut(self, partition: PartitionHistory, below: int) -> None:
         for group in partition.groups.values():
-            for number in partition.numbers_in(group.channel, group.start, below):
-                if not group.is_settled(number):
-                    group.expired.add(number)
-                    group.moved.discard(number)
+            for number in partition.numbers_for(group, 0, below):
+                self._expire(group, number)
         partition.cut = max(partition.cut, below)
+
+    def _expire(self, group: GroupHistory, number: int) -> None:
+        if not group.is_settled(number):
+            group.expired.add(number)
+            group.moved.discard(number)
 
     # --- deliveries ---------------------------------------------------------------------------
 
@@ -314,6 +459,8 @@ class History:
         partition = self.partitions[delivery.partition]
         group = partition.groups[delivery.group.number]
         lease = delivery.lease
+        if group.seeks or group.is_going:
+            raise Violation(f"I7: {group.name} is moving, or going, and hands out")
         if lease.token <= partition.last_token:
             raise Violation(f"I7: token {lease.token:x} after {partition.last_token:x}")
         partition.last_token = lease.token
@@ -322,7 +469,7 @@ class History:
         partition.last_epoch = lease.token >> TOKEN_BITS
         numbers: list[int] = []
         for part in delivery.slices:
-            for offset, number in self._look(partition, group.channel, part):
+            for offset, number in self._look(partition, group.channel, part, group.redriven):
                 self._deliver(group, number, offset, delivery, moment, monotonic_ms)
                 group.held[number] = Hold(
                     number,
@@ -356,10 +503,13 @@ class History:
         _check(not group.is_settled(number), "I6", "comes back", group, number)
         _check(number not in group.held, "I7", "is leased twice", group, number)
         _check(number not in group.ending, "I7", "comes while it ends", group, number)
-        _check(offset >= group.start, "I9", "stood before the start", group, number)
+        is_first = offset not in group.redriven
+        _check(
+            not is_first or offset >= group.start, "I9", "stood before the start", group, number
+        )
         attempts = group.attempts.get(number, 0) + 1
         _check(attempts == delivery.attempt, "I8", f"not attempt {attempts}", group, number)
-        _check(attempts <= group.max_deliveries, "I8", "one too many", group, number)
+        _check(attempts <= group.most_deliveries, "I8", "one too many", group, number)
         _check(not self.is_early(message, monotonic_ms), "I3", "is early", group, number)
         if delivery.lease.is_retry:
             least_ms = group.not_before_ms.pop(number, 0)
@@ -384,7 +534,11 @@ class History:
         _check(not late, "I4", "is late", group, message.number)
 
     def _look(
-        self, partition: PartitionHistory, name: str, part: Slice
+        self,
+        partition: PartitionHistory,
+        name: str,
+        part: Slice,
+        redriven: Mapping[int, int] | None = None,
     ) -> Iterable[tuple[int, int]]:
         """(offset, number) of what a slice shows, checked against what stands there."""
         raw = take_messages(part.body, part.row_count, part.first, part.count)
@@ -394,6 +548,8 @@ class History:
         for place, shown in enumerate(numbers_of(raw, part.count)):
             offset = first + place
             number = channel.numbers.get(offset)
+            if number is None and redriven is not None:
+                number = redriven.get(offset)
             if number is None:
                 raise Violation(f"I2: message {shown} at {offset:x} was never accepted")
             message = self.sent[number]
@@ -401,6 +557,8 @@ class History:
                 raise Violation(f"I2: message {shown} came for {number}, at {offset:x}")
             if offset < partition.cut:
                 raise Violation(f"I2: message {number} was cut by retention")
+            if number in partition.going and redriven is not None:
+                raise Violation(f"I6: dead letter {number} is handed out while it goes")
             if message.origin != _told(part, place):
                 raise Violation(f"I8: dead letter {number} shows {_told(part, place)}")
             yield offset, number
@@ -426,16 +584,22 @@ class History:
 
     def commit(self, group: GroupHistory, committed: int) -> None:
         """A group's committed offset is shown."""
-        if committed < group.committed:
+        # Known: a group that begins in the future goes back for what comes back to it before.
+        is_ahead = any(offset < group.start for offset in group.redriven)
+        if committed < group.committed and not is_ahead:
             raise Violation(f"I10: committed goes back to {committed:x} in {group.name}")
         group.committed = committed
         partition = self.partitions[group.partition]
-        for number in partition.numbers_in(group.channel, group.start, committed):
+        for number in partition.numbers_for(group, 0, committed):
             _check(group.is_settled(number), "I10", "is below committed", group, number)
 
-    def count(self, group: GroupHistory, counted: tuple[int, int, int, int]) -> None:
-        """At a quiet point: (acked, dead, expired, waiting for a retry) as the group counts."""
-        expected = (len(group.acked), len(group.dead), len(group.expired), len(group.moved))
+    def count(self, group: GroupHistory, counted: tuple[int, ...]) -> None:
+        """
+        At a quiet point: (acked, dead, expired, waiting for a retry, redriven) as the group
+        counts.
+        """
+        each = (group.acked, group.dead, group.expired, group.moved, group.redriven)
+        expected = tuple(map(len, each))
         if counted != expected:
             raise Violation(f"I15: {group.name} counts {counted}, but it is {expected}")
 
@@ -443,7 +607,7 @@ class History:
         """The node has nothing to do, though somebody has credit: nothing is due."""
         partition = self.partitions[group.partition]
         end = now_ms + 1 << INDEX_BITS
-        for number in partition.numbers_in(group.channel, group.start, end):
+        for number in partition.numbers_for(group, 0, end):
             if group.is_settled(number) or number in group.held or number in group.ending:
                 continue
             if number in group.moved:
@@ -456,7 +620,7 @@ class History:
     def drained(self, group: GroupHistory, target: int, steady_ms: int) -> None:
         """A drain is over: what stood up to `target`, and was ready, has been handed out."""
         partition = self.partitions[group.partition]
-        for number in partition.numbers_in(group.channel, group.start, target + 1):
+        for number in partition.numbers_for(group, 0, target + 1):
             if group.is_settled(number) or number in group.held or number in group.ending:
                 continue
             is_later = number in group.moved and group.until_ms[number] > steady_ms
@@ -469,7 +633,7 @@ class History:
             for partition in self.partitions.values()
             if not partition.is_deleted
             for group in partition.groups.values()
-            for number in partition.numbers_in(group.channel, group.start, 1 << 112)
+            for number in partition.numbers_for(group, 0, 1 << 112)
             if not group.is_settled(number)
         ]
 
@@ -485,6 +649,39 @@ class History:
             _check(False, "I5", "never comes to an end", group, number)
 
 
+def _check_ending(
+    group: GroupHistory, operation: Settle | Move, record: Record, moment: Moment
+) -> None:
+    """What fails without a word of its consumer waits for the backoff."""
+    if isinstance(operation, Move) and operation.ending in {Ending.TIMED_OUT, Ending.BROKEN}:
+        least_ms = moment.steady_ms + group.backoff.delay_ms(operation.attempts, 1)
+        if operation.until_ms < least_ms:
+            raise Violation(f"I8: a retry of {group.name} comes before its backoff: {record}")
+
+
+def _check_counts(
+    group: GroupHistory, operation: Settle | Move, number: int, record: Record
+) -> None:
+    """By the settings as they are now: the last attempt is the last, and no other is."""
+    if operation.ending in {Ending.ACKED, Ending.EXPIRED, Ending.CLOCK}:
+        return
+    if number in group.expired:
+        return
+    reasons = {
+        each.origin.reason
+        for each in record.operations
+        if isinstance(each, Append) and each.origin is not None
+    }
+    if reasons & {"dead"}:
+        return
+    releases = group.releases.get(number, 0) + 1
+    is_last = group.attempts.get(number, 0) + 1 >= group.max_deliveries
+    if operation.ending is Ending.RELEASED or reasons & {"released"}:
+        is_last = releases >= limits.RELEASE_FACTOR * group.max_deliveries
+    is_dead = operation.ending is Ending.DEAD
+    _check(is_last == is_dead, "I8", f"ends as {operation.ending.name}", group, number)
+
+
 def _check(holds: bool, invariant: str, what: str, group: GroupHistory, number: int) -> None:
     if not holds:
         raise Violation(
@@ -492,6 +689,17 @@ def _check(holds: bool, invariant: str, what: str, group: GroupHistory, number: 
             f" {group.partition}"
         )
     return None
+
+
+def _copies_of(append: Append) -> Iterator[tuple[Origin, bytes, int]]:
+    """Of each message of an append with an origin: what it says, its bytes, its offset."""
+    origin, raw = append.origin, append.bodies[0]
+    assert origin is not None, "another message among the dead letters"
+    width = len(raw) // append.counts[0]
+    for place in range(append.counts[0]):
+        told = Origin(origin.offset + place, origin.group, origin.attempts, origin.reason)
+        body = raw[place * width : (place + 1) * width]
+        yield told, body, append.dues[0] << INDEX_BITS | append.first_index + place
 
 
 def _told(part: Slice, place: int) -> Origin | None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from sandglass.core import dispatch, keys, retract
+from sandglass.core import dispatch, keys, partition, retract
 from sandglass.core.dispatch import Moment
 from sandglass.core.done import DoneRanges
 from sandglass.core.group import Group
@@ -172,6 +172,14 @@ RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
         lambda: [
             (retract, "_shifted", _shift_no_group(vars(retract)["_shifted"])),
         ],
+    ),
+    "generation": (
+        "what was leased before a group was moved can't be settled any more",
+        lambda: [(Group, "drop_leases", lambda _: None)],
+    ),
+    "letter": (
+        "a dead letter goes with what is redriven or purged",
+        lambda: [(partition, "apply_purge", lambda *_: None)],
     ),
     "epoch": (
         "a leader hands nothing out before its epoch is durable",

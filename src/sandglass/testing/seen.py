@@ -8,7 +8,10 @@ judges by it.
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from sandglass.core.backoff import AT_ONCE, Backoff
+from sandglass.core.message import REDRIVE_CHANNEL
 from sandglass.core.record import Ending
+from sandglass.core.topic import GroupSettings
 
 WIDTH_MIN = 8
 """Bytes of a simulated message: its number, then filling."""
@@ -53,7 +56,7 @@ class Sent:
     monotonic_ms: int
     body: bytes
     origin: Origin | None = None
-    """What it was, if it is a dead letter: each is a message of its own."""
+    """What it was, if it is a dead letter, or a redriven one: each is a message of its own."""
     offset: int = 0
     """0 until it is applied."""
     is_shown: bool = False
@@ -101,6 +104,21 @@ class GroupHistory:
     committed: int = 0
     asked_after: int = 0
     """The last message that was sent before somebody asked for the group."""
+    seeks: list[tuple[int | None, int]] = field(default_factory=list[tuple[int | None, int]])
+    """On their way: where to, None for the end, and the last message that was sent before."""
+    redriven: dict[int, int] = field(default_factory=dict[int, int])
+    """Offset to message, of dead letters that came back to it."""
+    is_going: bool = False
+    """Its end is on its way."""
+    most_deliveries: int = 0
+    """The highest `max_deliveries` that it ever had in this generation."""
+    backoff: Backoff = AT_ONCE
+
+    def set(self, settings: GroupSettings) -> None:
+        """It has settings of its own from now on."""
+        self.max_deliveries = settings.max_deliveries or self.max_deliveries
+        self.most_deliveries = max(self.most_deliveries, self.max_deliveries)
+        self.backoff = settings.backoff or AT_ONCE
 
     def is_settled(self, number: int) -> bool:
         """Nothing more is to happen to this message."""
@@ -117,6 +135,11 @@ class Channel:
     passed: int = -1
     """A reader has passed this offset."""
 
+    def remove(self, offset: int) -> None:
+        """Nothing stands there any more."""
+        del self.numbers[offset]
+        del self.offsets[bisect_left(self.offsets, offset)]
+
 
 @dataclass(slots=True)
 class PartitionHistory:
@@ -124,17 +147,32 @@ class PartitionHistory:
 
     number: int
     max_deliveries: int
+    topic: str
     channels: dict[str, Channel] = field(default_factory=dict[str, Channel])
     groups: dict[int, GroupHistory] = field(default_factory=dict[int, GroupHistory])
     cut: int = 0
     last_token: int = 0
     last_epoch: int = 0
     closed_at_start: int = 0
+    is_created: bool = False
     is_deleted: bool = False
+    settings: dict[str, GroupSettings] = field(default_factory=dict[str, GroupSettings])
+    """Of groups that have some of their own, by name."""
     buried: dict[tuple[int, int], Origin] = field(default_factory=dict[tuple[int, int], Origin])
     """(group, message) of each dead letter, and what it says."""
+    going: set[int] = field(default_factory=set[int])
+    """Dead letters for whose end a record is on its way."""
+    redriven_count: int = 0
+    purged_count: int = 0
     asked: dict[int, int] = field(default_factory=dict[int, int])
     """Groups on their way, with the last message that was sent before each was asked for."""
+
+    def find_group(self, channel: str, name: str) -> GroupHistory | None:
+        """A group by its name, if it is there and isn't going."""
+        for group in self.groups.values():
+            if (group.channel, group.name) == (channel, name) and not group.is_going:
+                return group
+        return None
 
     def channel(self, name: str) -> Channel:
         """The channel, made if it is new."""
@@ -148,6 +186,24 @@ class PartitionHistory:
         low = low if is_all else max(low, self.cut)
         first, end = bisect_left(known.offsets, low), bisect_left(known.offsets, high)
         return [known.numbers[offset] for offset in known.offsets[first:end]]
+
+    def numbers_for(
+        self, group: GroupHistory, low: int, high: int, *, is_all: bool = False
+    ) -> list[int]:
+        """As `numbers_in`, of all that a group has to settle: also what came back to it."""
+        numbers = self.numbers_in(group.channel, max(low, group.start), high, is_all=is_all)
+        cut = 0 if is_all else self.cut
+        return numbers + [
+            number
+            for offset, number in group.redriven.items()
+            if max(low, cut) <= offset < high
+        ]
+
+    def is_there(self, group: GroupHistory, message: Sent) -> bool:
+        """Does a message stand where its group would look for it?"""
+        if message.channel == REDRIVE_CHANNEL:
+            return group.redriven.get(message.offset) == message.number
+        return self.channel(message.channel).numbers.get(message.offset) == message.number
 
 
 def numbers_of(raw: bytes, count: int) -> list[int]:

@@ -166,11 +166,10 @@ class Consumers:
         found: list[tuple[Partition, Group]] = []
         topic = self.world.topics.get(client.topic)
         for ref in topic.partitions if topic is not None else ():
-            known = self.world.history.partitions[ref.number].groups.values()
+            seen = self.world.history.partitions[ref.number]
+            known = seen.find_group(client.channel, client.group)
             partition = self.world.node.partition(ref.number)
-            if partition is not None and any(
-                (group.channel, group.name) == (client.channel, client.group) for group in known
-            ):
+            if partition is not None and known is not None:
                 group = partition.group(client.channel, client.group, self.world.node.view)
                 found.append((partition, group))
         return found

@@ -91,7 +91,7 @@ class Operator:
                 self.producers.read(partition)
             else:
                 name = chance.choice(("late", "later", "latest"))
-                self._create_group(partition.number, CHANNELS[0], name, is_from_now=True)
+                self.create_group(partition.number, CHANNELS[0], name, is_from_now=True)
         world.kick()
         world.after(0, lambda: self._rush_again(partition))
 
@@ -113,7 +113,7 @@ class Operator:
         settings = TopicSettings(ack_timeout_ms=400, max_deliveries=max_deliveries)
         topic = Topic(name, TopicKind.TIMER, refs, settings=settings)
         for ref in refs:
-            history.partitions[ref.number] = PartitionHistory(ref.number, max_deliveries)
+            history.partitions[ref.number] = PartitionHistory(ref.number, max_deliveries, name)
 
         def created() -> None:
             self._creating.discard(name)
@@ -141,14 +141,15 @@ class Operator:
     def _create_groups(self, topic: Topic) -> None:
         for channel in CHANNELS:
             for ref in topic.partitions:
-                self._create_group(ref.number, channel, "first", is_from_now=False)
+                self.create_group(ref.number, channel, "first", is_from_now=False)
 
     def _create_group_everywhere(self, topic: Topic, channel: str, name: str) -> None:
         is_from_now = self.world.chance.random() < 0.6
         for ref in topic.partitions:
-            self._create_group(ref.number, channel, name, is_from_now=is_from_now)
+            self.create_group(ref.number, channel, name, is_from_now=is_from_now)
 
-    def _create_group(self, number: int, channel: str, name: str, *, is_from_now: bool) -> None:
+    def create_group(self, number: int, channel: str, name: str, *, is_from_now: bool) -> None:
+        """The group in one partition, unless it is there."""
         world = self.world
         partition = world.node.partition(number)
         if partition is None:

@@ -79,8 +79,12 @@ class Outcomes:
         partition = self.world.node.partition(task.partition)
         if partition is None or self.world.history.partitions[task.partition].is_deleted:
             return None
+        known = self.world.history.partitions[task.partition].find_group(
+            task.channel, task.group
+        )
+        if known is None:
+            return None
         group = partition.group(task.channel, task.group, self.world.node.view)
-        known = self.world.history.partitions[task.partition].groups[group.number]
         return partition, group, known
 
     def _outcome(self, task: Task, places: Places, ending: Ending) -> None:
@@ -96,7 +100,9 @@ class Outcomes:
         ]
         held = [n for n in named if n in known.held and known.held[n].token == task.token]
         is_right = bool(held) and (not places or len(held) == len(named))
-        delay_ms = self.world.chance.choice((0, 0, 50, 400)) if ending is Ending.NACKED else 0
+        delay_ms = None
+        if ending is Ending.NACKED:
+            delay_ms = self.world.chance.choice((None, 0, 50, 400))
         try:
             record = outcome.admit_outcome(
                 partition,
@@ -119,7 +125,10 @@ class Outcomes:
         if missed:
             raise Violation(f"I7: the outcome for {held} leaves {missed} out")
         if ending is Ending.NACKED:
-            known.not_before_ms.update(dict.fromkeys(held, self.world.now_ms + delay_ms))
+            for number in held:
+                attempt = known.attempts.get(number, 0) + 1
+                least_ms = known.backoff.delay_ms(attempt, 1) if delay_ms is None else delay_ms
+                known.not_before_ms[number] = self.world.now_ms + least_ms
         self.world.kick()
 
     def _extend(self, task: Task, lease_ms: int, begun: int) -> None:
@@ -193,6 +202,9 @@ class Outcomes:
 
     def _may_end(self, seen: PartitionHistory, known: GroupHistory, number: int) -> bool:
         offset = self.world.history.sent[number].offset
+        message = self.world.history.sent[number]
+        if known.seeks or number in seen.going or not seen.is_there(known, message):
+            return False
         if number in known.held:
             return True
         if self.world.history.is_early(self.world.history.sent[number], self.world.now_ms):
@@ -206,11 +218,13 @@ class Outcomes:
     def _is_unclear(self, known: GroupHistory, number: int) -> bool:
         """A scheduled message of which only the core knows whether its wait is over."""
         message = self.world.history.sent[number]
+        counted = known.attempts.get(number, 0) + known.releases.get(number, 0)
+        if message.offset in known.redriven:
+            return number in known.moved and not counted
         if (
             message.left_ms <= 0
             or number in known.held
             or self.world.history.is_early(message, self.world.now_ms)
         ):
             return False
-        counted = known.attempts.get(number, 0) + known.releases.get(number, 0)
         return number not in known.moved or not counted

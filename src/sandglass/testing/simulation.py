@@ -19,6 +19,8 @@ from sandglass.core.view import Overlay
 from sandglass.testing.looks import check_index_order, check_standings
 from sandglass.testing.seen import Violation, take_messages
 from sandglass.testing.simulated_consumers import Consumers
+from sandglass.testing.simulated_groups import Groups
+from sandglass.testing.simulated_letters import Letters
 from sandglass.testing.simulated_operator import Operator
 from sandglass.testing.simulated_outcomes import Outcomes
 from sandglass.testing.simulated_producers import Producers
@@ -40,6 +42,8 @@ class Simulation:
     consumers: Consumers = field(init=False)
     producers: Producers = field(init=False)
     operator: Operator = field(init=False)
+    groups: Groups = field(init=False)
+    letters: Letters = field(init=False)
     _is_look_wanted: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +52,8 @@ class Simulation:
         self.consumers = Consumers(self.world, self.outcomes)
         self.producers = Producers(self.world)
         self.operator = Operator(self.world, self.consumers, self.producers)
+        self.groups = Groups(self.world, self.consumers, self.operator)
+        self.letters = Letters(self.world)
         self.world.on_serving = self._serving
         self.world.on_down = self.consumers.forget_all
         self.world.on_turn = self._turned
@@ -76,6 +82,10 @@ class Simulation:
             (self.operator.waver, 1200),
             (self.operator.act, 600),
             (self.operator.pause, 2000),
+            (self.groups.seek, 500),
+            (self.letters.take, 250),
+            (self.groups.drop, 900),
+            (self.groups.set, 600),
             (self.operator.fill_disk, 1500),
             (world.fail, 1000),
         ):
@@ -121,6 +131,7 @@ class Simulation:
                     group.dead_count,
                     group.expired_count,
                     group.retry_count,
+                    group.redriven_count,
                 )
                 self.world.history.count(known, counted)
                 check_standings(

@@ -46,6 +46,10 @@ class Report:
     drained_count: int = 0
     resumed_count: int = 0
     """Sessions that broke and came back."""
+    dropped_count: int = 0
+    """Groups."""
+    redriven_count: int = 0
+    purged_count: int = 0
     violation: str = ""
 
 
@@ -242,4 +246,5 @@ class World:
             for partition in self.history.partitions.values()
             if not partition.is_deleted
             for group in partition.groups.values()
+            if not group.is_going
         ]
