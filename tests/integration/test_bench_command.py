@@ -66,7 +66,7 @@ def test_what_is_out_of_bounds_is_refused(server: Server, line: str, text: str) 
     assert text in done.stderr.decode()
 
 
-def test_aquantile_is_one_of_the_numbers() -> None:
+def test_a_quantile_is_one_of_the_numbers() -> None:
     numbers = [float(each) for each in range(100, 0, -1)]
 
     assert (50.0, 99.0) == (quantile(numbers, 0.5), quantile(numbers, 0.99))
