@@ -50,6 +50,7 @@ class ScaleSizes:
     singles_count: int = 40_000
     burst_count: int = 1_000_000
     pending_count: int = 10_000_000
+    killed_batches: int = 1000
     plain_batches: int = 600
     group_count: int = 1000
     group_batches: int = 30
@@ -64,6 +65,7 @@ QUICK = ScaleSizes(
     singles_count=300,
     burst_count=3000,
     pending_count=3000,
+    killed_batches=20,
     plain_batches=20,
     group_count=20,
     group_batches=3,
@@ -159,7 +161,8 @@ async def pending(bench: Bench) -> list[Figure]:
     Ten million wait, each for its own moment of a year: what that costs in memory, and how soon
     the command delivers again after SIGTERM, and after a kill in the middle of producing.
     """
-    count = _sizes(bench).pending_count
+    sizes = _sizes(bench)
+    count = sizes.pending_count
     async with _Command.running(bench.directory / "pending") as node:
         await node.first_delivery("now")
         await asyncio.sleep(1)
@@ -170,7 +173,10 @@ async def pending(bench: Bench) -> list[Figure]:
         await node.end(signal.SIGTERM)
         after_term_ms = await node.start_to_first_delivery()
         again_mb = node.memory_mb()
-        after_kill_ms = [await _kill_while_producing(node, number) for number in range(3)]
+        after_kill_ms = [
+            await _kill_while_producing(node, number, sizes.killed_batches)
+            for number in range(3)
+        ]
     filled = figure(
         "pending",
         NODE,
@@ -213,15 +219,16 @@ async def _fill(node: "_Command", count: int) -> Spent:
     return spent
 
 
-async def _kill_while_producing(node: "_Command", number: int) -> float:
+async def _kill_while_producing(node: "_Command", number: int, batches: int) -> float:
+    """Two seconds of producing, or half of what there is to produce."""
     chance = random.Random(number)
     start_ms = _now_ms() + HOUR_MS
-    dues = [start_ms + chance.randrange(YEAR_MS) for _ in range(1000 * BATCH_COUNT)]
-    requests = _scheduled(f"killed-{number}", _batches(BATCH_COUNT) * 1000, dues)
+    dues = [start_ms + chance.randrange(YEAR_MS) for _ in range(batches * BATCH_COUNT)]
+    requests = _scheduled(f"killed-{number}", _batches(BATCH_COUNT) * batches, dues)
     async with Session(node.address) as session:
         await session.create_topic(f"killed-{number}")
         producing = asyncio.create_task(load.produce(session, requests, in_flight=IN_FLIGHT))
-        await asyncio.sleep(2)
+        await asyncio.sleep(min(2.0, batches / 500))
         await node.end(signal.SIGKILL)
         producing.cancel()
         with suppress(asyncio.CancelledError, WrongError, grpc.aio.AioRpcError):
