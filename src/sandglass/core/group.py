@@ -270,9 +270,11 @@ class Group:
         """Messages in `[low, high)` are about to go: those not settled expire."""
         for part in self._retry_rows(low, high, scratch):
             left, right = max(low, part.low), min(high, part.high)
-            count = self._count(left, right, scratch, is_redriven=part.is_redriven)
+            # What came back to the group stands elsewhere, though between them.
+            count = 0 if part.is_redriven else self._count(left, right, scratch)
             if count:
                 self._leave_retry(left, right, scratch)
+                self.forget_retry(left, right)
                 self.retry_count -= count
                 self.expired_count += count
         at, next_done = self.done.skip(max(low, self.start))
@@ -281,7 +283,6 @@ class Group:
             self.expired_count += self._count(at, end, scratch)
             self._mark_done(at, end, scratch.changes)
             at, next_done = self.done.skip(end)
-        self.forget_retry(low, high)
         self.head, self.is_aligned = None, False
         self.write(scratch.changes)
 

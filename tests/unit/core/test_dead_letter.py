@@ -198,6 +198,21 @@ def test_a_purge_between_two_turns_of_a_reader_leaves_nothing_that_it_looks_for(
     assert 1 == reader.expired_count
 
 
+def test_a_purge_leaves_its_readers_what_came_back_to_them_in_between() -> None:
+    """A letter of a letter is redriven to the reader; then a later letter is purged."""
+    drive = died()
+    reader = drive.group("reader", channel=DEAD_LETTER_CHANNEL)
+    consumer = drive.read(reader)
+    drive.end(drive.dispatch()[0], Ending.DEAD)
+    drive.partition.remove_consumer(reader, consumer)
+    drive.redrive(drive.letters(Selection(group="reader")))
+    bury(drive)
+
+    drive.purge(drive.letters()[-1:])
+
+    assert 1 == reader.retry_count
+
+
 def test_an_outcome_by_offset_for_a_letter_that_goes_is_ignored() -> None:
     drive = died()
     reader = drive.group("reader", channel=DEAD_LETTER_CHANNEL)
