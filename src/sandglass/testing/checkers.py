@@ -73,11 +73,16 @@ class History:
         default_factory=dict[tuple[int, int], list[Sent]]
     )
     _unshown: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    _aheads: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """(since when, by how much) wall stood ahead of monotonic time, as it was seen."""
 
     # --- clocks and leaders -------------------------------------------------------------------
 
-    def see(self, wall_ms: int) -> None:
-        """The leader's wall clock shows this."""
+    def see(self, wall_ms: int, monotonic_ms: int) -> None:
+        """The leader's wall clock shows this, at this time of a clock that never steps."""
+        ahead_ms = wall_ms - monotonic_ms
+        if not self._aheads or self._aheads[-1][1] != ahead_ms:
+            self._aheads.append((monotonic_ms, ahead_ms))
         while self._unshown and self._unshown[0][0] <= wall_ms:
             self.sent[heappop(self._unshown)[1]].is_shown = True
 
@@ -519,10 +524,16 @@ class History:
             group.highest = offset
 
     def is_early(self, message: Sent, monotonic_ms: int) -> bool:
-        """Its time has neither been shown since it was sent, nor passed."""
+        """
+        Its time has neither been shown since it was sent, nor passed: as much time as was left
+        by any clock that a leader has seen since.
+        """
         if message.is_shown or message.left_ms <= 0:
             return False
-        return monotonic_ms - message.monotonic_ms < message.left_ms
+        left_ms = message.left_ms + message.monotonic_ms - monotonic_ms
+        ahead_ms = message.due_ms - message.left_ms - message.monotonic_ms
+        since = [each for at_ms, each in self._aheads if at_ms >= message.monotonic_ms]
+        return left_ms > max(0, max(since, default=ahead_ms) - ahead_ms)
 
     def _check_lateness(
         self, group: GroupHistory, message: Sent, delivery: Delivery, moment: Moment

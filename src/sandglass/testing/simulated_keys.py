@@ -272,7 +272,7 @@ class KeysSimulation:
 
     # --- the observer of the node -------------------------------------------------------------
 
-    def see(self, wall_ms: int) -> None:
+    def see(self, wall_ms: int, monotonic_ms: int) -> None:
         """The leader's wall clock shows this."""
 
     def begin_epoch(self, closed: dict[int, int]) -> None:

@@ -62,7 +62,7 @@ class Waiting:
 class Observer(Protocol):
     """Sees every record of a node."""
 
-    def see(self, wall_ms: int) -> None:
+    def see(self, wall_ms: int, monotonic_ms: int) -> None:
         """The leader's wall clock shows this."""
         ...
 
@@ -183,7 +183,7 @@ class SimulatedNode:
     def moment(self, wall_ms: int, monotonic_ms: int) -> Moment:
         """The leader's clocks."""
         moment = self.time.read(wall_ms, monotonic_ms)
-        self.history.see(moment.wall_ms)
+        self.history.see(moment.wall_ms, monotonic_ms)
         return moment
 
     def submit(self, record: Record, moment: Moment, done: Landed | None = None) -> None:
