@@ -68,7 +68,7 @@ simulate: install ## try SEEDS random histories in virtual time
 lock: install ## pin requirements/dev.txt anew; ARGS=--upgrade for newer releases
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe \
 		--strip-extras --no-annotate --no-emit-index-url --no-emit-trusted-host \
-		--no-emit-find-links --no-emit-options --extra server \
+		--no-emit-find-links --no-emit-options --extra server --extra cluster \
 		--output-file requirements/dev.txt $(ARGS) pyproject.toml requirements/dev.in
 
 dist: install ## build the wheel and the source package into dist/

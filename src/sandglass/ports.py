@@ -5,7 +5,8 @@ Each has a memory adapter that passes the same conformance suite as the real one
 are called from the node's one loop thread, unless their text says otherwise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sandglass.core.view import Changes, View
@@ -125,6 +126,55 @@ class Store(View, Protocol):
 
     def close(self) -> None:
         """Flushes what is in memory, and releases files and locks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A value of `Placement`, and its revision: each change gives a higher one."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class Placement(Protocol):
+    """
+    What the members of a cluster agree on: small values under keys, changed by compare-and-set.
+
+    Keys are words joined by dots, each of `[A-Za-z0-9_=-]`.
+    """
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """What is known here; it may be behind, and never goes back for a key."""
+        ...
+
+    def follow(self, on_change: Callable[[str], None]) -> None:
+        """From here on `on_change` is told each key whose entry has changed, or is gone."""
+        ...
+
+    async def set(self, key: str, value: bytes, revision: int | None = None) -> int:
+        """
+        Puts a value; returns its revision.
+
+        Args:
+            revision: of the entry that it replaces; 0 where there must be none; None for
+                whatever there is.
+
+        Raises:
+            ConflictError: the entry is of another revision.
+            UnavailableError: no quorum, or no answer; with `is_result_unknown` it may be there.
+        """
+        ...
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        """
+        Takes an entry away; see `set`.
+
+        Raises:
+            ConflictError, UnavailableError: as `set` does.
+        """
         ...
 
 

@@ -1,0 +1,420 @@
+"""
+The way to the cluster's engine: one connection, and what logs and placement need of it alike.
+
+- `Connection`: a client of the engine, with calls to its API that are asked again where that
+  is harmless, and publishing with acknowledgements that share one inbox.
+- `Tail`: what a stream holds from a sequence on, and what comes after it, in order.
+
+The client's defaults strand it on a server that was stopped for minutes: here a server that
+doesn't answer two pings, a second apart, is left.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from sandglass.errors import (
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+    UnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+CALL_S: Final = 2.0
+"""How long one call of the engine's API may take, before it is asked again or given up."""
+
+PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
+HEARTBEAT_S: Final = 1.0
+SILENCE_S: Final = 3.0
+"""A tail without a heartbeat for so long has lost its consumer, which is then made anew."""
+
+IDLE_S: Final = 10.0
+"""The engine drops a consumer of ours that nobody listened to for so long."""
+
+# The engine's numbers of what went wrong, of its file server/errors.json.
+NOT_FOUND: Final = frozenset({10059, 10014, 10037})
+"""No such stream, consumer, message."""
+WRONG_SEQUENCE: Final = frozenset({10071, 10164})
+NAME_IN_USE: Final = frozenset({10058})
+NO_RESOURCES: Final = frozenset({10005, 10023, 10047, 10074})
+"""Too few members, or no room on them."""
+
+Ack = Callable[["Stored | SandglassError"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The engine's answer to a publish: where it stands, and whether it stood there before."""
+
+    sequence: int
+    is_duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A message of a stream."""
+
+    sequence: int
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+    is_last: bool
+    """When it was sent, the stream held nothing after it."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """
+    A client of the engine. `connect` once, `close` once.
+
+    `on_lost` and `on_back` are told when the server is away, and when there is one again.
+    """
+
+    urls: tuple[str, ...]
+    user: str
+    password: str
+    name: str
+    on_lost: list[Callable[[], None]] = field(default_factory=list)
+    on_back: list[Callable[[], None]] = field(default_factory=list)
+    _client: Client = field(default_factory=Client)
+    _acks: dict[str, Ack] = field(default_factory=dict)
+    _inbox: str = ""
+    _number: int = 0
+
+    @property
+    def client(self) -> Client:
+        """The client itself."""
+        return self._client
+
+    @property
+    def is_up(self) -> bool:
+        """Is there a server just now?"""
+        return self._client.is_connected
+
+    async def connect(self) -> None:
+        """
+        Connects; from here on it comes back by itself.
+
+        Raises:
+            UnavailableError: nobody answers.
+            PreconditionError: the engine knows another secret.
+        """
+        options: Any = {
+            "servers": list(self.urls),
+            "user": self.user,
+            "password": self.password,
+            "name": self.name,
+            "allow_reconnect": True,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.2,
+            "connect_timeout": CALL_S,
+            "ping_interval": 1,
+            "max_outstanding_pings": 2,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_lost,
+            "reconnected_cb": self._on_back,
+        }
+        refused: list[Exception] = []
+
+        async def on_error(error: Exception) -> None:
+            refused.append(error)
+
+        try:
+            async with asyncio.timeout(CALL_S * 2):
+                await self._client.connect(**{**options, "error_cb": on_error})
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            await self._client.close()
+            for each in (error, *refused):
+                if "authorization" in str(each).lower():
+                    raise PreconditionError(
+                        f"the engine at {self.urls[0]} refuses our secret: it belongs to"
+                        " another cluster"
+                    ) from error
+            raise UnavailableError(f"the engine at {self.urls[0]} doesn't answer") from error
+        self._client._error_cb = self._on_error
+        self._inbox = self._client.new_inbox()
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
+
+    async def close(self) -> None:
+        """Closes; what was published and not answered stays unknown."""
+        await self._client.close()
+        self._fail_all("the connection to the engine was closed")
+
+    # --- the API ------------------------------------------------------------------------------
+
+    async def call(
+        self, subject: str, request: object = None, *, repeats: int = 3
+    ) -> dict[str, Any]:
+        """
+        A call of the engine's API, JSON both ways; asked again when nobody answers, so only for
+        what may be asked twice.
+
+        Raises:
+            NotFoundError, ConflictError, PreconditionError: what the engine said.
+            UnavailableError: nobody answered, or there is no quorum.
+        """
+        data = b"" if request is None else json.dumps(request).encode()
+        for _ in range(repeats):
+            try:
+                answer = await self._client.request(f"$JS.API.{subject}", data, timeout=CALL_S)
+                return _checked(json.loads(answer.data))
+            except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
+                await asyncio.sleep(0.1)
+            except nats.errors.Error as error:
+                raise UnavailableError(f"the engine can't be asked: {error}") from error
+        raise UnavailableError(
+            f"the engine doesn't answer {subject}: fewer than half of its servers are there, or"
+            " they are choosing a leader"
+        )
+
+    # --- publishing ---------------------------------------------------------------------------
+
+    async def publish(
+        self, subject: str, data: bytes, headers: dict[str, str], on_ack: Ack
+    ) -> str:
+        """
+        Sends a message; `on_ack` is told what became of it, if an answer comes. Returns a token
+        for `forget`.
+        """
+        self._number += 1
+        token = str(self._number)
+        self._acks[token] = on_ack
+        try:
+            await self._client.publish(
+                subject, data, reply=f"{self._inbox}.{token}", headers=headers
+            )
+        except nats.errors.Error as error:
+            del self._acks[token]
+            raise UnavailableError(
+                f"the engine can't be reached: {error}", is_result_unknown=True
+            ) from error
+        return token
+
+    def forget(self, token: str) -> None:
+        """Nobody waits for this answer any more."""
+        self._acks.pop(token, None)
+
+    async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> Stored:
+        """
+        Publishes one message and waits.
+
+        Raises:
+            ConflictError: the stream has moved on.
+            UnavailableError: no answer; the outcome is unknown.
+        """
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+
+        def on_ack(answer: Stored | SandglassError) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Stored):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)
+
+        token = await self.publish(subject, data, headers, on_ack)
+        try:
+            async with asyncio.timeout(CALL_S):
+                return await future
+        except TimeoutError:
+            raise UnavailableError(
+                f"no answer from the engine within {CALL_S:g} s", is_result_unknown=True
+            ) from None
+        finally:
+            self.forget(token)
+
+    async def _on_ack(self, msg: Msg) -> None:
+        on_ack = self._acks.pop(msg.subject.rpartition(".")[2], None)
+        if on_ack is None:
+            return
+        if msg.headers and msg.headers.get("Status") == "503":
+            on_ack(
+                UnavailableError("the engine has no leader for this", is_result_unknown=True)
+            )
+            return
+        try:
+            answer = _checked(json.loads(msg.data))
+            on_ack(Stored(answer["seq"], bool(answer.get("duplicate"))))
+        except SandglassError as error:
+            on_ack(error)
+        except (ValueError, LookupError):
+            on_ack(UnavailableError("the engine's answer is none", is_result_unknown=True))
+
+    def _fail_all(self, why: str) -> None:
+        acks, self._acks = self._acks, {}
+        for on_ack in acks.values():
+            on_ack(UnavailableError(why, is_result_unknown=True))
+
+    # --- what the client tells ----------------------------------------------------------------
+
+    async def _on_error(self, error: Exception) -> None:
+        logger.debug("engine: %r", error)
+
+    async def _on_lost(self) -> None:
+        # What was sent and not answered may be stored or not; answers won't come.
+        self._fail_all("the connection to the engine broke")
+        for told in self.on_lost:
+            told()
+
+    async def _on_back(self) -> None:
+        for told in self.on_back:
+            told()
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    error = answer.get("error")
+    if not error:
+        return answer
+    number, said = error.get("err_code", 0), error.get("description", "")
+    if number in NOT_FOUND:
+        raise NotFoundError(f"the engine: {said}")
+    if number in WRONG_SEQUENCE or number in NAME_IN_USE:
+        raise ConflictError(f"the engine: {said}")
+    if number in NO_RESOURCES:
+        raise PreconditionError(f"the engine: {said}")
+    raise UnavailableError(f"the engine: {said} ({number})", is_result_unknown=True)
+
+
+@dataclass(slots=True, eq=False)
+class Tail:
+    """
+    A stream from a sequence on, in order, for as long as it is open. `open` once, `close` once.
+
+    `on_found` is awaited for each message, one after the other. A consumer of the engine that
+    fell silent, or left something out, is replaced by another that begins where the last
+    message ended.
+    """
+
+    connection: Connection
+    stream: str
+    on_found: Callable[[Found], Awaitable[None]]
+    next_sequence: int = 1
+    _subscription: Subscription | None = None
+    _consumer: str = ""
+    _turn: int = 0
+    _delivered: int = 0
+    _heard_s: float = 0.0
+    _watch: asyncio.Task[None] | None = None
+    _is_closed: bool = False
+
+    async def open(self) -> None:
+        """
+        Begins.
+
+        Raises:
+            NotFoundError: there is no such stream.
+            UnavailableError: the engine doesn't answer.
+        """
+        await self._begin()
+        self._watch = asyncio.create_task(self._guard(), name=f"tail {self.stream}")
+
+    async def close(self) -> None:
+        """Ends; `on_found` is not called any more."""
+        self._is_closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._end()
+
+    async def _begin(self) -> None:
+        client = self.connection.client
+        inbox = client.new_inbox()
+        self._delivered = 0
+        self._heard_s = asyncio.get_running_loop().time()
+        self._turn += 1
+        turn = self._turn
+
+        async def on_msg(msg: Msg) -> None:
+            if turn == self._turn and not self._is_closed:
+                await self._on_msg(msg)
+
+        subscription = await client.subscribe(
+            inbox, cb=on_msg, pending_bytes_limit=PENDING_BYTES_MAX
+        )
+        config = {
+            "deliver_subject": inbox,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, self.next_sequence),
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "inactive_threshold": int(IDLE_S * 1e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        self._subscription = subscription
+        try:
+            made = await self.connection.call(
+                f"CONSUMER.CREATE.{self.stream}",
+                {"stream_name": self.stream, "config": config},
+                repeats=1,
+            )
+        except BaseException:
+            await self._end()
+            raise
+        self._consumer = made["name"]
+
+    async def _end(self) -> None:
+        self._turn += 1
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        consumer, self._consumer = self._consumer, ""
+        if consumer and self.connection.is_up:
+            with suppress(nats.errors.Error):
+                await self.connection.client.publish(
+                    f"$JS.API.CONSUMER.DELETE.{self.stream}.{consumer}"
+                )
+
+    async def _guard(self) -> None:
+        """Makes the consumer anew when it fell silent."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._subscription is not None and loop.time() - self._heard_s < SILENCE_S:
+                continue
+            await self._end()
+            try:
+                await self._begin()
+            except NotFoundError:
+                logger.warning("stream %s is gone", self.stream)
+                await asyncio.sleep(SILENCE_S)
+            except SandglassError as error:
+                logger.debug("tail of %s: %s", self.stream, error)
+
+    async def _on_msg(self, msg: Msg) -> None:
+        self._heard_s = asyncio.get_running_loop().time()
+        if not msg.data and msg.headers and "Status" in msg.headers:
+            if msg.reply:  # flow control: all before it was taken
+                await self.connection.client.publish(msg.reply)
+            elif stalled := msg.headers.get("Nats-Consumer-Stalled"):
+                await self.connection.client.publish(stalled)
+            return
+        parts = msg.reply.split(".")
+        # $JS.ACK.<stream>.<consumer>.<times>.<stream sequence>.<consumer sequence>.<ns>.<left>
+        sequence, delivered, left = int(parts[-4]), int(parts[-3]), int(parts[-1])
+        if delivered != self._delivered + 1:
+            self._heard_s = 0.0  # something was left out: begin anew
+            await self._end()
+            return
+        self._delivered = delivered
+        await self.on_found(
+            Found(sequence, msg.subject, msg.data, msg.headers or {}, is_last=left == 0)
+        )
+        self.next_sequence = sequence + 1

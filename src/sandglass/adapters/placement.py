@@ -1,0 +1,169 @@
+"""
+`Placement` in the cluster's engine: a key-value bucket, which is a stream with one message a
+key.
+
+    placement = JetStreamPlacement(connection)
+    await placement.create(3)    # once in the life of a cluster
+    await placement.open()       # NotFoundError: nobody has founded it yet
+
+The bucket is laid out as the engine's own tools expect it (`nats kv get sandglass cluster`):
+stream `KV_sandglass`, subjects `$KV.sandglass.<key>`, a header `KV-Operation` on what deletes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from sandglass.adapters.nats import Connection, Found, Tail
+from sandglass.ports import Entry
+
+BUCKET: Final = "sandglass"
+STREAM: Final = f"KV_{BUCKET}"
+SUBJECT: Final = f"$KV.{BUCKET}."
+
+
+class JetStreamPlacement:
+    """
+    `Placement` over a connection to the engine. All calls run in the event loop's thread.
+
+    What is known here is a tail of the bucket's stream: it is complete once `open` returned.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.entries: dict[str, Entry] = {}
+        self._revisions: dict[str, int] = {}
+        """Of each key the last that was seen, deleted ones included."""
+        self._followers: list[Callable[[str], None]] = []
+        self._tail: Tail | None = None
+        self._is_current = asyncio.Event()
+
+    async def create(self, replica_count: int) -> None:
+        """
+        Makes the bucket, if there is none.
+
+        Raises:
+            PreconditionError: the engine has fewer members than that.
+            UnavailableError: no quorum.
+        """
+        await self.connection.call(
+            f"STREAM.CREATE.{STREAM}",
+            {
+                "name": STREAM,
+                "subjects": [f"{SUBJECT}>"],
+                "max_msgs_per_subject": 1,
+                "num_replicas": replica_count,
+                "storage": "file",
+                "retention": "limits",
+                "discard": "new",
+                "deny_delete": True,
+                "allow_rollup_hdrs": True,
+                "allow_direct": True,
+                "max_msg_size": 1024 * 1024,
+            },
+        )
+
+    async def replica_count(self) -> int:
+        """
+        How many members hold the bucket.
+
+        Raises:
+            NotFoundError: there is none.
+            UnavailableError: no quorum.
+        """
+        answer = await self.connection.call(f"STREAM.INFO.{STREAM}")
+        return int(answer["config"]["num_replicas"])
+
+    async def replicate(self, replica_count: int) -> None:
+        """
+        Lets more members hold the bucket.
+
+        Raises:
+            PreconditionError: the engine has fewer members than that.
+            UnavailableError: no quorum.
+        """
+        answer = await self.connection.call(f"STREAM.INFO.{STREAM}")
+        await self.connection.call(
+            f"STREAM.UPDATE.{STREAM}", {**answer["config"], "num_replicas": replica_count}
+        )
+
+    async def open(self) -> None:
+        """
+        Reads the bucket, and follows it from here on.
+
+        Raises:
+            NotFoundError: there is none.
+            UnavailableError: no quorum.
+        """
+        answer = await self.connection.call(f"STREAM.INFO.{STREAM}")
+        if answer["state"]["messages"] == 0:
+            self._is_current.set()
+        tail = Tail(self.connection, STREAM, self._on_found)
+        try:
+            await tail.open()
+            self._tail = tail
+            await self._is_current.wait()
+        except BaseException:
+            await tail.close()
+            raise
+
+    async def close(self) -> None:
+        """Follows no longer."""
+        if self._tail is not None:
+            await self._tail.close()
+
+    # --- the port -----------------------------------------------------------------------------
+
+    def follow(self, on_change: Callable[[str], None]) -> None:
+        """See `Placement.follow`."""
+        self._followers.append(on_change)
+
+    async def set(self, key: str, value: bytes, revision: int | None = None) -> int:
+        """See `Placement.set`."""
+        stored = await self.connection.store(SUBJECT + key, value, _expected(revision))
+        self._put(Entry(key, value, stored.sequence))
+        return stored.sequence
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        """See `Placement.delete`."""
+        headers = {**_expected(revision), "KV-Operation": "DEL"}
+        stored = await self.connection.store(SUBJECT + key, b"", headers)
+        self._drop(key, stored.sequence)
+
+    # --- what is known ------------------------------------------------------------------------
+
+    async def _on_found(self, found: Found) -> None:
+        key = found.subject.removeprefix(SUBJECT)
+        if found.headers.get("KV-Operation") in {"DEL", "PURGE"}:
+            self._drop(key, found.sequence)
+        else:
+            self._put(Entry(key, found.data, found.sequence))
+        if found.is_last:
+            self._is_current.set()
+
+    def _put(self, entry: Entry) -> None:
+        if self._is_news(entry.key, entry.revision):
+            self.entries[entry.key] = entry
+            self._tell(entry.key)
+
+    def _drop(self, key: str, revision: int) -> None:
+        if self._is_news(key, revision):
+            self.entries.pop(key, None)
+            self._tell(key)
+
+    def _is_news(self, key: str, revision: int) -> bool:
+        """The tail may be behind what was answered to a change of our own."""
+        is_news = revision > self._revisions.get(key, 0)
+        if is_news:
+            self._revisions[key] = revision
+        return is_news
+
+    def _tell(self, key: str) -> None:
+        for follower in self._followers:
+            follower(key)
+
+
+def _expected(revision: int | None) -> dict[str, str]:
+    if revision is None:
+        return {}
+    return {"Nats-Expected-Last-Subject-Sequence": str(revision)}

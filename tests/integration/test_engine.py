@@ -1,0 +1,135 @@
+"""The engine of a node: started, watched over, taken over, ended."""
+
+import asyncio
+import os
+import signal
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sandglass.adapters.engine import Engine, EngineConfig, find_binary
+from sandglass.adapters.nats import Connection
+from sandglass.errors import PreconditionError
+from sandglass.testing.engines import Engines, free_ports
+
+DEADLINE_S = 20.0
+
+
+def config(directory: Path, **changes: object) -> EngineConfig:
+    client, route, peer = free_ports(3)
+    made = EngineConfig(
+        name="node1",
+        directory=directory,
+        client_port=client,
+        route_port=route,
+        peers=(f"127.0.0.1:{peer}",),
+        secret=b"a secret",
+    )
+    return replace(made, **changes)
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_starts_alone_and_ends(tmp_path: Path) -> None:
+    engine = Engine(config(tmp_path / "engine"))
+    await engine.start()
+    try:
+        pid = engine.pid
+        assert pid
+        conf = tmp_path / "engine" / "engine.conf"
+        assert stat.S_IMODE(conf.stat().st_mode) == 0o600
+        assert "always" in conf.read_text()
+    finally:
+        await engine.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_is_started_again_when_it_was_killed(tmp_path: Path) -> None:
+    engine = Engine(config(tmp_path / "engine"))
+    await engine.start()
+    try:
+        first = engine.pid
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: engine.restart_count == 1 and engine.pid != first)
+    finally:
+        await engine.stop()
+
+
+async def test_one_that_outlived_its_node_is_taken_over(tmp_path: Path) -> None:
+    settings = config(tmp_path / "engine")
+    before = Engine(settings)
+    await before.start()
+    pid = before.pid
+    assert before._watch is not None
+    before._watch.cancel()  # as a killed node would leave it
+    after = Engine(settings)
+    await after.start()
+    try:
+        assert after.pid == pid
+    finally:
+        await asyncio.gather(after.stop(), before.stop())
+
+
+async def test_one_of_other_settings_is_replaced(tmp_path: Path) -> None:
+    settings = config(tmp_path / "engine")
+    before = Engine(settings)
+    await before.start()
+    assert before._watch is not None
+    before._watch.cancel()
+    after = Engine(replace(settings, secret=b"another"))
+    await after.start()
+    try:
+        assert after.pid != before.pid
+    finally:
+        await asyncio.gather(after.stop(), before.stop())
+
+
+async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    first = Engine(config(tmp_path / "first"))
+    await first.start()
+    try:
+        taken = first.config.route_port
+        second = Engine(config(tmp_path / "second", route_port=taken))
+        with pytest.raises(PreconditionError, match=f"port {taken} is in use"):
+            await second.start()
+    finally:
+        await first.stop()
+
+
+async def test_another_secret_is_refused(tmp_path: Path) -> None:
+    engine = Engine(config(tmp_path / "engine"))
+    await engine.start()
+    try:
+        stranger = Connection((engine.config.url,), "broker", "wrong", "stranger")
+        with pytest.raises(PreconditionError, match="another cluster"):
+            await stranger.connect()
+    finally:
+        await engine.stop()
+
+
+def test_a_binary_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreconditionError, match="is not a program"):
+        find_binary(tmp_path / "nothing")
+
+
+async def test_an_old_binary_is_refused(tmp_path: Path) -> None:
+    old = tmp_path / "nats-server"
+    old.write_text("#!/bin/sh\necho 'nats-server: v2.9.1'\n")
+    old.chmod(0o755)
+    engine = Engine(config(tmp_path / "engine", binary=old))
+    with pytest.raises(PreconditionError, match=r"2\.12 or newer"):
+        await engine.start()
+
+
+async def test_two_of_three_are_a_quorum(tmp_path: Path) -> None:
+    async with Engines(tmp_path) as engines:
+        await engines.engines[2].stop()
+        await engines.quorum()
