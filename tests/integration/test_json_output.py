@@ -51,6 +51,7 @@ CTL = [
     ["topics", "create", "kv", "--kind", "kv"],
     ["kv", "put", "kv", "key", "value", "--header", "name=value"],
     ["kv", "get", "kv", "key"],
+    ["kv", "list", "kv"],
     ["kv", "delete", "kv", "key"],
     ["topics", "delete", "t", "--yes"],
     ["bench", "-n", "200", "--batch", "50"],

@@ -116,6 +116,34 @@ def test_json_has_all_parts(server: Server, topic: str) -> None:
     assert {"topic": topic, "deleted": 1} == deleted
 
 
+def test_entries_are_listed_by_prefix_key_and_number(server: Server, topic: str) -> None:
+    for number in range(5):
+        server.ok("kv", "put", topic, f"a{number}", str(number))
+    server.ok("kv", "put", topic, "b", "x" * 10, "--clustering-key", "one")
+    server.ok("kv", "put", topic, "b", "", "--clustering-key", "two")
+
+    def keys(*arguments: str) -> list[str]:
+        return [each["key"] for each in json.loads(server.ok("kv", "list", topic, *arguments))]
+
+    assert ["a0", "a1", "a2", "a3", "a4"] == sorted(keys("--prefix", "a", "--json"))
+    assert ["b", "b"] == keys("--key", "b", "--json")
+    assert 7 == len(keys("-n", "0", "--json"))
+    assert 2 == len(keys("-n", "2", "--json"))
+    lines = server.ok("kv", "list", topic, "--key", "b").splitlines()
+    assert ["KEY", "CLUSTERING", "KEY", "REVISION", "BYTES", "PUT"] == lines[0].split()
+    assert [["b", "one", "10"], ["b", "two", "0"]] == [
+        [*line.split()[:2], line.split()[3]] for line in lines[1:]
+    ]
+
+
+def test_keys_that_are_no_text_are_listed_in_digits(server: Server, topic: str) -> None:
+    server.ok("kv", "put", topic, "ff0a", "1", "--hex")
+
+    assert "hex:ff0a" in server.ok("kv", "list", topic)
+    assert "\nff0a " in server.ok("kv", "list", topic, "--hex", "--prefix", "ff")
+    assert "\n/wo= " in server.ok("kv", "list", topic, "--base64")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -136,6 +164,14 @@ def test_json_has_all_parts(server: Server, topic: str) -> None:
         ("get T zz=z --base64", 2, "KEY is not base64"),
         ("get T 00 --hex --clustering-key x", 2, "--clustering-key is not hexadecimal"),
         ("get T 00 --hex --base64", 2, "--hex and --base64 are both given"),
+        ("list none", 1, "'none' not found"),
+        ("list timer", 1, "only with a KV topic"),
+        ("list T --partition nowhere", 1, "no partition"),
+        ("list T --key k --prefix p", 2, "--prefix and --key are both given"),
+        ("list T --prefix zz --hex", 2, "--prefix is not hexadecimal"),
+        ("list T --hex --base64", 2, "--hex and --base64 are both given"),
+        ("list T -n -1", 2, "--number is -1; it must be 0 or more"),
+        (f"list T --prefix {'k' * 1025}", 1, "prefix is 1025 bytes; the limit is 1024"),
     ],
 )
 def test_failures_on_keys_are_one_line_and_a_code(

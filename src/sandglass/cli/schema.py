@@ -315,6 +315,7 @@ COMMANDS: Final[dict[str, Part]] = {
     "sandctl schedule count": _shape("pending-count"),
     "sandctl schedule list": _list(_shape("stored-message")),
     "sandctl kv get": _shape("entry"),
+    "sandctl kv list": _list(_shape("entry")),
     "sandctl kv put": _shape("put"),
     "sandctl kv delete": _shape("removed-entry"),
     "sandctl config show": _list(_shape("setting")),

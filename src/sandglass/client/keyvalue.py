@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sandglass.client.encode import encode_message, to_bytes
 from sandglass.client.message import Receipt, receipt
+from sandglass.client.requests import checked_text
 from sandglass.core import limits, offset
 from sandglass.errors import InvalidError
 from sandglass.wire.v1 import broker_pb2, keyvalue_pb2
@@ -39,6 +40,18 @@ class Place:
     partition: str
 
 
+def place_of(topic: str, channel: str, partition: str) -> Place:
+    """
+    Raises:
+        InvalidError: one of them is no text.
+    """
+    return Place(
+        checked_text(topic, "topic"),
+        checked_text(channel, "channel"),
+        checked_text(partition, "partition"),
+    )
+
+
 def key_of(key: bytes | str, clustering_key: bytes | str) -> keyvalue_pb2.Key:
     """
     A key for a request.
@@ -51,11 +64,67 @@ def key_of(key: bytes | str, clustering_key: bytes | str) -> keyvalue_pb2.Key:
     if not raw:
         raise InvalidError("key is empty; a KV topic holds nothing without one", field="key")
     for name, part in (("key", raw), ("clustering_key", clustering)):
-        if len(part) > limits.KEY_BYTES_MAX:
-            raise InvalidError(
-                f"{name} is {len(part)} bytes; the limit is {limits.KEY_BYTES_MAX}", field=name
-            )
+        _check_length(name, part)
     return keyvalue_pb2.Key(key=raw, clustering_key=clustering)
+
+
+@dataclass(slots=True)
+class Scan:
+    """
+    Where a scan is: `request` asks for the next page, and `is_over` says that there is none.
+
+    `left` are the partitions after that of the request; None until somebody has looked them up.
+    """
+
+    request: keyvalue_pb2.ScanRequest
+    left: list[str] | None
+    is_over: bool = False
+    _first: bytes = b""
+
+    def begin(self, partitions: list[str]) -> None:
+        """All partitions of the topic are to be gone through, in this order."""
+        self.left = partitions[1:]
+        self.request.partition = partitions[0]
+
+    def taken(self, reply: keyvalue_pb2.ScanReply) -> list[Entry]:
+        """The entries of a page; the next request is for the one after it."""
+        if reply.HasField("next"):
+            self.request.first.CopyFrom(reply.next)
+        elif self.left:
+            self.request.partition = self.left.pop(0)
+            self.request.first.CopyFrom(keyvalue_pb2.Key(key=self._first))
+        else:
+            self.is_over = True
+        return [entry for each in reply.entries if (entry := entry_of(each)) is not None]
+
+
+def scan_of(place: Place, key: bytes | str, prefix: bytes | str) -> Scan:
+    """
+    A scan of the entries of one key, of the keys that begin with a prefix, or of all.
+
+    Raises:
+        InvalidError: both are given, or one is too long, or neither bytes nor text.
+    """
+    raw, begin = to_bytes(key, field="key"), to_bytes(prefix, field="prefix")
+    if raw and begin:
+        raise InvalidError("key and prefix are both given; give one", field="prefix")
+    for name, part in (("key", raw), ("prefix", begin)):
+        _check_length(name, part)
+    request = keyvalue_pb2.ScanRequest(
+        topic=place.topic, channel=place.channel, partition=place.partition, key=raw
+    )
+    if begin:
+        request.first.key = begin
+        after = _after_prefix(begin)
+        if after:
+            request.end.key = after
+    return Scan(request, [] if raw or place.partition else None, _first=begin)
+
+
+def _after_prefix(prefix: bytes) -> bytes:
+    """The first key above all that begin with a prefix; empty if there is none."""
+    rest = prefix.rstrip(b"\xff")
+    return rest[:-1] + bytes([rest[-1] + 1]) if rest else b""
 
 
 def get_request(place: Place, key: keyvalue_pb2.Key) -> keyvalue_pb2.GetRequest:
@@ -125,3 +194,10 @@ def receipt_of(topic: str, reply: keyvalue_pb2.PutReply) -> Receipt:
     return receipt(
         topic, placed.partition, due_ms=placed.run_due_ms[0], index=placed.first_index
     )
+
+
+def _check_length(name: str, part: bytes) -> None:
+    if len(part) > limits.KEY_BYTES_MAX:
+        raise InvalidError(
+            f"{name} is {len(part)} bytes; the limit is {limits.KEY_BYTES_MAX}", field=name
+        )

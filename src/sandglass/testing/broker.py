@@ -3,20 +3,25 @@ A broker for tests: a whole node in this process, on free ports and a temporary 
 
     async with Broker() as broker, AsyncClient(broker.address) as client:
         await client.create_topic("emails")
+
+    with Broker() as broker, Client(broker.address) as client:
+        client.create_topic("emails")
 """
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from sandglass.client._sync.thread import shared
 from sandglass.node import Node, NodeConfig
 from sandglass.ports import Clock
 
 
 class Broker:
     """
-    A node that lives as long as the `async with` block.
+    A node that lives as long as the `async with` block, in the loop that runs it; or as long as
+    the `with` block, in the thread that serves every `Client` of the process.
 
     Args:
         clock: what the node takes for the time; the machine's clock by default.
@@ -69,6 +74,18 @@ class Broker:
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def __enter__(self) -> "BlockingBroker":
+        shared().call(self.__aenter__())
+        return BlockingBroker(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shared().call(self.__aexit__(kind, error, trace))
+
     async def start(self, *, port: int = 0) -> None:
         """Starts the node, again after `stop`: on the same data."""
         assert self._data is not None
@@ -85,3 +102,28 @@ class Broker:
         if self.node is not None:
             await self.node.stop()
             self.node = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingBroker:
+    """What `with Broker() as broker` gives: the same names, without `await`."""
+
+    _broker: Broker
+
+    @property
+    def address(self) -> str:
+        """`host:port` of its gRPC listener."""
+        return self._broker.address
+
+    @property
+    def http_address(self) -> str:
+        """`host:port` of its HTTP listener."""
+        return self._broker.http_address
+
+    def start(self, *, port: int = 0) -> None:
+        """Starts the node, again after `stop`: on the same data."""
+        shared().call(self._broker.start(port=port))
+
+    def stop(self) -> None:
+        """Stops the node cleanly; the data stay until the block ends."""
+        shared().call(self._broker.stop())

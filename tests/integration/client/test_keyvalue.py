@@ -1,6 +1,7 @@
 """The client on KV topics, with a real node."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -81,6 +82,77 @@ async def test_producing_is_putting(client: AsyncClient) -> None:
         found = await client.get("ages", f"key-{n}")
         assert found is not None
         assert b"%d" % (990 + n) == found.value
+
+
+async def test_a_scan_gives_every_entry_once_in_the_order_of_keys(client: AsyncClient) -> None:
+    await client.produce_many(
+        "ages",
+        (Message(str(n), key=b"%05d" % n) for n in range(limits.SCAN_ENTRY_COUNT_MAX + 500)),
+    )
+    parts = [each.id for each in (await client.show_topic("ages")).partitions]
+
+    of_all = [entry.key async for entry in client.scan("ages")]
+    of_each = [
+        [entry.key async for entry in client.scan("ages", partition=part)] for part in parts
+    ]
+
+    assert [*itertools.chain(*of_each)] == of_all
+    assert [sorted(keys) for keys in of_each] == of_each
+    assert sorted(of_all) == [b"%05d" % n for n in range(limits.SCAN_ENTRY_COUNT_MAX + 500)]
+
+
+async def test_a_scan_goes_over_pages_that_bytes_end(client: AsyncClient) -> None:
+    large = b"v" * (400 * 1024)
+    for number in range(5):
+        await client.put("ages", "k", large, clustering_key=str(number))
+
+    found = [entry async for entry in client.scan("ages", key="k")]
+
+    assert [b"0", b"1", b"2", b"3", b"4"] == [entry.clustering_key for entry in found]
+    assert {large} == {entry.value for entry in found}
+
+
+async def test_a_scan_by_prefix_finds_what_begins_with_it_and_nothing_else(
+    client: AsyncClient,
+) -> None:
+    keys = [b"a", b"ab", b"abc", b"ac", b"a\xff", b"a\xff\xff", b"b", b"\xff", b"\xff\xffz"]
+    for key in keys:
+        await client.put("ages", key, "v")
+    await client.put("ages", "ab", "v", channel="side")
+
+    for prefix in [b"", *keys, b"\xff\xff", b"none"]:
+        found = sorted([entry.key async for entry in client.scan("ages", prefix=prefix)])
+        assert sorted(key for key in keys if key.startswith(prefix)) == found
+    assert [b"ab"] == [entry.key async for entry in client.scan("ages", channel="side")]
+
+
+async def test_a_scan_that_makes_no_sense_is_refused_at_once(client: AsyncClient) -> None:
+    with pytest.raises(InvalidError, match="key and prefix are both given"):
+        client.scan("ages", key="a", prefix="b")
+    with pytest.raises(InvalidError, match="key is 1025 bytes"):
+        client.scan("ages", key=b"x" * 1025)
+    with pytest.raises(InvalidError, match="prefix is 1025 bytes"):
+        client.scan("ages", prefix=b"x" * 1025)
+    for wrong, error in (("none", NotFoundError), ("plain", PreconditionError)):
+        with pytest.raises(error):
+            async for _ in client.scan(wrong):
+                pass
+
+
+def test_threads_scan_as_well() -> None:
+    with Broker() as broker, Client(broker.address) as client:
+        client.create_topic("ages", kind="kv", partitions=2)
+        client.produce_many(
+            "ages", [Message("v", key=f"key-{number}") for number in range(1500)]
+        )
+
+        found = [entry.key for entry in client.scan("ages", prefix="key-1")]
+
+        assert sorted(f"key-{n}".encode() for n in range(1500) if str(n)[0] == "1") == sorted(
+            found
+        )
+        with pytest.raises(InvalidError):
+            client.scan("ages", key="a", prefix="b")
 
 
 async def test_what_is_no_kv_topic_or_no_key_is_refused(client: AsyncClient) -> None:

@@ -320,8 +320,8 @@ async def test_a_lease_that_ran_out_is_said(broker: Broker) -> None:
 async def test_a_lease_is_kept_while_a_handler_blocks_its_thread(broker: Broker) -> None:
     def work(client: Client) -> None:
         client.produce("t", "x")
-        for message in client.consume("t", group="g", ack_timeout=500 * MS, drain=True):
-            threading.Event().wait(1.2)  # more than two leases
+        for message in client.consume("t", group="g", ack_timeout=1500 * MS, drain=True):
+            threading.Event().wait(2)  # more than a lease
             ends_at = message.extend(timedelta(minutes=1))
             assert ends_at > message.due_at
             message.ack(wait=True)

@@ -10,10 +10,11 @@ from sandglass.cli.ctl import output
 from sandglass.cli.ctl.call import call, globals_of
 from sandglass.cli.ctl.given import content_of, encoded, headers_of, key_bytes
 from sandglass.cli.ctl.progress import Progress
+from sandglass.core import limits
 from sandglass.errors import InvalidError, NotFoundError
 
 if TYPE_CHECKING:
-    from sandglass import AsyncClient
+    from sandglass import AsyncClient, Entry
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Entries of KV topics.")
 
@@ -148,6 +149,72 @@ def delete(
     call(context, work, label=f"deleting from {topic}")
 
 
+@app.command(name="list")
+def list_(
+    context: typer.Context,
+    topic: Topic,
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="TEXT", help="Only keys that begin with this.")
+    ] = "",
+    key: Annotated[
+        str, typer.Option("--key", metavar="TEXT", help="Only the entries of this key.")
+    ] = "",
+    is_hex: Annotated[
+        bool, typer.Option("--hex", help="Keys are in hexadecimal digits, also in the table.")
+    ] = False,
+    is_base64: Annotated[
+        bool, typer.Option("--base64", help="Keys are in base64, also in the table.")
+    ] = False,
+    number: Annotated[
+        int, typer.Option("--number", "-n", metavar="N", help="At most so many; 0 is all.")
+    ] = limits.PAGE_COUNT_DEFAULT,
+    channel: Channel = "",
+    partition: Annotated[
+        str, typer.Option("--partition", metavar="ID", help="A partition's id. [default: all]")
+    ] = "",
+) -> None:
+    """List entries in the order of their keys, partition by partition; values with --json."""
+    _check_form(is_hex, is_base64)
+    if prefix and key:
+        raise InvalidError("--prefix and --key are both given; give one")
+    if number < 0:
+        raise InvalidError(f"--number is {number}; it must be 0 or more", field="--number")
+    where = {
+        "prefix": key_bytes(prefix, "--prefix", is_hex=is_hex, is_base64=is_base64),
+        "key": key_bytes(key, "--key", is_hex=is_hex, is_base64=is_base64),
+    }
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        found: list[Any] = []
+        form = "hex" if is_hex else "base64" if is_base64 else "text"
+        is_json = globals_of(context).is_json
+        async for entry in client.scan(topic, **where, channel=channel, partition=partition):
+            found.append(output.entry_json(entry) if is_json else _row(entry, form))
+            if len(found) == number:
+                break
+        if is_json:
+            output.print_json(found)
+        else:
+            output.print_table(["KEY", "CLUSTERING KEY", "REVISION", "BYTES", "PUT"], found)
+
+    call(context, work, label=f"listing {topic}")
+
+
+def _row(entry: "Entry", form: str) -> tuple[str, str, int, int, str]:
+    return (
+        output.key_text(entry.key, form),
+        output.key_text(entry.clustering_key, form),
+        entry.revision,
+        len(entry.value),
+        output.moment(entry.produced_at),
+    )
+
+
+def _check_form(is_hex: bool, is_base64: bool) -> None:
+    if is_hex and is_base64:
+        raise InvalidError("--hex and --base64 are both given; give one")
+
+
 def _wanted(
     topic: str,
     key: str,
@@ -157,8 +224,7 @@ def _wanted(
     channel: str,
     partition: str,
 ) -> Wanted:
-    if is_hex and is_base64:
-        raise InvalidError("--hex and --base64 are both given; give one")
+    _check_form(is_hex, is_base64)
     raw = key_bytes(key, "KEY", is_hex=is_hex, is_base64=is_base64)
     if not raw:
         raise InvalidError("KEY is empty; a KV topic holds nothing without one")

@@ -197,6 +197,22 @@ def entry_json(entry: "Entry") -> dict[str, Any]:
     return found | _headers_json(entry.headers)
 
 
+def key_text(key: bytes, form: str) -> str:
+    """
+    A key for a table: as `hex`, as `base64`, or as `text`, where what can't be shown as such
+    stands in hexadecimal digits behind `hex:`.
+    """
+    if form == "hex":
+        return key.hex()
+    if form == "base64":
+        return base64.b64encode(key).decode()
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        return f"hex:{key.hex()}"
+    return text if text.isprintable() else f"hex:{key.hex()}"
+
+
 def moment(at: datetime) -> str:
     """As RFC 3339 writes it, in UTC and milliseconds."""
     text = at.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Literal
@@ -20,11 +20,11 @@ from sandglass.client._async.consumer import (
 )
 from sandglass.client._async.parts import Parts
 from sandglass.client.entry import Tls, Token, entry_of
-from sandglass.client.keyvalue import Entry, Place
+from sandglass.client.keyvalue import Entry, place_of, scan_of
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
 from sandglass.client.operating import BackoffLike, backoff_to_wire
 from sandglass.client.received import AsyncBatch, AsyncReceived
-from sandglass.client.requests import checked_text, route_of, setting_ms
+from sandglass.client.requests import route_of, setting_ms
 from sandglass.client.subscribing import (
     CREDIT_BYTES_DEFAULT,
     CREDIT_COUNT_DEFAULT,
@@ -464,7 +464,7 @@ class AsyncClient:
             InvalidError: the key is empty or too long.
             UnavailableError: nobody answered in time.
         """
-        place = _place(topic, channel, partition)
+        place = place_of(topic, channel, partition)
         return await self.open().keyvalue.get(place, key, clustering_key)
 
     async def has(
@@ -482,7 +482,7 @@ class AsyncClient:
         Raises:
             As `get`.
         """
-        place = _place(topic, channel, partition)
+        place = place_of(topic, channel, partition)
         return await self.open().keyvalue.has(place, key, clustering_key)
 
     async def put(
@@ -510,7 +510,7 @@ class AsyncClient:
             UnavailableError: nobody answered in time. If `is_result_unknown`, it may have been
                 put, or may be yet.
         """
-        place = _place(topic, channel, partition)
+        place = place_of(topic, channel, partition)
         parts = self.open()
         return await parts.keyvalue.put(
             place, key, clustering_key, value, headers=headers, id=id
@@ -534,8 +534,37 @@ class AsyncClient:
         Raises:
             As `put`.
         """
-        place = _place(topic, channel, partition)
+        place = place_of(topic, channel, partition)
         return await self.open().keyvalue.delete(place, key, clustering_key)
+
+    def scan(
+        self,
+        topic: str,
+        *,
+        key: bytes | str = b"",
+        prefix: bytes | str = b"",
+        channel: str = "",
+        partition: str = "",
+    ) -> AsyncIterator[Entry]:
+        """
+        Entries of a KV topic, in the order of their keys and clustering keys within each
+        partition, one partition after the other.
+
+            async for entry in client.scan("stock", prefix="apple-"):
+                print(entry.key, entry.value)
+
+        They come in pages of up to 1,000 entries and 1 MiB. A page shows one moment, the next
+        one a later moment.
+
+        Args:
+            key: only the entries of this key, which differ in their clustering keys.
+            prefix: only keys that begin with this. Not with `key`.
+
+        Raises, the iteration too:
+            As `get`.
+        """
+        scan = scan_of(place_of(topic, channel, partition), key, prefix)
+        return self.open().keyvalue.entries(scan)
 
     # --- for the synchronous face -------------------------------------------------------------
 
@@ -568,11 +597,3 @@ def _address(text: str) -> str:
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise InvalidError(f"address {text!r} is not host:port", field="address")
     return text
-
-
-def _place(topic: str, channel: str, partition: str) -> Place:
-    return Place(
-        checked_text(topic, "topic"),
-        checked_text(channel, "channel"),
-        checked_text(partition, "partition"),
-    )

@@ -1,12 +1,12 @@
 """Calls of the `KeyValue` service. What reads is repeated where nobody answered."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from sandglass.client import keyvalue
 from sandglass.client._async.unary import Unary
-from sandglass.client.keyvalue import Entry, Place
+from sandglass.client.keyvalue import Entry, Place, Scan
 from sandglass.client.message import Receipt
-from sandglass.wire.v1 import keyvalue_pb2
+from sandglass.wire.v1 import admin_pb2, keyvalue_pb2
 
 SERVICE = "KeyValue"
 
@@ -56,3 +56,23 @@ class KeyValue:
         parse = keyvalue_pb2.DeleteReply.FromString
         reply = await self._unary.call("Delete", request, parse, service=SERVICE)
         return reply.existed[0]
+
+    async def entries(self, scan: Scan) -> AsyncIterator[Entry]:
+        """All that a scan finds."""
+        while not scan.is_over:
+            for entry in await self.page(scan):
+                yield entry
+
+    async def page(self, scan: Scan) -> list[Entry]:
+        """The next page of a scan; a page may be empty where more follow."""
+        if scan.left is None:
+            wanted = admin_pb2.ShowTopicRequest(name=scan.request.topic)
+            parse = admin_pb2.ShowTopicReply.FromString
+            shown = await self._unary.call("ShowTopic", wanted, parse, is_read=True)
+            scan.begin([*shown.topic.partitions])
+        parse_page = keyvalue_pb2.ScanReply.FromString
+        return scan.taken(
+            await self._unary.call(
+                "Scan", scan.request, parse_page, service=SERVICE, is_read=True
+            )
+        )

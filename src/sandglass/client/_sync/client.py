@@ -7,7 +7,7 @@ that both have. See docs/decisions/0012.
 
 import functools
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -23,6 +23,7 @@ from sandglass.client._sync.consumer import Consumer, Desk, batches, messages
 from sandglass.client._sync.producer import ThreadProducer
 from sandglass.client._sync.thread import LoopThread, shared
 from sandglass.client.entry import Tls, Token
+from sandglass.client.keyvalue import Entry, Scan, place_of, scan_of
 from sandglass.client.message import Message, ProduceSummary, Receipt
 from sandglass.client.received import Batch, Received
 from sandglass.client.requests import route_of
@@ -300,6 +301,31 @@ class Client:
     has = _blocking(AsyncClient.has)
     put = _blocking(AsyncClient.put)
     delete = _blocking(AsyncClient.delete)
+
+    def scan(
+        self,
+        topic: str,
+        *,
+        key: bytes | str = b"",
+        prefix: bytes | str = b"",
+        channel: str = "",
+        partition: str = "",
+    ) -> Iterator[Entry]:
+        """
+        Entries of a KV topic in the order of their keys, page by page.
+
+            for entry in client.scan("stock", prefix="apple-"):
+                print(entry.key, entry.value)
+
+        Args and Raises: see `AsyncClient.scan`.
+        """
+        self._open()
+        return self._scan(scan_of(place_of(topic, channel, partition), key, prefix))
+
+    def _scan(self, scan: Scan) -> Iterator[Entry]:
+        while not scan.is_over:
+            thread = self._open()
+            yield from thread.call(self._client.open().keyvalue.page(scan))
 
     # --- private ------------------------------------------------------------------------------
 
