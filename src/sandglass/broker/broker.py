@@ -16,6 +16,7 @@ from sandglass.broker.consuming import Consumers
 from sandglass.broker.dead_letters import DeadLetters
 from sandglass.broker.groups import Groups
 from sandglass.broker.keyvalue import KeyValue
+from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import Done, NodeLoop, resolve
 from sandglass.broker.pulling import Pulls
 from sandglass.broker.retention import Retention
@@ -55,16 +56,18 @@ class Broker:
         node_name: str = "sandglass",
     ) -> None:
         self.loop = loop
+        """Of the node's own log."""
+        self.loops = loops = Loops(loop)
         self.node_name = node_name
-        self.catalog = Catalog(loop, ids)
-        self.keyvalue = KeyValue(loop)
-        self.groups = Groups(loop)
-        self.consumers = Consumers(loop, self.groups, ids, session_grace_ms=session_grace_ms)
-        self.dead_letters = DeadLetters(loop)
-        self.schedule = Schedule(loop)
-        self.retention = Retention(loop)
+        self.catalog = Catalog(loops, ids)
+        self.keyvalue = KeyValue(loops)
+        self.groups = Groups(loops)
+        self.consumers = Consumers(loops, self.groups, ids, session_grace_ms=session_grace_ms)
+        self.dead_letters = DeadLetters(loops)
+        self.schedule = Schedule(loops)
+        self.retention = Retention(loops)
         self.pulls = Pulls(self.consumers)
-        self.status = Status(loop)
+        self.status = Status(loops)
         self.catalog.on_deleted = self.consumers.end_topic
         self.groups.on_deleted = self.consumers.end_group
         loop.housekeeping = self._keep_house
@@ -93,7 +96,7 @@ class Broker:
     ) -> Placed:
         """As `produce`, but `done` is told; the places hold once it was told None."""
         channel = channel_to_write(channel)
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         loop.check_room(batch.size_bytes)
         target, moment = loop.partition(partition.number), loop.moment()
         record, placed = (
@@ -109,8 +112,8 @@ class Broker:
     ) -> AsyncIterator[list[Slice]]:
         """Messages with offsets in `[low, high]`, up to what is readable now, in order."""
         channel = channel_to_read(channel)
-        await self.loop.freshen([partition.number])
-        loop = self.loop
+        loop = self.loops.of(partition.number)
+        await loop.freshen([partition.number])
         top = high
         while low <= top:
             promised = loop.promised(loop.moment())
@@ -147,7 +150,7 @@ class Broker:
                 " the last entry of each key; scan them",
                 field="topic",
             )
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         found = loop.partition(partition.number)
         order = IndexOrder(found, above + 1, found.last_index + 1)
         while not order.is_over:

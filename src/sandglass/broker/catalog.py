@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.loops import Loops
 from sandglass.core import limits
 from sandglass.core.machine import encode_topic
 from sandglass.core.record import DeleteTopic, PutTopic
@@ -30,8 +30,9 @@ class Catalog:
     and once it is gone.
     """
 
-    def __init__(self, loop: NodeLoop, ids: Generator) -> None:
-        self.loop = loop
+    def __init__(self, loops: Loops, ids: Generator) -> None:
+        self.loops = loops
+        self.loop = loops.own
         self.ids = ids
         self.on_deleted: Callable[[Topic], None] = lambda _: None
         self._spread: dict[str, int] = {}

@@ -12,7 +12,8 @@ from itertools import count
 
 from sandglass.broker.drain import Drain
 from sandglass.broker.groups import Groups, check_kind
-from sandglass.broker.node_loop import Done, NodeLoop
+from sandglass.broker.loops import Loops
+from sandglass.broker.node_loop import Done
 from sandglass.broker.ready_list import ReadyList
 from sandglass.broker.subscription import Receiver, Session, Subscription
 from sandglass.core import limits, outcome
@@ -44,9 +45,9 @@ class Consumers:
     broke may stay away."""
 
     def __init__(
-        self, loop: NodeLoop, groups: Groups, ids: Generator, *, session_grace_ms: int
+        self, loops: Loops, groups: Groups, ids: Generator, *, session_grace_ms: int
     ) -> None:
-        self.loop = loop
+        self.loops = loops
         self.groups = groups
         self.ids = ids
         self.session_grace_ms = session_grace_ms
@@ -55,14 +56,14 @@ class Consumers:
         """Offsets in outcomes that held no message, or were never handed out."""
         self._subscriptions: dict[int, Subscription] = {}
         self._drains: dict[int, Subscription] = {}
-        self._ready_list = ReadyList(self._subscriptions, loop.ready)
+        self._ready_list = ReadyList(self._subscriptions, loops.ready)
         self._has_fed = False
         """The partition whose turn it is has handed something out."""
         self._consumer_keys = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        loop.on_deliveries = self._deliver
-        loop.on_dispatched = self._dispatched
-        loop.on_stopped = self._stopped
+        loops.on_deliveries = self._deliver
+        loops.on_dispatched = self._dispatched
+        loops.on_stopped = self._stopped
 
     @property
     def reading_count(self) -> int:
@@ -153,12 +154,12 @@ class Consumers:
         session.subscriptions[subscription.id] = subscription
 
     async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
-        loop = self.loop
         start, wait = self.groups.join(
             subscription.topic, subscription.group, is_from_now=is_from_now
         )
         waits = [] if wait is None else [wait]
         for ref in subscription.refs:
+            loop = self.loops.of(ref.number)
             record = admit_group(
                 loop.partition(ref.number),
                 subscription.channel,
@@ -172,6 +173,7 @@ class Consumers:
         if waits:
             await asyncio.gather(*waits)
         for ref in subscription.refs:
+            loop = self.loops.of(ref.number)
             while (subscription.channel, subscription.group) in loop.partition(
                 ref.number
             ).creating:
@@ -181,12 +183,13 @@ class Consumers:
             )
 
     async def _plan_drain(self, subscription: Subscription) -> None:
-        await self.loop.freshen([ref.number for ref in subscription.refs])
-        promised = self.loop.promised(self.loop.moment())
+        await self.loops.freshen([ref.number for ref in subscription.refs])
         targets: dict[int, int] = {}
         for ref in subscription.refs:
             # Not beyond what is promised: a turn might never come there.
-            targets[ref.number] = self.loop.partition(ref.number).readable(promised)
+            loop = self.loops.of(ref.number)
+            promised = loop.promised(loop.moment())
+            targets[ref.number] = loop.partition(ref.number).readable(promised)
             subscription.groups[ref.number].scanned_to = 0
         subscription.drain_targets = targets
 
@@ -195,9 +198,9 @@ class Consumers:
         if subscription.drain_targets is not None:
             self._drains[subscription.consumer.key] = subscription
         for ref in subscription.refs:
-            partition = self.loop.partition(ref.number)
+            partition = self.loops.partition(ref.number)
             partition.add_consumer(subscription.groups[ref.number], subscription.consumer)
-            self.loop.ready(ref.number)
+            self.loops.ready(ref.number)
 
     def grant(self, subscription: Subscription, credit_count: int, credit_bytes: int) -> None:
         """
@@ -218,7 +221,7 @@ class Consumers:
         self._ready_list.offer(subscription)
         # A drain that had used up its credit may be over: only a turn finds out.
         for number in subscription.drain_targets or ():
-            self.loop.ready(number)
+            self.loops.ready(number)
 
     def settle(
         self,
@@ -265,7 +268,7 @@ class Consumers:
                 f" {limits.REASON_BYTES_MAX}",
                 field="reason",
             )
-        loop = self.loop
+        loop = self.loops.of(group.partition)
         record = outcome.admit_outcome(
             loop.partition(group.partition),
             group,
@@ -303,8 +306,9 @@ class Consumers:
     def extend_lease(self, group: Group, token: int, *, lease_ms: int, begun_count: int) -> int:
         """As `extend`, for whoever has the token of a lease of `group`."""
         limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
-        moment = self.loop.moment()
-        ends_ms = self.loop.partition(group.partition).extend(
+        loop = self.loops.of(group.partition)
+        moment = loop.moment()
+        ends_ms = loop.partition(group.partition).extend(
             group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
         )
         return moment.wall_ms + ends_ms - moment.lease_ms
@@ -346,7 +350,7 @@ class Consumers:
         offsets: list[int],
         ending: Ending,
     ) -> None:
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         try:
             found = loop.partition(partition.number).group(channel, group, loop.view)
         except NotFoundError:
@@ -408,8 +412,9 @@ class Consumers:
         self._subscriptions.pop(subscription.consumer.key, None)
         self._drains.pop(subscription.consumer.key, None)
         for number, group in subscription.groups.items():
-            if number in self.loop.machine.refs and self.loop.failure is None:
-                partition = self.loop.machine.partition(number, self.loop.view)
+            loop = self.loops.of_any(number)
+            if loop is not None and number in loop.machine.refs and loop.failure is None:
+                partition = loop.machine.partition(number, loop.view)
                 partition.remove_consumer(group, subscription.consumer)
 
     def end_topic(self, topic: Topic) -> None:
@@ -468,7 +473,7 @@ class Consumers:
         for subscription in session.subscriptions.values():
             subscription.go_on()
             for number in subscription.groups:
-                self.loop.ready(number)
+                self.loops.ready(number)
 
     def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
         """(subscription, partition number, token) of all that the session holds."""
@@ -520,7 +525,6 @@ class Consumers:
         self, held: list[tuple[Subscription, int, int]], *, is_goodbye: bool
     ) -> None:
         """A slice at a time: the next when the one before is applied, so that none stalls."""
-        loop = self.loop
         tokens: dict[tuple[int, int], tuple[Group, deque[int]]] = {}
         for subscription, number, token in held:
             group = subscription.groups[number]
@@ -529,7 +533,8 @@ class Consumers:
             tokens.setdefault((number, group.number), (group, deque()))[1].append(token)
         for (number, _), (group, some) in tokens.items():
             while some:
-                if number not in loop.machine.refs or number in loop.stopped or loop.failure:
+                loop = self.loops.working(number)
+                if loop is None:
                     break
                 partition = loop.partition(number)
                 records = outcome.admit_break(partition, group, some, loop.moment(), loop.view)
@@ -540,7 +545,7 @@ class Consumers:
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         self._has_fed = True
-        counts, wall_ms = self.loop.stats, self.loop.clock.wall_ms()
+        counts, wall_ms = self.loops.own.stats, self.loops.own.clock.wall_ms()
         for delivery in deliveries:
             counts.handed_out(delivery.partition, delivery.lease.count)
             if not delivery.lease.is_retry and delivery.slices[0].origin is None:
@@ -572,7 +577,7 @@ class Consumers:
         for subscription in [*self._subscriptions.values()]:
             if number not in subscription.groups:
                 continue
-            is_last = all(each in self.loop.stopped for each in subscription.groups)
+            is_last = not any(map(self.loops.working, subscription.groups))
             if is_last or subscription.drain_targets is not None:
                 self._forget(subscription)
                 subscription.receiver.ended(subscription, error)

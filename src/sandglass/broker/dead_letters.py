@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sandglass.broker.listing import Page, Place, Range, page_of
-from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.loops import Loops
 from sandglass.core import limits
 from sandglass.core.browse import look
 from sandglass.core.dead_letter import Selection, admit_purge, admit_redrive
@@ -86,8 +86,8 @@ class _Tally:
 class DeadLetters:
     """All calls run in the event loop's thread."""
 
-    def __init__(self, loop: NodeLoop) -> None:
-        self.loop = loop
+    def __init__(self, loops: Loops) -> None:
+        self.loops = loops
 
     async def page(
         self,
@@ -109,7 +109,7 @@ class DeadLetters:
             DEAD_LETTER_CHANNEL, is_newest_first=is_newest_first, is_wanted=selection.takes
         )
         return await page_of(
-            self.loop,
+            self.loops,
             topic,
             wanted,
             after=after,
@@ -188,9 +188,10 @@ class DeadLetters:
     ) -> Taken:
         tally = _Tally(len(offsets))
         for ref, offset in offsets:
-            partition = self.loop.partition(ref.number)
+            loop = self.loops.of(ref.number)
+            partition = loop.partition(ref.number)
             prefix = rows_prefix(ref.number, DEAD_LETTER_CHANNEL)
-            slices = list(read_slices(self.loop.view, prefix, offset, offset + 1))
+            slices = list(read_slices(loop.view, prefix, offset, offset + 1))
             if not slices or not selection.takes(slices[0]):
                 raise NotFoundError(
                     f"no such dead letter at {offset:028x} of partition {ref.id}",
@@ -200,7 +201,7 @@ class DeadLetters:
         return Taken(tally.count, tally.skipped_count)
 
     async def _commit(self, partition: Partition, slices: Sequence[Slice], admit: Admit) -> int:
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         loop.check_room(sum(len(part.body) for part in slices))
         record, count = admit(partition, slices, loop.moment(), loop.view)
         if record is not None:
@@ -209,8 +210,9 @@ class DeadLetters:
 
     def _end(self, ref: PartitionRef) -> int:
         """Above every dead letter that there is now."""
-        partition = self.loop.partition(ref.number)
-        partition.see(self.loop.moment().wall_ms)
+        loop = self.loops.of(ref.number)
+        partition = loop.partition(ref.number)
+        partition.see(loop.moment().wall_ms)
         return partition.read_bound() + 1
 
     async def _steps(
@@ -224,9 +226,10 @@ class DeadLetters:
         """Those of a partition below `end`, a look at a time, while there is room."""
         prefix, low = rows_prefix(ref.number, DEAD_LETTER_CHANNEL), 0
         while room() > 0:
-            partition = self.loop.partition(ref.number)
+            loop = self.loops.of(ref.number)
+            partition = loop.partition(ref.number)
             seen = look(
-                self.loop.view,
+                loop.view,
                 prefix,
                 low,
                 end,

@@ -133,7 +133,7 @@ async def _look_at_topic(
             budget.is_short = True
             return
         budget.partition_count -= 1
-        if ref.number in broker.loop.machine.refs and ref.number not in broker.loop.stopped:
+        if broker.loops.working(ref.number) is not None:
             await _look(figures, broker, topic, ref.number, budget)
 
 
@@ -141,7 +141,7 @@ async def _look(
     figures: Figures, broker: "Broker", topic: Topic, number: int, budget: _Budget
 ) -> None:
     """One partition: what is not due in each channel, and its groups."""
-    loop = broker.loop
+    loop = broker.loops.of(number)
     partition = loop.machine.partition(number, loop.view)
     if not partition.last_index or not (allowed := budget.rows()):
         return
@@ -173,8 +173,8 @@ def _look_at_group(
     place: tuple[str, str],
     budget: _Budget,
 ) -> None:
-    loop = broker.loop
-    if partition.number not in loop.machine.refs:
+    loop = broker.loops.working(partition.number)
+    if loop is None:
         return  # its topic was deleted meanwhile
     group = partition.peek_group(*place, loop.view)
     if group is None:

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from sandglass.broker.node_loop import NodeLoop, resolve
+from sandglass.broker.loops import Loops
+from sandglass.broker.node_loop import resolve
 from sandglass.core import limits
 from sandglass.core.machine import encode_group
 from sandglass.core.membership import admit_drop, admit_group, admit_seek
@@ -72,8 +73,9 @@ class Groups:
     a group's parts go: its consumers end with the error.
     """
 
-    def __init__(self, loop: NodeLoop) -> None:
-        self.loop = loop
+    def __init__(self, loops: Loops) -> None:
+        self.loops = loops
+        self.loop = loops.own
         self.on_deleted: Callable[[str, str, SandglassError], None] = lambda *_: None
         self._coming: dict[tuple[str, str], TopicGroup] = {}
         """As they will be, once their records are applied."""
@@ -203,16 +205,17 @@ class Groups:
             waits.append(self._put(group))
         at = None if start.is_now else start.at_ms << INDEX_BITS
         for ref in [partition] if partition is not None else topic.partitions:
-            led = self.loop.partition(ref.number)
+            loop = self.loops.of(ref.number)
+            led = loop.partition(ref.number)
             for channel in self._channels(led, name):
-                part = led.group(channel, name, self.loop.view)
+                part = led.group(channel, name, loop.view)
                 record = admit_seek(
                     led,
                     part,
                     start=at if offset is None else offset,
-                    moment=self.loop.moment(),
+                    moment=loop.moment(),
                 )
-                waits.append(self.loop.commit(record))
+                waits.append(loop.commit(record))
             await asyncio.sleep(0)
         await asyncio.gather(*waits)
         return group
@@ -239,16 +242,17 @@ class Groups:
         """
         waits: list[Awaitable[None]] = []
         for ref in topic.partitions:
+            loop = self.loops.of(ref.number)
             record = admit_group(
-                self.loop.partition(ref.number),
+                loop.partition(ref.number),
                 CHANNEL_DEFAULT,
                 name,
                 start=None,
-                moment=self.loop.moment(),
-                view=self.loop.view,
+                moment=loop.moment(),
+                view=loop.view,
             )
             if record is not None:
-                waits.append(self.loop.commit(record))
+                waits.append(loop.commit(record))
         return waits
 
     # --- deleting -----------------------------------------------------------------------------
@@ -296,8 +300,9 @@ class Groups:
         machine = self.loop.machine
         topic = machine.topics.get(group.topic)
         for ref in topic.partitions if topic is not None else ():
-            if ref.number in machine.refs and ref.number not in self.loop.stopped:
-                await self._drop_from(self.loop.partition(ref.number), group)
+            loop = self.loops.working(ref.number)
+            if loop is not None:
+                await self._drop_from(loop.partition(ref.number), group)
         operation = DeleteGroup(group.topic, group.name)
         await self.loop.commit(machine.record([operation], self.loop.moment()))
 
@@ -309,15 +314,16 @@ class Groups:
 
     async def _drop_from(self, partition: Partition, group: TopicGroup) -> None:
         for channel in self._channels(partition, group.name):
-            if partition.number not in self.loop.machine.refs:
+            loop = self.loops.working(partition.number)
+            if loop is None:
                 return  # its topic was deleted meanwhile
             self._end_consumers(group)  # one may have come while the mark was on its way
-            part = partition.group(channel, group.name, self.loop.view)
-            await self.loop.commit(admit_drop(partition, part, self.loop.moment()))
+            part = partition.group(channel, group.name, loop.view)
+            await loop.commit(admit_drop(partition, part, loop.moment()))
         await asyncio.sleep(0)
 
     def _channels(self, partition: Partition, name: str) -> list[str]:
-        names = partition.group_names(self.loop.view)
+        names = partition.group_names(self.loops.of(partition.number).view)
         return [channel for channel, each in names if each == name]
 
     # --- records ------------------------------------------------------------------------------

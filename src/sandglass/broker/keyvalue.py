@@ -8,7 +8,8 @@ Reads are linearizable: `sandglass.core.entry` says why. Nothing waits in them f
 import asyncio
 from collections.abc import AsyncIterator
 
-from sandglass.broker.node_loop import Done, NodeLoop, resolve
+from sandglass.broker.loops import Loops
+from sandglass.broker.node_loop import Done, resolve
 from sandglass.core import entry, limits
 from sandglass.core.keyvalue import admit_delete
 from sandglass.core.message import (
@@ -29,8 +30,8 @@ PAGE_BYTES_MAX = limits.FRAME_BYTES_MAX
 class KeyValue:
     """All calls run in the event loop's thread. Keys are taken as they are."""
 
-    def __init__(self, loop: NodeLoop) -> None:
-        self.loop = loop
+    def __init__(self, loops: Loops) -> None:
+        self.loops = loops
 
     def find(self, partition: PartitionRef, channel: str, key: EntryKey) -> Entry | None:
         """
@@ -39,7 +40,7 @@ class KeyValue:
         Raises:
             NotFoundError: the topic was deleted.
         """
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         number = loop.partition(partition.number).number
         return entry.find(number, channel_to_read(channel), key, loop.view)
 
@@ -60,7 +61,7 @@ class KeyValue:
         Returns:
             The entries, and where the next page begins; None if that was all.
         """
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         number = loop.partition(partition.number).number
         found: list[Entry] = []
         size_bytes = 0
@@ -104,7 +105,7 @@ class KeyValue:
         self, partition: PartitionRef, channel: str, keys: list[EntryKey], done: Done
     ) -> Removed:
         """As `delete`, but `done` is told; what is returned holds once it was told None."""
-        loop = self.loop
+        loop = self.loops.of(partition.number)
         size_bytes = sum(len(key) + len(clustering_key) for key, clustering_key in keys)
         # Deleting makes room, so it goes on where putting has to wait.
         loop.check_room(size_bytes, may_use_reserve=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.loops import Loops
 from sandglass.core.browse import look
 from sandglass.core.group import read_slices
 from sandglass.core.keys import rows_prefix
@@ -52,7 +52,7 @@ class Page:
 
 
 async def page_of(
-    loop: NodeLoop,
+    loops: Loops,
     topic: Topic,
     wanted: Range,
     *,
@@ -68,6 +68,7 @@ async def page_of(
     best: list[Place] = []
     bound: Place | None = None
     for number, ref in enumerate(topic.partitions):
+        loop = loops.of(ref.number)
         loop.partition(ref.number)  # it is there, and works
         low, high = _rest(wanted, after, number)
         seen = look(
@@ -86,11 +87,11 @@ async def page_of(
         best.sort(reverse=wanted.is_newest_first)
         del best[message_count:]
         await asyncio.sleep(0)
-    return _page(loop, topic, wanted, best, bound, message_count, size_bytes)
+    return _page(loops, topic, wanted, best, bound, message_count, size_bytes)
 
 
 def _page(
-    loop: NodeLoop,
+    loops: Loops,
     topic: Topic,
     wanted: Range,
     best: list[Place],
@@ -104,7 +105,9 @@ def _page(
             break
         ref = topic.partitions[place.partition]
         prefix = rows_prefix(ref.number, wanted.channel)
-        found = list(read_slices(loop.view, prefix, place.offset, place.offset + 1))
+        found = list(
+            read_slices(loops.of(ref.number).view, prefix, place.offset, place.offset + 1)
+        )
         width = sum(len(part.body) // part.row_count for part in found)
         if page.entries and read_bytes + width > size_bytes:
             return page

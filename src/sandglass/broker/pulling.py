@@ -95,7 +95,7 @@ class Pulls:
         """
         channel = channel_to_read(channel)
         limits.check_name(group, field="group")
-        loop = self._consumers.loop
+        loop = self._consumers.loops.of(partition.number)
         return loop.partition(partition.number).group(channel, group, loop.view)
 
     def let_go(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from sandglass.broker.listing import Page, Place, Range, page_of
-from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.loops import Loops
 from sandglass.core import limits
 from sandglass.core.browse import count_between, look
 from sandglass.core.keys import rows_prefix
@@ -28,8 +28,8 @@ class Pending:
 class Schedule:
     """All calls run in the event loop's thread. Looking closes nothing."""
 
-    def __init__(self, loop: NodeLoop) -> None:
-        self.loop = loop
+    def __init__(self, loops: Loops) -> None:
+        self.loops = loops
 
     async def count(
         self, topic: Topic, channel: str = "", *, from_ms: int = 0, to_ms: int = 0
@@ -44,15 +44,16 @@ class Schedule:
         low, high = self._bounds(from_ms, to_ms)
         count, next_due_ms, rows_left = 0, 0, limits.COUNT_ROW_COUNT_MAX
         for ref in topic.partitions:
-            self.loop.partition(ref.number)  # it is there, and works
+            loop = self.loops.of(ref.number)
+            loop.partition(ref.number)  # it is there, and works
             prefix, at = rows_prefix(ref.number, channel), low
-            first = look(self.loop.view, prefix, low, high, found_count_max=1).found
+            first = look(loop.view, prefix, low, high, found_count_max=1).found
             if first and (not next_due_ms or first[0].due_ms < next_due_ms):
                 next_due_ms = first[0].due_ms
             while at is not None:
                 if rows_left <= 0:
                     return Pending(count, is_lower_bound=True, next_due_ms=next_due_ms)
-                found, at = count_between(self.loop.view, prefix, at, high)
+                found, at = count_between(loop.view, prefix, at, high)
                 count += found
                 rows_left -= limits.LOOK_ROW_COUNT_MAX if at is not None else 1
                 await asyncio.sleep(0)
@@ -77,7 +78,7 @@ class Schedule:
         limits.check_range(count, field="page_size", low=1, high=limits.PAGE_COUNT_MAX)
         low, high = self._bounds(from_ms, to_ms)
         return await page_of(
-            self.loop,
+            self.loops,
             topic,
             Range(channel_to_write(channel), low, high),
             after=after,
@@ -88,6 +89,6 @@ class Schedule:
     def _bounds(self, from_ms: int, to_ms: int) -> tuple[int, int]:
         for field, value in (("from_ms", from_ms), ("to_ms", to_ms)):
             limits.check_range(value, field=field, low=0, high=limits.DUE_MS_MAX)
-        now_ms = self.loop.moment().wall_ms
+        now_ms = self.loops.own.moment().wall_ms
         low = max(from_ms, now_ms + 1) << INDEX_BITS
         return low, to_ms << INDEX_BITS if to_ms else MAX

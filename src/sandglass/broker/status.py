@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.loops import Loops
 from sandglass.core.browse import look
 from sandglass.core.group import Group
 from sandglass.core.message import REDRIVE_CHANNEL
@@ -62,15 +62,16 @@ class GroupOffsets:
 class Status:
     """Reads, and changes nothing."""
 
-    def __init__(self, loop: NodeLoop) -> None:
-        self.loop = loop
+    def __init__(self, loops: Loops) -> None:
+        self.loops = loops
 
     def partitions(self, topic: Topic) -> list[PartitionStatus]:
         """The partitions of a topic, in order."""
         status: list[PartitionStatus] = []
         for ref in topic.partitions:
-            partition = self.loop.partition(ref.number)
-            channels = partition.channel_names(self.loop.view)
+            loop = self.loops.of(ref.number)
+            partition = loop.partition(ref.number)
+            channels = partition.channel_names(loop.view)
             if REDRIVE_CHANNEL in channels:
                 channels.remove(REDRIVE_CHANNEL)  # nobody can read it
             status.append(
@@ -85,30 +86,32 @@ class Status:
         """
         status: list[GroupStatus] = []
         for ref in topic.partitions:
-            if ref.number not in self.loop.machine.refs:
+            loop = self.loops.of(ref.number)
+            if ref.number not in loop.machine.refs:
                 break  # the topic was deleted meanwhile
-            partition = self.loop.partition(ref.number)
-            for channel, name in partition.group_names(self.loop.view):
+            partition = loop.partition(ref.number)
+            for channel, name in partition.group_names(loop.view):
                 if group and name != group:
                     continue
                 with suppress(NotFoundError):  # it was deleted meanwhile
-                    found = partition.group(channel, name, self.loop.view)
+                    found = partition.group(channel, name, loop.view)
                     status.append(await self._group_status(topic, ref, partition, found))
             await asyncio.sleep(0)
         return status
 
     def last_index(self, ref: PartitionRef) -> int:
         """Of the last message produced to a partition; 0 if there is none."""
-        return self.loop.partition(ref.number).last_index
+        return self.loops.partition(ref.number).last_index
 
     def offsets(self, ref: PartitionRef, channel: str, group: str) -> GroupOffsets:
         """How far a group is; one that doesn't exist has done nothing."""
-        partition = self.loop.partition(ref.number)
+        loop = self.loops.of(ref.number)
+        partition = loop.partition(ref.number)
         try:
-            found = partition.group(channel, group, self.loop.view)
+            found = partition.group(channel, group, loop.view)
         except NotFoundError:
             return GroupOffsets()
-        committed = found.committed(self.loop.view)
+        committed = found.committed(loop.view)
         return GroupOffsets(
             committed - 1 if committed > found.start else 0, found.consumed, found.acked
         )
@@ -117,16 +120,18 @@ class Status:
         self, ref: PartitionRef, channel: str, group: str, offset: int
     ) -> tuple[Standing, int] | None:
         """As `standing_of`; None also if there is no such group."""
-        partition = self.loop.partition(ref.number)
+        loop = self.loops.of(ref.number)
+        partition = loop.partition(ref.number)
         try:
-            found = partition.group(channel, group, self.loop.view)
+            found = partition.group(channel, group, loop.view)
         except NotFoundError:
             return None
-        return standing_of(partition, found, offset, self.loop.view)
+        return standing_of(partition, found, offset, loop.view)
 
     async def _group_status(
         self, topic: Topic, ref: PartitionRef, partition: Partition, group: Group
     ) -> GroupStatus:
+        loop = self.loops.of(ref.number)
         unread = await self._count_unread(partition, group)
         leased = sum(lease.open.bit_count() for lease in group.leases.values())
         return GroupStatus(
@@ -134,7 +139,7 @@ class Status:
             ref.id,
             group.channel,
             group.name,
-            group.committed(self.loop.view),
+            group.committed(loop.view),
             group.consumed,
             unread + leased + group.retry_count,
             leased,
@@ -149,11 +154,12 @@ class Status:
 
     async def _count_unread(self, partition: Partition, group: Group) -> int:
         """Due messages that the group has not been given; of so many rows at most."""
-        moment, row_count, count = self.loop.moment(), 0, 0
+        loop = self.loops.of(partition.number)
+        moment, row_count, count = loop.moment(), 0, 0
         end = (max(partition.now_ms, moment.wall_ms) + 1) << INDEX_BITS
         low: int | None = group.cursor
         while low is not None and row_count < LAG_ROW_COUNT_MAX:
-            seen = look(self.loop.view, group.rows_prefix(), low, end, found_bytes_max=1 << 62)
+            seen = look(loop.view, group.rows_prefix(), low, end, found_bytes_max=1 << 62)
             count += sum(
                 part.count
                 for part in seen.found

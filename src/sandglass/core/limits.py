@@ -52,6 +52,10 @@ DUE_MS_MAX: Final = 253_402_300_799_999
 # --- topics and groups ------------------------------------------------------------------------
 
 PARTITION_COUNT_MAX: Final = 1024
+REPLICATED_NUMBER_MIN: Final = 1 << 31
+"""Partitions of replicated topics have numbers from here on, the same on all nodes; those below
+are a node's own."""
+
 TOPIC_COUNT_MAX: Final = 10_000
 CHANNEL_COUNT_MAX: Final = 10_000
 """Channels per partition: each costs a row."""

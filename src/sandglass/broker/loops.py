@@ -1,0 +1,124 @@
+"""
+Which loop carries which partition: the node's own, or one of a replicated log that it leads.
+
+Everything that concerns a partition asks here first. A partition that is led elsewhere is
+refused with an error that says where.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from sandglass.broker.node_loop import NodeLoop
+from sandglass.core import limits
+from sandglass.core.dispatch import Delivery
+from sandglass.core.partition import Partition
+from sandglass.core.topic import Topic
+from sandglass.errors import NotLeaderError, SandglassError
+
+
+def is_replicated(number: int) -> bool:
+    """Does a partition of this number live in a log of its own?"""
+    return number >= limits.REPLICATED_NUMBER_MIN
+
+
+class Loops:
+    """
+    `own` is the loop of the node's own log. What a loop tells goes to whoever has set
+    `on_deliveries`, `on_dispatched` and `on_stopped` here, whichever loop it is.
+    """
+
+    def __init__(self, own: NodeLoop) -> None:
+        self.own = own
+        self.on_deliveries: Callable[[list[Delivery]], None] = lambda _: None
+        self.on_dispatched: Callable[[Partition], None] = lambda _: None
+        self.on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
+        self.whereabouts: Callable[[int], NotLeaderError] = lambda number: NotLeaderError(
+            f"partition {number} is not led here"
+        )
+        """Why a replicated partition isn't led here, and where it is."""
+        self._led: dict[int, NodeLoop] = {}
+        self._listen(own)
+
+    def __iter__(self) -> Iterator[NodeLoop]:
+        yield self.own
+        yield from self._led.values()
+
+    def of(self, number: int) -> NodeLoop:
+        """
+        The loop of a partition.
+
+        Raises:
+            NotLeaderError: another node leads it, or none does.
+        """
+        if not is_replicated(number):
+            return self.own
+        loop = self._led.get(number)
+        if loop is None:
+            raise self.whereabouts(number)
+        return loop
+
+    def partition(self, number: int) -> Partition:
+        """
+        A partition, to admit something to.
+
+        Raises:
+            NotLeaderError: another node leads it, or none does.
+            InternalError: it was stopped, because a rule of it was broken.
+            UnavailableError: the node is stopping.
+        """
+        return self.of(number).partition(number)
+
+    def of_any(self, number: int) -> NodeLoop | None:
+        """The loop of a partition, in whatever state; None if it is not led here."""
+        return self._led.get(number) if is_replicated(number) else self.own
+
+    def working(self, number: int) -> NodeLoop | None:
+        """The loop of a partition that is here and works; None if there is none."""
+        loop = self.of_any(number)
+        if loop is None or loop.failure is not None:
+            return None
+        if number not in loop.machine.refs or number in loop.stopped:
+            return None
+        return loop
+
+    def ready(self, number: int) -> None:
+        """A partition may have something to hand out; see `NodeLoop.ready`."""
+        loop = self.of_any(number)
+        if loop is not None:
+            loop.ready(number)
+
+    def topics(self) -> list[Topic]:
+        """All topics that are known here, by name."""
+        return [topic for _, topic in sorted(self.own.machine.topics.items())]
+
+    async def freshen(self, numbers: Iterable[int]) -> None:
+        """See `NodeLoop.freshen`."""
+        wanted = [(number, self.of(number)) for number in numbers]
+        for loop in [*self]:
+            some = [number for number, each in wanted if each is loop]
+            if some:
+                await loop.freshen(some)
+
+    def add(self, number: int, loop: NodeLoop) -> None:
+        """The node leads a replicated partition from here on."""
+        self._led[number] = loop
+        self._listen(loop)
+
+    def remove(self, number: int) -> None:
+        """The node leads a replicated partition no longer."""
+        self._led.pop(number, None)
+
+    def _listen(self, loop: NodeLoop) -> None:
+        loop.on_deliveries = self._deliveries
+        loop.on_dispatched = self._dispatched
+        loop.on_stopped = self._stopped
+
+    # Looked up at each call: who listens comes after the loop.
+
+    def _deliveries(self, deliveries: list[Delivery]) -> None:
+        self.on_deliveries(deliveries)
+
+    def _dispatched(self, partition: Partition) -> None:
+        self.on_dispatched(partition)
+
+    def _stopped(self, number: int, error: SandglassError) -> None:
+        self.on_stopped(number, error)
