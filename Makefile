@@ -42,9 +42,10 @@ check: install ## format, lint, types, imports, generated code, docs
 	$(BIN)/python scripts/gen_docs.py --check
 	$(BIN)/pytest -q -n 2 tests/tidy
 
-coverage: install ## hold the branches of core/ at 100 %: unit tests, properties, some histories
+coverage: install ## hold the branches of core/ and replication/ at 100 %: unit tests, properties, some histories
 	@rm -f .coverage
-	$(BIN)/coverage run -m pytest -q -p no:randomly tests/unit/core tests/unit/broker tests/property
+	$(BIN)/coverage run -m pytest -q -p no:randomly tests/unit/core tests/unit/replication \
+		tests/unit/broker tests/property
 	$(BIN)/coverage run --append -m sandglass.testing.simulate --seeds 40
 	$(BIN)/coverage report
 

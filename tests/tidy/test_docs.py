@@ -12,10 +12,11 @@ GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
 
 WORDS = """
     access token, ack, attempt, batch, channel, closed offset, committed, consume, consumer,
-    credit, dead letter, due, entry, epoch, extend, floor, generation, group, headers, index,
-    key, leader, lease, message, moved, nack, node, offset, outcome, partition, position,
-    produce, record, redrive, release, retention, revision, row, run, session, settled,
-    snapshot, steady time, subscription, tile, token, topic, value, view, write-ahead log
+    credit, dead letter, due, entry, epoch, extend, fence, floor, generation, group, headers,
+    index, key, leader, lease, log entry, mark, message, moved, nack, node, offset, outcome,
+    partition, position, produce, record, redrive, release, retention, revision, row, run,
+    session, settled, snapshot, steady time, stream, subscription, tile, token, topic, value,
+    view, write-ahead log
 """
 
 

@@ -34,6 +34,8 @@ FORBIDDEN_IMPORTS = [
     ("core/extra.py", "import asyncio", "core-no-outside"),
     ("core/extra.py", "import grpc", "core-no-outside"),
     ("core/extra.py", "from sandglass.broker import extra", "layers"),
+    ("replication/extra.py", "import asyncio", "core-no-outside"),
+    ("replication/extra.py", "import sandglass.ports", "layers"),
     ("rpc/extra.py", "import sandglass.web", "layers"),
     ("adapters/extra.py", "import sandglass.broker", "adapters"),
     ("broker/extra.py", "import sandglass.wire", "broker"),
@@ -58,7 +60,7 @@ def banned_in(name: str, text: str) -> bool:
 
 @pytest.mark.parametrize("text", CLOCK_OR_CHANCE)
 def test_clocks_and_chance_are_refused_outside_the_adapters(text: str) -> None:
-    for package in ("core", "broker", "wire", "rpc"):
+    for package in ("core", "replication", "broker", "wire", "rpc"):
         assert banned_in(f"src/sandglass/{package}/extra.py", text)
 
     assert not banned_in("src/sandglass/adapters/extra.py", text)

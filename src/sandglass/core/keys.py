@@ -18,6 +18,7 @@ no name is a prefix of another's keys.
 | `p` partition | | last index, closed offset, clocks |
 | `q` record set aside | position (8) | reason, record |
 | `n` node | (partition number 0) | epoch, promise, clocks |
+| `l` mark of a replicated log | (partition number 0) | where its reader stands |
 | `t` topic | (partition number 0) name, 0 | settings and partitions |
 | `u` group of a topic | (partition number 0) topic, 0, group, 0 | start and settings |
 
@@ -195,6 +196,9 @@ def read_quarantine(value: bytes) -> tuple[str, bytes]:
 
 
 NODE_KEY: Final = _PARTITION.pack(b"n", 0)
+MARK_KEY: Final = _PARTITION.pack(b"l", 0)
+"""Written by the host, with the rows of the entry that the mark stands at."""
+
 TOPICS_PREFIX: Final = _PARTITION.pack(b"t", 0)
 GROUPS_PREFIX: Final = _PARTITION.pack(b"u", 0)
 

@@ -202,6 +202,39 @@ PAUSE_MS: Final = 500
 CUT_INTERVAL_MS: Final = 1000
 """Retention cuts a partition at most this often: range tombstones make seeks slow."""
 
+# --- replicated logs --------------------------------------------------------------------------
+
+ENTRY_BYTES_TARGET: Final = 256 * 1024
+"""Records are packed into a log entry up to this. Beyond it an entry is no faster, and late."""
+
+ENTRY_BYTES_MAX: Final = 6 * 1024 * 1024
+"""An atom with the columns that a record adds, alone in its log entry; a message of the engine
+may have 8 MB."""
+
+ENTRY_FLIGHT_COUNT_MAX: Final = 16
+"""Log entries that are published and not committed: 8 to 16 fill the line, more only wait."""
+
+ENTRY_FLIGHT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""As above in bytes, and the log entry that goes beyond it."""
+
+DUPLICATE_WINDOW_MS: Final = 120_000
+"""How long the engine remembers message ids; half of it is trusted."""
+
+LEADER_LEASE_MS: Final = 2000
+"""A leader that is gone is missed after this. Above the pauses of a loaded machine, and with
+LEADER_LOOK_MS below what a failover may take."""
+
+LEADER_LEASE_MARGIN_MS: Final = 200
+"""So much sooner the holder stops: two monotonic clocks part by less, and a check comes a
+little before what it allows has left."""
+
+LEADER_RENEW_MS: Final = 500
+"""From one renewal to the next: three may fail."""
+
+LEADER_LOOK_MS: Final = 250
+"""A watcher looks at least so often. One that didn't was paused, and what it saw before counts
+no more: a renewal may wait unread."""
+
 # --- who is let in ----------------------------------------------------------------------------
 
 TOKEN_COUNT_MAX: Final = 1000
@@ -284,6 +317,10 @@ assert PAGE_COUNT_DEFAULT <= PAGE_COUNT_MAX
 assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"
 assert TOKEN_COUNT_MAX * (NAME_LENGTH_MAX + 73) < TOKEN_FILE_BYTES_MAX
 assert 2 * SECURITY_REREAD_MS < REVOKED_WITHIN_MS
+assert ENTRY_BYTES_TARGET <= ENTRY_FLIGHT_BYTES_MAX // ENTRY_FLIGHT_COUNT_MAX
+assert ATOM_BYTES_MAX < ENTRY_BYTES_MAX < 8_000_000
+assert 3 * LEADER_RENEW_MS < LEADER_LEASE_MS - LEADER_LEASE_MARGIN_MS
+assert LEADER_LOOK_MS < LEADER_LEASE_MS // 2
 assert ACK_TIMEOUT_MS_MIN <= ACK_TIMEOUT_MS_DEFAULT <= LEASE_MS_MAX
 
 

@@ -129,14 +129,28 @@ class Machine:
         The host calls this when its clock has passed `promised_ms`, or stands so far behind
         that it was stepped back.
         """
-        self.is_leading = True
+        record = self.opening(self.epoch + 1, moment)
         self.closing_ms = max(self.closing_ms, self.promised_ms)
         self.epoch += 1
+        self.take_over(moment)
+        return record
+
+    def opening(self, epoch: int, moment: Moment) -> Record:
+        """The record that opens an epoch. It changes nothing before it is applied."""
+        return self.record([OpenEpoch(epoch)], moment, epoch=epoch)
+
+    def take_over(self, moment: Moment) -> None:
+        """
+        Leads the epoch that the last record applied has opened; the clocks as for `lead`.
+
+        For a log that others write, too: until this leader's own opening was applied, theirs
+        were still coming in.
+        """
+        self.is_leading = True
         self.reached_ms = max(self.reached_ms, moment.wall_ms)
         self.start_wall_ms = moment.wall_ms
         for partition in self.partitions.values():
             self._lead(partition)
-        return self.record([OpenEpoch(self.epoch)], moment)
 
     def _lead(self, partition: Partition) -> None:
         # Not what the node has reached: that may be from before a step back, after which a
@@ -144,10 +158,10 @@ class Machine:
         promised = self.closing_ms << INDEX_BITS
         partition.lead(self.epoch, promised, self.start_wall_ms)
 
-    def record(self, operations: list[Operation], moment: Moment) -> Record:
-        """A record that concerns the node."""
+    def record(self, operations: list[Operation], moment: Moment, *, epoch: int = 0) -> Record:
+        """A record that concerns the node; of this epoch, unless another is named."""
         reached_ms = max(self.reached_ms, moment.wall_ms)
-        head = Head(self.epoch, 0, reached_ms, reached_ms, moment.steady_ms)
+        head = Head(epoch or self.epoch, 0, reached_ms, reached_ms, moment.steady_ms)
         return Record(NODE, head, operations)
 
     def close_exact(self) -> CloseExact:
