@@ -152,6 +152,24 @@ def test_partitions_in_memory_are_led_when_the_machine_begins_to() -> None:
     assert 2 == drive.partition.epoch
 
 
+def test_epoch_that_is_to_be_opened_changes_nothing_before_it_is_applied() -> None:
+    """Another leader's records still come in, below its promise: they are no mistake."""
+    drive = Drive()
+    replica = Machine.load(take_messages, drive.store)
+    opening = replica.opening(2, drive.moment)
+    drive.apply(drive.machine.record([Promise(drive.wall_ms + 2000)], drive.moment))
+    replica.promised_ms = drive.wall_ms + 2000
+    record, _ = drive.admit()
+    drive.machine = replica
+
+    drive.apply(record)
+    drive.apply(opening)
+    replica.take_over(drive.moment)
+
+    assert (2, 2) == (replica.epoch, drive.partition.epoch)
+    assert drive.wall_ms + 2000 == drive.partition.closed >> INDEX_BITS
+
+
 def test_a_time_that_another_partition_has_seen_is_no_time_that_came_for_this_one() -> None:
     """The clock is set back, then a message is scheduled, then a new leader starts."""
     drive = Drive()
