@@ -16,7 +16,8 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandglass.adapters.filelog import FileLog
+from sandglass.adapters.filelog import RESERVE_BYTES_DEFAULT, SEGMENT_BYTES_DEFAULT, FileLog
+from sandglass.adapters.files import Files, make_directories, translate
 from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.superblock import (
     SUPERBLOCK_VERSION,
@@ -30,7 +31,7 @@ from sandglass.broker.node_loop import NodeLoop
 from sandglass.core import limits
 from sandglass.errors import (
     CorruptError,
-    DeniedError,
+    NoSpaceError,
     PreconditionError,
     SandglassError,
     UnavailableError,
@@ -58,7 +59,8 @@ class NodeConfig:
 
     Port 0 takes a free one; without an `http_port` there is no HTTP. `http_hosts` are names by
     which HTTP requests may call the node, beside loopback and `bind_addr`. `data` is made where
-    it is missing, with its parents.
+    it is missing, with its parents. Files of the log have `segment_bytes`, and `reserve_bytes`
+    are kept for a full disk.
     """
 
     data: Path
@@ -69,6 +71,8 @@ class NodeConfig:
     http_hosts: tuple[str, ...] = ()
     session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
     stop_grace_ms: int = 5000
+    segment_bytes: int = SEGMENT_BYTES_DEFAULT
+    reserve_bytes: int = RESERVE_BYTES_DEFAULT
 
 
 class Node:
@@ -81,8 +85,10 @@ class Node:
         clock: Clock | None = None,
         entropy: Entropy | None = None,
         access: Access | None = None,
+        files: Files | None = None,
     ) -> None:
         self.config = config
+        self.files = files or Files()
         self.access = access or Access()
         self.clock = clock or SystemClock()
         self.entropy = entropy or SystemEntropy()
@@ -125,6 +131,8 @@ class Node:
             PreconditionError: the data or the port are in use, or of another version or node.
             CorruptError: the data are damaged; the message says where.
             DeniedError: the directory cannot be written.
+            NoSpaceError, BusyError, UnavailableError: the disk is full, too many files are
+                open, or the disk fails.
         """
         if not __debug__:
             raise PreconditionError("Sandglass relies on its asserts: start it without -O")
@@ -203,23 +211,21 @@ class Node:
     def _open(self) -> None:
         data = self.config.data
         try:
-            data.mkdir(parents=True, exist_ok=True)
-            superblock = load_superblock(data / SUPERBLOCK)
+            make_directories(self.files, data)
+            superblock = load_superblock(data / SUPERBLOCK, files=self.files)
             if superblock is None:
                 self._check_empty(data)
                 superblock = Superblock(self.entropy.token_bytes(16), NO_CLUSTER, 0)
                 self._open_parts(data, superblock, is_new=True)
-                save_superblock(data / SUPERBLOCK, superblock)
+                save_superblock(data / SUPERBLOCK, superblock, files=self.files)
             else:
                 self._open_parts(data, superblock, is_new=False)
                 if superblock.version < SUPERBLOCK_VERSION:
                     # Before anything is written that an older program could not read.
                     superblock = replace(superblock, version=SUPERBLOCK_VERSION)
-                    save_superblock(data / SUPERBLOCK, superblock)
+                    save_superblock(data / SUPERBLOCK, superblock, files=self.files)
         except OSError as error:
-            raise DeniedError(
-                f"data directory {data} cannot be used: {error.strerror or error}"
-            ) from error
+            raise translate(error, data) from error
         self._superblock = superblock
 
     def _check_empty(self, data: Path) -> None:
@@ -238,10 +244,16 @@ class Node:
             raise CorruptError(
                 f"{log_directory} is missing; restore the data directory from a backup"
             )
-        self._log = FileLog(log_directory, node_id=superblock.node_id)
+        self._log = FileLog(
+            log_directory,
+            node_id=superblock.node_id,
+            segment_bytes=self.config.segment_bytes,
+            reserve_bytes=self.config.reserve_bytes,
+            files=self.files,
+        )
         view_directory = data / STORE / "view"
         is_view_new = is_new or not view_directory.exists()
-        self._store = RocksStore(view_directory, is_new=is_view_new)
+        self._store = RocksStore(view_directory, is_new=is_view_new, files=self.files)
         applied, last = self._store.applied_position, self._log.last_position
         if applied + 1 < self._log.first_position:
             raise CorruptError(
@@ -268,10 +280,19 @@ class Node:
             durable = log.durable_position
             log.close()
             if superblock is not None and self.failure is None:
-                save_superblock(
-                    self.config.data / SUPERBLOCK,
-                    Superblock(superblock.node_id, superblock.cluster_id, durable),
-                )
+                self._save_position(superblock, durable)
+
+    def _save_position(self, superblock: Superblock, durable: int) -> None:
+        """On a full disk the old superblock stays: its position is a lower bound."""
+        path = self.config.data / SUPERBLOCK
+        try:
+            save_superblock(
+                path,
+                Superblock(superblock.node_id, superblock.cluster_id, durable),
+                files=self.files,
+            )
+        except NoSpaceError as error:
+            logger.warning("the superblock keeps an earlier position: %s", error)
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error

@@ -48,6 +48,7 @@ class Log(Protocol):
 
         Raises:
             NoSpaceError: there is no room; nothing was taken, and a later call may succeed.
+            BusyError: the same, for want of something else than space.
             UnavailableError: the log is closed, or a write has failed; nothing was taken.
         """
         ...

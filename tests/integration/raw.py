@@ -90,8 +90,12 @@ class RawSession:
         """Settles a whole delivery."""
         return await self.outcome(delivery, broker_pb2.OUTCOME_ACK)
 
-    async def take(self, kind: type[Any], check: Callable[[Any], bool] = lambda _: True) -> Any:
-        """The next item of a kind, taken out; fails after a deadline."""
+    async def take(
+        self,
+        kind: type[Any] | tuple[type[Any], ...],
+        check: Callable[[Any], bool] = lambda _: True,
+    ) -> Any:
+        """The next item of a kind, or of some kinds, taken out; fails after a deadline."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 for item in self.items:

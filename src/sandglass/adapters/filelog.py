@@ -36,9 +36,8 @@ from typing import Final
 
 from sandglass.adapters.blanks import Blank, Blanks
 from sandglass.adapters.files import (
-    NO_SPACE_RETRY_MS,
     Files,
-    is_no_space,
+    is_shortage,
     lock_directory,
     translate,
     write_all,
@@ -61,7 +60,6 @@ from sandglass.adapters.segment import (
 from sandglass.errors import (
     CorruptError,
     InvalidError,
-    NoSpaceError,
     OutOfRangeError,
     UnavailableError,
 )
@@ -133,6 +131,8 @@ class FileLog:
         CorruptError: what had been durable is damaged or missing.
         DeniedError: the directory cannot be written.
         NoSpaceError: no room for copying what the last life left behind; nothing is lost.
+        BusyError: too many files are open.
+        UnavailableError: the disk fails otherwise.
     """
 
     def __init__(
@@ -290,18 +290,14 @@ class FileLog:
             try:
                 blank = self._blanks.take(path, wanted, may_use_reserve=may_use_reserve)
             except OSError as exc:
-                if not (self._trash and is_no_space(exc)):
+                if not (self._trash and is_shortage(exc)):
                     raise
                 # With producers held back there may be no sync for a while: free it here.
                 self._empty_trash()
                 blank = self._blanks.take(path, wanted, may_use_reserve=may_use_reserve)
         except OSError as exc:
-            if is_no_space(exc):
-                raise NoSpaceError(
-                    f"no space for a log segment in {self._directory}",
-                    retry_after_ms=NO_SPACE_RETRY_MS,
-                ) from exc
-            self._failure = exc
+            if not is_shortage(exc):
+                self._failure = exc
             raise translate(exc, path) from exc
         return self._add(blank, self._last + 1)
 
@@ -401,8 +397,13 @@ class FileLog:
         """Removes what was trimmed, the oldest first: a hole would look like a loss."""
         with self._trash_lock:
             while self._trash:
-                self._files.remove(self._trash[0])
-                self._files.sync_directory(self._directory)
+                try:
+                    self._files.remove(self._trash[0])
+                    self._files.sync_directory(self._directory)
+                except OSError as exc:
+                    if not is_shortage(exc):
+                        raise
+                    return  # the next sync tries once more
                 self._trash.popleft()
 
     # --- read ---------------------------------------------------------------------------------

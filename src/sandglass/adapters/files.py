@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sandglass.errors import (
+    BusyError,
     DeniedError,
     NoSpaceError,
     PreconditionError,
@@ -27,6 +28,7 @@ NO_SPACE_RETRY_MS: Final = 1000
 """A full disk is not emptied within milliseconds."""
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NOT_A_DIRECTORY: Final = frozenset({errno.ENOTDIR, errno.EEXIST})
 
@@ -46,6 +48,10 @@ class Files:
     def open_for_reading(self, path: Path) -> int:
         """A descriptor for reading only."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def make_directory(self, path: Path) -> None:
+        """Makes a directory, unless it is there; its parent must be."""
+        path.mkdir(exist_ok=True)
 
     def close(self, fd: int) -> None:
         """Gives the descriptor back."""
@@ -152,7 +158,7 @@ def lock_directory(files: Files, directory: Path) -> int:
         DeniedError: it cannot be written.
     """
     try:
-        _make_directory(files, directory)
+        make_directories(files, directory)
         fd = files.open_lock(directory / "lock")
     except OSError as exc:
         raise translate(exc, directory) from exc
@@ -168,24 +174,31 @@ def lock_directory(files: Files, directory: Path) -> int:
     return fd
 
 
-def _make_directory(files: Files, directory: Path) -> None:
-    """Makes the directory and those above it, names durable: a file's own sync isn't enough."""
+def make_directories(files: Files, directory: Path) -> None:
+    """
+    Makes the directory and those above it, names durable: a file's own sync isn't enough.
+
+    Raises:
+        OSError: some may have been made.
+    """
     if directory.is_dir():
         return
-    _make_directory(files, directory.parent)
-    directory.mkdir(exist_ok=True)
+    make_directories(files, directory.parent)
+    files.make_directory(directory)
     files.sync_directory(directory.parent)
 
 
-def is_no_space(exc: OSError) -> bool:
-    """Is the disk, or the quota on it, full?"""
-    return exc.errno in _NO_SPACE
+def is_shortage(exc: OSError) -> bool:
+    """Is the disk full, or the quota on it, or are too many files open? It may pass."""
+    return exc.errno in _NO_SPACE | _NO_FILES
 
 
 def translate(exc: OSError, path: Path) -> SandglassError:
     """Our error for one of the operating system's, with the path."""
     if exc.errno in _NO_SPACE:
         return NoSpaceError(f"no space for {path}", retry_after_ms=NO_SPACE_RETRY_MS)
+    if exc.errno in _NO_FILES:
+        return BusyError(f"{path}: {exc.strerror}", retry_after_ms=NO_SPACE_RETRY_MS)
     if exc.errno in _DENIED:
         return DeniedError(f"no right to write {path}: {exc.strerror}")
     if exc.errno in _NOT_A_DIRECTORY:

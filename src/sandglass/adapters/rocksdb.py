@@ -36,6 +36,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from sandglass.adapters.files import Files
 from sandglass.core.view import RESERVED_KEY, Changes, Row
 from sandglass.errors import (
     BusyError,
@@ -104,6 +105,7 @@ class RocksStore:
         write_buffer_bytes: size of a memtable; three of them at most.
         flush_bytes: in memory, before `flushed_position` starts a flush.
         cache_bytes: for blocks that were read.
+        files: for what isn't RocksDB's: the directory.
 
     Raises:
         PreconditionError: another process, or another store of this one, has the directory, or
@@ -120,8 +122,10 @@ class RocksStore:
         write_buffer_bytes: int = WRITE_BUFFER_BYTES,
         flush_bytes: int = FLUSH_BYTES,
         cache_bytes: int = CACHE_BYTES,
+        files: Files | None = None,
     ) -> None:
         self._directory = Path(directory)
+        self._files = files or Files()
         self._write_buffer_bytes = write_buffer_bytes
         self._flush_bytes = flush_bytes
         self._mark_bytes = flush_bytes // MARK_COUNT
@@ -137,12 +141,8 @@ class RocksStore:
     def _make_directory(self) -> None:
         """The directory, and its name made durable: the log is trimmed trusting in it."""
         try:
-            self._directory.mkdir(exist_ok=True)
-            descriptor = os.open(self._directory.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            self._files.make_directory(self._directory)
+            self._files.sync_directory(self._directory.parent)
         except OSError as exc:
             raise self._translated(exc) from exc
 

@@ -127,7 +127,7 @@ class NodeLoop:
     is_stalled: bool = False
     """The view takes nothing just now: producers wait."""
     is_full: bool = False
-    """The disk has no room for another segment: producers wait, outcomes use the reserve."""
+    """The log can't get another segment: producers wait, outcomes use the reserve."""
     queued_bytes: int = 0
     """Admitted, not yet applied."""
     stopped: dict[int, str] = field(default_factory=dict[int, str])
@@ -158,6 +158,10 @@ class NodeLoop:
     """Partitions with something due beyond the promise, or behind a record in flight."""
     _has_delivered: bool = False
     """The last turn handed something out."""
+    _is_short_of_files: bool = False
+    """What it lacks for another segment is a descriptor, not space."""
+    _is_leading: bool = False
+    """Its epoch is durable."""
     _is_stopping: bool = False
     _task: asyncio.Task[None] | None = None
     _thread: ThreadPoolExecutor = field(
@@ -172,6 +176,7 @@ class NodeLoop:
 
         Raises:
             CorruptError: log and view don't fit together, or one is damaged.
+            UnavailableError: the log takes nothing; its text says why.
         """
         self.view = Overlay(self.store)
         self.machine = Machine.load(self.slicer, self.view)
@@ -191,6 +196,7 @@ class NodeLoop:
         self._task = asyncio.create_task(self._run(), name="sandglass-loop")
         # Tokens carry the epoch: none is given out before it can't be anybody else's.
         await epoch
+        self._is_leading = True
 
     async def stop(self) -> None:
         """Finishes what is queued, closes the offsets exactly, and ends the loop."""
@@ -267,14 +273,18 @@ class NodeLoop:
         Is there room for a produced batch? For what helps to make room there is some longer.
 
         Raises:
-            BusyError: too much is in flight, or the view is stalled.
+            BusyError: too much is in flight, the view is behind, or too many files are open.
             NoSpaceError: the disk is full.
         """
         if self._is_stopping:
             raise UnavailableError("the node is stopping", retry_after_ms=limits.BUSY_RETRY_MS)
         if self.is_full and not may_use_reserve:
-            raise NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
-        if self.is_stalled or self.queued_bytes + size_bytes > limits.IN_FLIGHT_BYTES_MAX:
+            raise self._no_room()
+        if self.is_stalled:
+            raise BusyError(
+                "the view is behind with its writing", retry_after_ms=limits.BUSY_RETRY_MS
+            )
+        if self.queued_bytes + size_bytes > limits.IN_FLIGHT_BYTES_MAX:
             raise BusyError(
                 f"{self.queued_bytes} bytes are waiting to be written; the limit is"
                 f" {limits.IN_FLIGHT_BYTES_MAX}",
@@ -419,7 +429,7 @@ class NodeLoop:
             return
         try:
             self.log.append(raws)
-        except NoSpaceError as error:
+        except BusyError as error:
             self._take_back(error)
             raws = self._encoded()
             if not raws or not self._append_to_reserve(raws, moment):
@@ -452,18 +462,21 @@ class NodeLoop:
         """What no producer waits for; false if there isn't even room for that."""
         try:
             self.log.append(raws, may_use_reserve=True)
-        except NoSpaceError as error:
+        except BusyError as error:
+            if not self._is_leading:
+                raise  # nobody is served before the epoch is durable, and nobody waits yet
             # What is admitted can't be refused any more: it waits.
             logger.error("no room, not even in the reserve: %s", error)
             self._append_again_ms = moment.steady_ms + HOUSEKEEPING_MS
             return False
         return True
 
-    def _take_back(self, error: NoSpaceError) -> None:
+    def _take_back(self, error: BusyError) -> None:
         """Undoes the admission of all batches that the log has no room for, and says so."""
         if not self.is_full:
             logger.warning("no room for another segment: %s", error)
         self.is_full = True
+        self._is_short_of_files = not isinstance(error, NoSpaceError)
         refused = [waiting for waiting in self._queue if waiting.is_append]
         self._queue = [waiting for waiting in self._queue if not waiting.is_append]
         records: dict[int, list[Record]] = {}
@@ -477,7 +490,12 @@ class NodeLoop:
             waiting.record = moved.get(id(waiting.record), waiting.record)
         for waiting in refused:
             if waiting.done is not None:
-                waiting.done(NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS))
+                waiting.done(self._no_room())
+
+    def _no_room(self) -> BusyError:
+        if self._is_short_of_files:
+            return BusyError("the node has too many files open", retry_after_ms=HOUSEKEEPING_MS)
+        return NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
 
     def _land(self, synced: list[_Waiting]) -> None:
         """Applies what is durable, writes it, and answers."""
@@ -534,7 +552,8 @@ class NodeLoop:
         except BusyError as error:
             self.stats.stall_count += 1
             self.is_stalled = True
-            self.is_full = self.is_full or isinstance(error, NoSpaceError)
+            if isinstance(error, NoSpaceError):
+                self.is_full, self._is_short_of_files = True, False
             self.view.lay(changes)
 
     # --- dispatch -----------------------------------------------------------------------------
@@ -700,7 +719,12 @@ class NodeLoop:
     async def _finish(self) -> None:
         moment = self.moment()
         record = self.machine.record([self.machine.close_exact()], moment)
-        self.log.append([codec.encode(record)], may_use_reserve=True)
+        try:
+            self.log.append([codec.encode(record)], may_use_reserve=True)
+        except BusyError as error:
+            # Nothing is lost: the next start waits the promise out, as after a crash.
+            logger.warning("stopping without a last record: %s", error)
+            return
         await asyncio.get_running_loop().run_in_executor(self._thread, self.log.sync)
         self._applied += 1
         self.view.lay(self.machine.apply(record, self.view))
@@ -708,7 +732,8 @@ class NodeLoop:
 
     def _fail(self, error: BaseException) -> None:
         """The outcome of a write is unknown, or a rule of the node is broken: stop."""
-        logger.critical("the node stops: %s", error, exc_info=error)
+        is_ours = not isinstance(error, SandglassError)
+        logger.critical("the node stops: %s", error, exc_info=error if is_ours else None)
         self.failure = UnavailableError(
             f"the node has stopped: {error}", is_result_unknown=True
         )

@@ -21,7 +21,7 @@ import typer
 
 from sandglass.cli import ending, flags, show, token
 from sandglass.cli.config import SERVER_CONFIG_ENV, Loaded, load
-from sandglass.errors import InvalidError, NotFoundError, SandglassError
+from sandglass.errors import InvalidError, NoSpaceError, NotFoundError, SandglassError
 from sandglass.security.access import Access
 from sandglass.security.reach import exposure_of, is_loopback
 from sandglass.security.tls import tls_files
@@ -212,6 +212,8 @@ def _with_advice(error: SandglassError) -> str:
     if message.startswith("port ") and message.endswith(" is in use"):
         flag = error.field or "grpc_port"
         return f"{message}; stop what listens there, or choose another with --{flag}"
+    if isinstance(error, NoSpaceError):
+        return f"{message}; make room there, and start again: nothing is lost"
     return message
 
 

@@ -75,6 +75,7 @@ class FaultyLog:
 
     Attributes:
         is_full: appends find no room; those who may use the reserve still do.
+        is_short_of_files: it is descriptors that are missing, not space.
         has_reserve: without it, nobody finds room on a full disk.
     """
 
@@ -82,6 +83,7 @@ class FaultyLog:
         self.base = base
         self.is_full = False
         self.has_reserve = True
+        self.is_short_of_files = False
         self._is_failing = False
         self._may_sync = threading.Event()
         self._may_sync.set()
@@ -104,7 +106,8 @@ class FaultyLog:
     def append(self, records: Sequence[bytes], *, may_use_reserve: bool = False) -> int:
         """See `Log`."""
         if records and self.is_full and not (may_use_reserve and self.has_reserve):
-            raise NoSpaceError("the disk is full, says the test", retry_after_ms=1000)
+            kind = BusyError if self.is_short_of_files else NoSpaceError
+            raise kind("no segment can be made, says the test", retry_after_ms=1000)
         return self.base.append(records, may_use_reserve=may_use_reserve)
 
     def sync(self) -> int:

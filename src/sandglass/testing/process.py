@@ -45,6 +45,7 @@ class NodeProcess:
         data: its data directory, kept.
         flags: further flags of `sandglass`.
         command: arguments of Python that run it, for a node with faults built in.
+        stderr_path: where what it says is kept; by default beside `data`.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class NodeProcess:
         *,
         flags: Sequence[str] = (),
         command: Sequence[str] = _COMMAND,
+        stderr_path: Path | None = None,
     ) -> None:
         self.data = data
         self.flags = list(flags)
         self.command = list(command)
-        self.stderr_path = data.with_name(data.name + ".stderr")
+        self.stderr_path = stderr_path or data.with_name(data.name + ".stderr")
         self.grpc_port = 0
         self.http_port = 0
         self._process: subprocess.Popen[bytes] | None = None

@@ -14,6 +14,7 @@ from sandglass.adapters.blanks import RESERVE_NAME, SPARE_NAME
 from sandglass.adapters.filelog import FileLog
 from sandglass.adapters.segment import FRAME_HEAD_BYTES, HEADER_BYTES, Header
 from sandglass.errors import (
+    BusyError,
     CorruptError,
     DeniedError,
     InvalidError,
@@ -559,6 +560,62 @@ def test_a_reserve_that_is_not_blank_is_made_anew(tmp_path: Path, content: bytes
     log = opened(tmp_path, reserve_bytes=4096)
 
     assert (tmp_path / RESERVE_NAME).read_bytes() == bytes(4096)
+    log.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_without_descriptors_the_reserve_is_taken_and_the_log_goes_on_later(
+    tmp_path: Path, number: int
+) -> None:
+    """It is open already; what else there is of a segment opens a file."""
+    files = FaultyFiles()
+    log = opened(tmp_path, files, reserve_bytes=4096)
+    files.errors["open"] = number
+
+    with pytest.raises(BusyError) as caught:
+        log.append([b"a"])
+    log.append([b"ack"], may_use_reserve=True)
+    files.errors.clear()
+    put(log, b"b")
+
+    assert type(caught.value) is BusyError
+    assert all_of(log) == [b"ack", b"b"]
+    log.close()
+
+
+@pytest.mark.parametrize("operation", ["open", "remove"])
+def test_a_spare_that_cannot_be_made_for_now_fails_no_sync(
+    tmp_path: Path, operation: str
+) -> None:
+    files = FaultyFiles()
+    log = opened(tmp_path, files)
+    put(log, RECORD)
+    files.errors[operation] = errno.EMFILE
+
+    put(log, RECORD)
+
+    files.errors.clear()
+    put(log, *[RECORD] * 4)
+    assert len(all_of(log)) == 6
+    log.close()
+
+
+def test_what_was_trimmed_goes_later_if_it_cannot_go_now(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    log = opened(tmp_path, files)
+    for _ in range(8):
+        put(log, RECORD)
+    assert (tmp_path / FIRST).exists()
+    files.errors["remove"] = errno.ENOSPC
+    log.trim(log.last_position)
+
+    put(log, b"a")
+
+    assert (tmp_path / FIRST).exists()
+    files.errors.clear()
+    put(log, b"b")
+    assert not (tmp_path / FIRST).exists()
+    assert all_of(log)[-2:] == [b"a", b"b"]
     log.close()
 
 

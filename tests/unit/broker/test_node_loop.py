@@ -248,6 +248,59 @@ async def test_a_full_disk_refuses_producers_while_outcomes_go_on(shell: Shell) 
     assert not shell.failures
 
 
+async def test_a_want_of_descriptors_is_told_as_such_and_passes(shell: Shell) -> None:
+    """Clients may have used them up: no reason to stop."""
+    consumer = await shell.consume()
+    await shell.produce(b"x")
+    await shell.until(lambda: consumer.deliveries)
+    shell.log.is_full = shell.log.is_short_of_files = True
+
+    refused = shell.produce_nowait(b"no file")
+    await shell.until(lambda: refused.told)
+    ack = shell.settle(consumer, consumer.deliveries[0])
+    await shell.until(lambda: ack.told)
+    with pytest.raises(BusyError, match="too many files open") as caught:
+        shell.produce_nowait(b"at the door")
+    shell.log.is_full = False
+    await shell.advance(1100)
+    await shell.produce(b"again")
+
+    assert [BusyError, BusyError] == [type(refused.told[0]), type(caught.value)]
+    assert [None] == ack.told
+    assert not shell.failures
+
+
+async def test_a_stop_on_a_full_disk_is_a_stop_like_any_other() -> None:
+    """What it would have written is for speed: nothing depends on it."""
+    shell = Shell()
+    await shell.start()
+    await shell.produce(b"x")
+    await shell.quiet()
+    shell.log.is_full, shell.log.has_reserve = True, False
+
+    await shell.stop()
+
+    assert not shell.failures
+    shell.log.is_full = False
+    shell.memory_log.close()
+    shell.memory_log.reopen()
+    shell.clock.advance(1000)
+    async with running(shell):
+        consumer = await shell.consume()
+        await shell.until(lambda: consumer.values == [b"x"])
+
+
+async def test_a_start_on_a_full_disk_says_so_and_does_not_wait() -> None:
+    shell = Shell()
+    shell.log.is_full, shell.log.has_reserve = True, False
+
+    async with asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="no segment can be made"):
+            await shell.start()
+
+    await shell.loop.stop()
+
+
 async def test_producers_never_get_the_reserve(shell: Shell) -> None:
     """However often a full disk is tried anew."""
     await shell.quiet()
