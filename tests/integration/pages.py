@@ -107,6 +107,8 @@ class Reader:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Reader":
+        # Otherwise curl takes a refusal for an answer like any other.
+        (self._home / ".curlrc").write_text("fail-with-body\n")
         return self
 
     async def __aexit__(

@@ -65,6 +65,7 @@ async def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
         ("sh", "false"),
         ("sh", "sandctl topics show none"),
         ("sh", "echo odd >&2"),
+        ("sh", "topic=$(curl -sS http://127.0.0.1:2108/topics/none | cat)"),
         ("python", "await client.produce('none', b'')"),
         ("python", "import asyncio\nasyncio.run(None)"),
         ("python", "def test_it():\n    assert False"),

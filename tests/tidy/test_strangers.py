@@ -30,7 +30,7 @@ def test_the_wire_is_tested_without_importing_sandglass(path: Path) -> None:
     }
     helpers = {each for each in modules if each.startswith("tests.")}
     assert set() == ours
-    assert {"tests.conformance.wire.conftest"} >= helpers
+    assert {f"tests.conformance.wire.{name}" for name in ("calls", "conftest")} >= helpers
 
 
 def test_there_are_such_tests() -> None:

@@ -42,6 +42,17 @@ class Consuming:
 
     async def consume(self, request: pb.ConsumeRequest) -> pb.ConsumeReply:
         """See the contract."""
+        topic, deliveries = await self.take(request)
+        places = {ref.number: place for place, ref in enumerate(topic.partitions)}
+        return pb.ConsumeReply(
+            deliveries=[
+                delivery_to_wire(each, subscription_id=0, place=places[each.partition])
+                for each in deliveries
+            ]
+        )
+
+    async def take(self, request: pb.ConsumeRequest) -> tuple[Topic, list[Delivery]]:
+        """As `consume`, not yet in the form of the protocol."""
         catalog = self._broker.catalog
         topic = catalog.topic(request.topic)
         named = dict.fromkeys(request.partitions)
@@ -57,13 +68,7 @@ class Consuming:
             ack_timeout_ms=request.ack_timeout_ms,
             is_from_now=request.start == pb.START_NOW,
         )
-        places = {ref.number: place for place, ref in enumerate(topic.partitions)}
-        return pb.ConsumeReply(
-            deliveries=[
-                delivery_to_wire(each, subscription_id=0, place=places[each.partition])
-                for each in deliveries
-            ]
-        )
+        return topic, deliveries
 
     async def settle(self, request: pb.SettleRequest) -> pb.SettleReply:
         """Answered when all outcomes that are taken are durable."""

@@ -1,11 +1,13 @@
 """The body of a request: bounded in bytes, time and form, and read by those who want one."""
 
 import asyncio
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
+from sandglass.errors import InvalidError
 from sandglass.web.answers import ClientGoneError, Refusal
 from sandglass.web.bounds import Bounds
 from sandglass.wire import gateway
@@ -23,6 +25,34 @@ async def read_json(request: Request) -> gateway.Fields:
         ClientGoneError: it never came whole.
     """
     return gateway.parse(await read(request))
+
+
+async def read_known(request: Request, *names: str) -> gateway.Fields:
+    """
+    As `read_json`, of an object that may have these fields and no others: for requests that
+    would do more than was meant if a misspelt field were ignored.
+
+    Raises:
+        InvalidError: another field, too.
+    """
+    fields = await read_json(request)
+    return check_known(fields, names, "the body")
+
+
+def check_known(fields: gateway.Fields, names: Iterable[str], place: str) -> gateway.Fields:
+    """
+    The same fields.
+
+    Raises:
+        InvalidError: there is another one than these.
+    """
+    known = [*names]
+    for name in fields:
+        if name not in known:
+            raise InvalidError(
+                f"{name[:40]!r} is not known; {place} may have {', '.join(known)}", field=name
+            )
+    return fields
 
 
 async def read(request: Request) -> bytes:

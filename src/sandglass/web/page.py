@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any, Final
 
-from sandglass.web.openapi import DOCUMENT, Part
+from sandglass.web.openapi import DOCUMENT
+from sandglass.web.schemas import Part
 
 _STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;"

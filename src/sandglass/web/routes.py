@@ -1,6 +1,7 @@
 """The routes: what there is, by path and method. The OpenAPI document is checked against it."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -8,8 +9,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from sandglass.broker.broker import Broker
+from sandglass.web.groups import Groups
 from sandglass.web.keyvalue import Keys
+from sandglass.web.leases import Leases
+from sandglass.web.letters import Letters
 from sandglass.web.probes import Probes
+from sandglass.web.stream import Streams
 from sandglass.web.topics import Topics
 
 Endpoint = Callable[[Request], Awaitable[Any]]
@@ -19,46 +25,93 @@ NO_HEAD: Final = "/topics/{topic}/{partition}"
 """Paths from here on hand out messages: a HEAD would lease what nobody is given."""
 
 
-def table(topics: Topics, keys: Keys, probes: Probes) -> dict[str, dict[str, Endpoint]]:
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """What answers the routes, subject by subject."""
+
+    topics: Topics
+    groups: Groups
+    leases: Leases
+    letters: Letters
+    keys: Keys
+    probes: Probes
+
+
+def desks(broker: Broker, streams: Streams, probes: Probes) -> Desks:
+    """All of them, over one broker."""
+    return Desks(
+        Topics(broker, streams),
+        Groups(broker),
+        Leases(broker),
+        Letters(broker),
+        Keys(broker),
+        probes,
+    )
+
+
+def table(at: Desks) -> dict[str, dict[str, Endpoint]]:
     """
     By path and method. Of two paths that a request could mean, the first counts: `groups`,
-    `schedule` and `kv` are no ids of partitions, which have 26 characters.
+    `dead` and the like are no ids of partitions, which have 26 characters.
     """
-    partition = "/topics/{topic}/{partition}"
+    return _of_topics(at) | _of_partitions(at) | _of_the_node(at)
+
+
+def _of_topics(at: Desks) -> dict[str, dict[str, Endpoint]]:
+    topic = "/topics/{topic}"
+    group = f"{topic}/groups/{{group}}"
     return {
-        "/topics": {"GET": topics.list_topics, "POST": topics.create_topic},
-        "/topics/{topic}": {
-            "GET": topics.show_topic,
-            "POST": topics.produce,
-            "DELETE": topics.delete_topic,
+        "/topics": {"GET": at.topics.list_topics, "POST": at.topics.create_topic},
+        topic: {
+            "GET": at.topics.show_topic,
+            "POST": at.topics.produce,
+            "PATCH": at.groups.set_topic,
+            "DELETE": at.topics.delete_topic,
         },
-        "/topics/{topic}/groups": {"GET": topics.list_groups},
-        "/topics/{topic}/schedule": {"POST": topics.schedule},
-        **{
-            f"/topics/{{topic}}/kv/{call}": {"POST": endpoint}
-            for call, endpoint in (
-                ("get", keys.get),
-                ("has", keys.has),
-                ("put", keys.put),
-                ("delete", keys.delete),
-                ("scan", keys.scan),
-            )
+        f"{topic}/schedule": {"POST": at.topics.schedule},
+        f"{topic}/pending": {"GET": at.letters.list_pending},
+        f"{topic}/pending/count": {"GET": at.letters.count_pending},
+        f"{topic}/consume": {"POST": at.leases.consume},
+        f"{topic}/settle": {"POST": at.leases.settle},
+        f"{topic}/extend": {"POST": at.leases.extend},
+        f"{topic}/groups": {"GET": at.topics.list_groups, "POST": at.groups.create},
+        group: {"PATCH": at.groups.change, "DELETE": at.groups.delete},
+        f"{group}/seek": {"POST": at.groups.seek},
+        f"{topic}/dead": {"GET": at.letters.list_dead},
+        f"{topic}/dead/count": {"GET": at.letters.count_dead},
+        f"{topic}/dead/redrive": {"POST": at.letters.redrive},
+        f"{topic}/dead/purge": {"POST": at.letters.purge},
+        f"{topic}/kv/get": {"POST": at.keys.get},
+        f"{topic}/kv/has": {"POST": at.keys.has},
+        f"{topic}/kv/put": {"POST": at.keys.put},
+        f"{topic}/kv/delete": {"POST": at.keys.delete},
+        f"{topic}/kv/scan": {"POST": at.keys.scan},
+        f"{topic}/kv/{{key}}": {
+            "GET": at.keys.show,
+            "PUT": at.keys.store,
+            "DELETE": at.keys.remove,
         },
-        "/topics/{topic}/kv/{key}": {
-            "GET": keys.show,
-            "PUT": keys.store,
-            "DELETE": keys.remove,
-        },
-        partition: {"GET": topics.consume, "POST": topics.produce},
-        f"{partition}/ack": {"POST": topics.ack},
-        f"{partition}/nack": {"POST": topics.nack},
-        f"{partition}/schedule": {"POST": topics.schedule},
-        f"{partition}/{{consumerGroupName}}/{{consumerName}}": {"GET": topics.consume},
-        "/livez": {"GET": probes.livez},
-        "/readyz": {"GET": probes.readyz},
-        "/metrics": {"GET": probes.metrics},
-        "/openapi.json": {"GET": probes.openapi},
-        "/docs": {"GET": probes.page},
+    }
+
+
+def _of_partitions(at: Desks) -> dict[str, dict[str, Endpoint]]:
+    partition = NO_HEAD
+    return {
+        partition: {"GET": at.topics.consume, "POST": at.topics.produce},
+        f"{partition}/ack": {"POST": at.topics.ack},
+        f"{partition}/nack": {"POST": at.topics.nack},
+        f"{partition}/schedule": {"POST": at.topics.schedule},
+        f"{partition}/{{consumerGroupName}}/{{consumerName}}": {"GET": at.topics.consume},
+    }
+
+
+def _of_the_node(at: Desks) -> dict[str, dict[str, Endpoint]]:
+    return {
+        "/livez": {"GET": at.probes.livez},
+        "/readyz": {"GET": at.probes.readyz},
+        "/metrics": {"GET": at.probes.metrics},
+        "/openapi.json": {"GET": at.probes.openapi},
+        "/docs": {"GET": at.probes.page},
     }
 
 

@@ -24,12 +24,10 @@ from sandglass.telemetry import HttpCounts
 from sandglass.web.bounds import Bounds, file_count_max, fitting
 from sandglass.web.gate import Gate
 from sandglass.web.hosts import Hosts
-from sandglass.web.keyvalue import Keys
 from sandglass.web.probes import Probes
 from sandglass.web.protocol import Connection
-from sandglass.web.routes import router, table
+from sandglass.web.routes import desks, router, table
 from sandglass.web.stream import Streams
-from sandglass.web.topics import Topics
 
 BACKLOG: int = 128
 """Connections that the system keeps until we take them."""
@@ -107,7 +105,7 @@ async def serve(
         lambda: scraped(counts),
     )
     gate = Gate(
-        router(table(Topics(broker, streams), Keys(broker), probes)),
+        router(table(desks(broker, streams, probes))),
         bounds=bounds,
         hosts=Hosts(host, names),
         clock=clock,

@@ -126,6 +126,21 @@ def objects(fields: Fields, name: str) -> list[Fields]:
     return cast("list[Fields]", found)
 
 
+def object_of(fields: Fields, name: str) -> Fields:
+    """
+    A field that is an object; an empty one if it isn't there.
+
+    Raises:
+        InvalidError: it is something else.
+    """
+    found = fields.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise _wrong(name, found, "an object")
+    return cast("Fields", found)
+
+
 def text(fields: Fields, name: str) -> str:
     """
     A field that is a text, or isn't there.

@@ -22,6 +22,7 @@ from typing import Any
 
 import grpc
 import grpc_tools
+import httpx
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
@@ -356,3 +357,9 @@ _numbers = itertools.count(1)
 def topic() -> str:
     """A name that no other test has."""
     return f"topic-{next(_numbers)}"
+
+
+@pytest.fixture(scope="module")
+def http(client: Client) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=client.http_url, timeout=CALL_TIMEOUT_S) as opened:
+        yield opened

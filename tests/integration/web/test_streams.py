@@ -285,6 +285,42 @@ async def test_a_stream_ends_when_its_token_is_revoked(
     assert (16, 401) == (error["grpc_code"], error["http_code"])
 
 
+async def test_a_call_that_waits_ends_when_its_token_is_revoked(
+    tmp_path: Path, token_file: Path
+) -> None:
+    flags = [f"--token_file={token_file}"]
+    sent: dict[str, Any] = {"authorization": f"Bearer {TOKEN}"}
+    async with NodeProcess(tmp_path / "data", flags=flags) as node:
+        url = f"http://127.0.0.1:{node.http_port}"
+        async with httpx.AsyncClient(base_url=url, timeout=30, headers=sent) as http:
+            config = {"name": "t", "numPartitions": 1, "replicationFactor": 1}
+            assert 200 == (await http.post("/topics", json=config)).status_code
+            body = {"group": "g", "consumer": "c", "waitMs": 60_000}
+            waiting = asyncio.create_task(http.post("/topics/t/consume", json=body))
+            async with asyncio.timeout(DEADLINE_S):
+                while not (await http.get("/topics/t/groups")).json().get("groups"):
+                    await asyncio.sleep(0.01)
+            remove_token(token_file, "me")
+
+            assert 401 == (await waiting).status_code
+
+
+async def test_a_node_that_stops_lets_go_of_calls_that_wait(broker: Broker) -> None:
+    url = f"http://{broker.http_address}"
+    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+        config = {"name": "t", "numPartitions": 1, "replicationFactor": 1}
+        assert 200 == (await http.post("/topics", json=config)).status_code
+        body = {"group": "g", "consumer": "c", "waitMs": 60_000}
+        waiting = asyncio.create_task(http.post("/topics/t/consume", json=body))
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await http.get("/topics/t/groups")).json().get("groups"):
+                await asyncio.sleep(0.01)
+
+        await broker.stop()
+
+        assert {"deliveries": []} == (await waiting).json()
+
+
 async def test_with_a_certificate_it_speaks_https_alone(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue()

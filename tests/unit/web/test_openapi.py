@@ -5,13 +5,12 @@ from typing import Any, cast
 
 import pytest
 
-from sandglass.web.keyvalue import Keys
-from sandglass.web.openapi import DOCUMENT, PATHS, SCHEMAS
+from sandglass.web.openapi import DOCUMENT, PATHS
 from sandglass.web.page import PAGE
 from sandglass.web.probes import Probes
-from sandglass.web.routes import table
+from sandglass.web.routes import desks, table
+from sandglass.web.schemas import SCHEMAS
 from sandglass.web.stream import Streams
-from sandglass.web.topics import Topics
 from sandglass.wire.compat import sandglass_pb2 as compat
 from sandglass.wire.v1 import admin_pb2, broker_pb2, keyvalue_pb2
 
@@ -29,7 +28,7 @@ def references(part: Any) -> list[str]:
 
 def test_every_route_is_in_the_document_and_nothing_else() -> None:
     nobody = cast("Any", None)
-    routes = table(Topics(nobody, Streams()), Keys(nobody), Probes(nobody, nobody))
+    routes = table(desks(nobody, Streams(), Probes(nobody, nobody)))
 
     expected = {(path, method.lower()) for path, each in routes.items() for method in each}
 
@@ -52,7 +51,7 @@ def test_a_call_declares_the_parts_of_its_path_and_what_it_answers(
     assert parts == [each["name"] for each in parameters if each["in"] == "path"]
     assert "200" in call["responses"]
     assert call["summary"].endswith(".")
-    assert ("requestBody" in call) <= (method in {"post", "put"})
+    assert ("requestBody" in call) <= (method in {"post", "put", "patch"})
     for each in parameters:
         assert each["in"] in {"path", "query"}
         assert each.get("required", False) is (each["in"] == "path")
@@ -90,6 +89,26 @@ WIRE: dict[str, Any] = {
     "Groups": admin_pb2.ListGroupsReply,
     "Group": admin_pb2.Group,
     "GroupStatus": admin_pb2.GroupStatus,
+    "GroupSettings": admin_pb2.GroupSettings,
+    "Backoff": admin_pb2.Backoff,
+    "DeadLetters": admin_pb2.ListDeadLettersReply,
+    "DeadLetter": admin_pb2.StoredDeadLetter,
+    "StoredMessage": admin_pb2.StoredMessage,
+    "DeadLetterCount": admin_pb2.CountDeadLettersReply,
+    "Taken": admin_pb2.TakeDeadLettersReply,
+    "Pending": admin_pb2.ListPendingReply,
+    "PendingCount": admin_pb2.CountPendingReply,
+    "Content": broker_pb2.Message,
+    "Outcome": broker_pb2.Outcome,
+    "Extend": broker_pb2.Extend,
+    "ItemError": broker_pb2.Error,
+    **{
+        name: getattr(broker_pb2, name)
+        for name in (
+            "ConsumeRequest", "SettleRequest", "SettleReply", "OutcomeReply",
+            "ExtendLeasesRequest", "ExtendLeasesReply", "ExtendReply",
+        )
+    },
     "Header": broker_pb2.Header,
     "Placed": broker_pb2.Placed,
     **{
@@ -102,7 +121,14 @@ WIRE: dict[str, Any] = {
 }  # fmt: skip
 BY_PATH = {"topic", "partition"}
 OURS = {"Message": {"id", "headers"}}
-UNTOLD = {"MarkRequest": {"state"}, "Topics": {"nextPageToken"}}
+UNTOLD = {
+    "MarkRequest": {"state"},
+    "Topics": {"nextPageToken"},
+    "Outcome": {"requestId", "subscriptionId"},
+    "OutcomeReply": {"requestId"},
+    "Extend": {"requestId", "subscriptionId", "begunCount"},
+    "ExtendReply": {"requestId"},
+}
 """Fields of the wire that the document leaves out."""
 
 
