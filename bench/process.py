@@ -78,15 +78,19 @@ class Server:
         """What it has in memory now."""
         return memory_mb_of(self.pid)
 
-    async def stall_ms(self) -> float:
-        """How long its event loop was away at most, since this was last asked for."""
+    async def stall_ms(self) -> dict[str, float]:
+        """
+        How long its event loop was away at most, since this was last asked for: by the clock
+        (`stall_ms`), and in CPU time of its thread (`stall_cpu_ms`).
+        """
         assert self._process is not None
         self._stall_file.unlink(missing_ok=True)
         self._process.send_signal(signal.SIGUSR1)
         async with asyncio.timeout(STOP_S_MAX):
             while not self._stall_file.exists():
                 await asyncio.sleep(0.005)
-        return float(self._stall_file.read_text())
+        stall_ms, cpu_ms = self._stall_file.read_text().split()
+        return {"stall_ms": float(stall_ms), "stall_cpu_ms": float(cpu_ms)}
 
 
 def memory_mb_of(pid: int) -> int:

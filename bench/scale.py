@@ -2,8 +2,9 @@
 Lines about size: many pending, many due at once, many groups, partitions and leases.
 
 What must not happen shows as figures beside the rate: `stall_ms` is the longest time that the
-node's event loop was away, as the node itself saw it; `others_*` are the answers to a small
-producer of another topic, in a process of its own.
+node's event loop was away, as the node itself saw it, and `stall_cpu_ms` the most CPU time that
+it took for that, whatever else the machine did; `others_*` are the answers to a small producer
+of another topic, in a process of its own.
 """
 
 import asyncio
@@ -132,7 +133,7 @@ async def burst(bench: Bench) -> list[Figure]:
             )
             spent.stop()
             end = time.time()
-            stall_ms = await server.stall_ms()
+            stall = await server.stall_ms()
         check.expect(count=count, checksum=sum(map(load.checksum, batches)))
         before = [ms for began, ms in others if began < first_ms / 1000]
         during = [ms for began, ms in others if first_ms / 1000 <= began < end]
@@ -148,7 +149,7 @@ async def burst(bench: Bench) -> list[Figure]:
             drained_s=spent.seconds,
             others_p99_ms=quantile(during, 0.99),
             others_p99_ms_before=quantile(before, 0.99),
-            stall_ms=stall_ms,
+            **stall,
         )
     ]
 
@@ -342,8 +343,8 @@ async def groups(bench: Bench) -> list[Figure]:
             _read_all(readers, count),
         )
         spent.stop()
-        stall_ms = await server.stall_ms()
-    return [figure("groups", NODE, spent, count, "ack", answers_ms, stall_ms=stall_ms)]
+        stall = await server.stall_ms()
+    return [figure("groups", NODE, spent, count, "ack", answers_ms, **stall)]
 
 
 async def idle(bench: Bench) -> list[Figure]:
@@ -360,7 +361,7 @@ async def idle(bench: Bench) -> list[Figure]:
         beside = await _produce_plain(server, session, "beside", sizes.plain_batches)
         # A whole round of retention's looks, which come each minute.
         await asyncio.sleep(0 if bench.sizes.is_quick else 62)
-        stall_ms = await server.stall_ms()
+        stall = await server.stall_ms()
     return [
         figure(
             "idle partitions",
@@ -370,7 +371,7 @@ async def idle(bench: Bench) -> list[Figure]:
             "",
             [],
             of_plain=alone.seconds / beside.seconds,
-            stall_ms=stall_ms,
+            **stall,
         )
     ]
 
@@ -380,6 +381,7 @@ async def leases(bench: Bench) -> list[Figure]:
     count = _sizes(bench).lease_count
     async with bench.session(NODE, "leases", topic="leases") as (server, session):
         batches = _batches(count)
+        await server.stall_ms()
         now_ms = _now_ms()
         # A due time each, all past: a row a message.
         dues = [now_ms + 1 + place % 1000 for place in range(count)]
@@ -387,7 +389,6 @@ async def leases(bench: Bench) -> list[Figure]:
         holder = Session(server.address)
         async with holder:
             await _take_in_small_leases(holder, "leases", count)
-            await server.stall_ms()
         spent = Spent(server)
         spent.start()
         check = ByTime(is_in_order=False)
@@ -396,9 +397,9 @@ async def leases(bench: Bench) -> list[Figure]:
                 other, check, topic="leases", count=count, credit_count=CREDIT_COUNT
             )
         spent.stop()
-        stall_ms = await server.stall_ms()
+        stall = await server.stall_ms()
         check.expect(count=count, checksum=sum(map(load.checksum, batches)))
-    return [figure("leases given back", NODE, spent, count, "", [], stall_ms=stall_ms)]
+    return [figure("leases given back", NODE, spent, count, "", [], **stall)]
 
 
 async def nacked(bench: Bench) -> list[Figure]:
@@ -416,7 +417,7 @@ async def nacked(bench: Bench) -> list[Figure]:
         async with Session(server.address) as consumer:
             await _nack_each(consumer, "nacked", count)
         spent.stop()
-        stall_ms = await server.stall_ms()
+        stall = await server.stall_ms()
         more_mb = server.memory_mb() - before_mb
         plain_batches = sizes.plain_batches
         async with Session(server.address) as producer:
@@ -433,7 +434,7 @@ async def nacked(bench: Bench) -> list[Figure]:
             count,
             "",
             [],
-            stall_ms=stall_ms,
+            **stall,
             more_mb=more_mb,
             of_plain=alone / beside,
         )
@@ -455,7 +456,7 @@ async def fair(bench: Bench) -> list[Figure]:
         spent.start()
         of_partition, of_consumer = await _take_one_each(session, consumer_count, count)
         spent.stop()
-        stall_ms = await server.stall_ms()
+        stall = await server.stall_ms()
     return [
         figure(
             "fair",
@@ -467,7 +468,7 @@ async def fair(bench: Bench) -> list[Figure]:
             # Each partition holds twice what is taken: it could give so much, or so little.
             partitions_off=_off(of_partition, partition_count, count),
             consumers_off=_off(of_consumer, consumer_count, count),
-            stall_ms=stall_ms,
+            **stall,
         )
     ]
 

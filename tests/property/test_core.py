@@ -177,9 +177,23 @@ def _lease(shape: list[tuple[int, int]]) -> tuple[Lease, list[int]]:
         offsets += range(first, first + count)
         low = first + count
     total = len(offsets)
-    counts = [count for _, count in shape]
-    dues = [0] * len(shape)
+    counts = tuple(count for _, count in shape)
+    dues = (0,) * len(shape)
     lease = Lease(
-        1, 1, 1, 0, 0, False, 100, low, 10, 10, dues, indexes, counts, total, (1 << total) - 1
+        1,
+        1,
+        1,
+        0,
+        0,
+        False,
+        100,
+        low,
+        10,
+        10,
+        dues,
+        tuple(indexes),
+        counts,
+        total,
+        (1 << total) - 1,
     )
     return lease, offsets

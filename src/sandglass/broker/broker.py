@@ -15,9 +15,10 @@ from sandglass.broker.catalog import Catalog
 from sandglass.broker.consuming import Consumers
 from sandglass.broker.dead_letters import DeadLetters
 from sandglass.broker.groups import Groups
+from sandglass.broker.inbox import Done, resolve
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.loops import Loops
-from sandglass.broker.node_loop import Done, NodeLoop, resolve
+from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.pulling import Pulls
 from sandglass.broker.retention import Retention
 from sandglass.broker.schedule import Schedule

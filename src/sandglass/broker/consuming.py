@@ -6,14 +6,14 @@ records at once, and are answered when those are applied. What is refused is ref
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 
 from sandglass.broker.drain import Drain
+from sandglass.broker.give_back import give_back
 from sandglass.broker.groups import Groups, check_kind
+from sandglass.broker.inbox import Done
 from sandglass.broker.loops import Loops
-from sandglass.broker.node_loop import Done
 from sandglass.broker.ready_list import ReadyList
 from sandglass.broker.subscription import Receiver, Session, Subscription
 from sandglass.core import limits, outcome
@@ -478,14 +478,9 @@ class Consumers:
     def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
         """(subscription, partition number, token) of all that the session holds."""
         of_key = {each.consumer.key: each for each in session.subscriptions.values()}
-        groups = {
-            (number, group.number): group
-            for subscription in session.subscriptions.values()
-            for number, group in subscription.groups.items()
-        }
         return [
-            (of_key[lease.consumer], number, lease.token)
-            for (number, _), group in groups.items()
+            (of_key[lease.consumer], group.partition, lease.token)
+            for group in _groups_of(session)
             for lease in group.leases.values()
             if lease.consumer in of_key
         ]
@@ -513,33 +508,17 @@ class Consumers:
             return
         session.is_closed = True
         self.sessions.pop(session.id, None)
-        held = self.open_leases(session)
-        for subscription in session.subscriptions.values():
+        subscriptions = session.subscriptions.values()
+        groups = _groups_of(session)
+        keys = {subscription.consumer.key for subscription in subscriptions}
+        for subscription in subscriptions:
             self._forget(subscription)
-        if held:
-            task = asyncio.create_task(self._give_back(held, is_goodbye=is_goodbye))
+        if any(group.leases for group in groups):
+            task = asyncio.create_task(
+                give_back(self.loops, groups, keys, is_goodbye=is_goodbye)
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    async def _give_back(
-        self, held: list[tuple[Subscription, int, int]], *, is_goodbye: bool
-    ) -> None:
-        """A slice at a time: the next when the one before is applied, so that none stalls."""
-        tokens: dict[tuple[int, int], tuple[Group, deque[int]]] = {}
-        for subscription, number, token in held:
-            group = subscription.groups[number]
-            if is_goodbye and token in group.leases:
-                group.leases[token].begun = 0
-            tokens.setdefault((number, group.number), (group, deque()))[1].append(token)
-        for (number, _), (group, some) in tokens.items():
-            while some:
-                loop = self.loops.working(number)
-                if loop is None:
-                    break
-                partition = loop.partition(number)
-                records = outcome.admit_break(partition, group, some, loop.moment(), loop.view)
-                waits = [loop.commit(record) for record in records]
-                await asyncio.gather(*waits, return_exceptions=True)
 
     # --- what the loop tells ------------------------------------------------------------------
 
@@ -586,6 +565,17 @@ class Consumers:
         """Waits for what is being given back."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
+
+
+def _groups_of(session: Session) -> list[Group]:
+    """Those that the session reads, each once."""
+    return [
+        *{
+            (number, group.number): group
+            for subscription in session.subscriptions.values()
+            for number, group in subscription.groups.items()
+        }.values()
+    ]
 
 
 def _check_credit(credit_count: int, credit_bytes: int) -> None:

@@ -105,7 +105,7 @@ def _add_state(figures: Figures, broker: "Broker") -> None:
     figures.add("queued_bytes", loop.queued_bytes)
     figures.add("view_stalled", int(loop.is_stalled))
     figures.add("disk_full", int(loop.is_full))
-    figures.add("clock_step_alarm", int(loop.time.is_stepped))
+    figures.add("clock_step_alarm", int(loop.clocks.keeper.is_stepped))
     figures.add("stopped_partitions", len(loop.stopped))
     figures.add("topics", len(loop.machine.topics))
     figures.add("sessions", len(broker.consumers.sessions))

@@ -13,8 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from sandglass.broker.inbox import resolve
 from sandglass.broker.loops import Loops
-from sandglass.broker.node_loop import resolve
 from sandglass.core import limits
 from sandglass.core.machine import encode_group
 from sandglass.core.membership import admit_drop, admit_group, admit_seek

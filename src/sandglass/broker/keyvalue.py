@@ -8,8 +8,8 @@ Reads are linearizable: `sandglass.core.entry` says why. Nothing waits in them f
 import asyncio
 from collections.abc import AsyncIterator
 
+from sandglass.broker.inbox import Done, resolve
 from sandglass.broker.loops import Loops
-from sandglass.broker.node_loop import Done, resolve
 from sandglass.core import entry, limits
 from sandglass.core.keyvalue import admit_delete
 from sandglass.core.message import (

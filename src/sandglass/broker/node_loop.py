@@ -30,19 +30,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from heapq import heapify, heappop, heappush
-from itertools import count, islice
+from dataclasses import dataclass, field
 
 from sandglass.broker import quarantine
+from sandglass.broker.agenda import Agenda
+from sandglass.broker.inbox import Done, Inbox, Waiting, resolve
+from sandglass.broker.leader_clock import LeaderClock
+from sandglass.broker.promises import PROMISE_AHEAD_MS, Promises
 from sandglass.core import codec, limits, outcome
-from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Delivery, Moment
-from sandglass.core.machine import Machine, promise_until
+from sandglass.core.machine import Machine
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
-from sandglass.core.record import NODE, Promise, Record
-from sandglass.core.retract import retract
+from sandglass.core.record import NODE, Record
 from sandglass.core.view import Overlay
 from sandglass.errors import (
     BusyError,
@@ -57,38 +57,19 @@ from sandglass.telemetry import Counts
 
 logger = logging.getLogger(__name__)
 
-Done = Callable[[SandglassError | None], None]
-"""Told when a record is applied, or why it isn't."""
-
-PROMISE_AHEAD_MS = 20
-"""How long before the next due message its promise is made: some syncs."""
-
 STALL_RETRY_MS = 5
 
 LIFE_SIGN_MS = 250
 """While there are leases the loop looks at the clock so often, to know how long a pause was."""
 
-DRIFT_MS = 5
-"""Wall and steady time may part by so much before every planned wake is planned anew."""
-
 HOUSEKEEPING_MS = 1000
 
-WAKE_COUNT_MIN = 1000
-"""So many planned wakes, stale ones included, aren't worth looking through."""
+DISPATCH_NS = 3_000_000
+"""So long partitions have their turns, one after the other, before others have the loop."""
+
 DELIVERY_PASS_COUNT = 3
 """Passes of the event loop after a turn that handed something out. A request takes several to
 come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
-
-_GOLDEN = 0.6180339887498949
-"""Steps of it reach everywhere in [0, 1), evenly, however many there are."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    record: Record
-    done: Done | None
-    is_append: bool = False
-    """Produced: it can be taken back while the log hasn't got it."""
 
 
 @dataclass(slots=True)
@@ -112,17 +93,15 @@ class NodeLoop:
     on_failure: Callable[[BaseException], None] = lambda _: None
     housekeeping: Callable[[Moment], None] = lambda _: None
     stopwatch_ns: Callable[[], int] = lambda: 0
-    """For measuring; any thread may ask."""
+    """For measuring, and to end a turn that takes long; any thread may ask."""
 
     chance: float = 0.0
-    """In [0, 1), of the node's own: from here on, each moment is given another."""
+    """In [0, 1), of the node's own: the first that a moment is given comes after it."""
 
     machine: Machine = field(init=False)
     view: Overlay = field(init=False)
-    time: Timekeeper = field(init=False)
+    clocks: LeaderClock = field(init=False)
     stats: Counts = field(default_factory=Counts)
-    reached_ms: int = 0
-    """The highest wall clock that was accepted."""
     failure: SandglassError | None = None
     is_stalled: bool = False
     """The view takes nothing just now: producers wait."""
@@ -133,29 +112,16 @@ class NodeLoop:
     stopped: dict[int, str] = field(default_factory=dict[int, str])
     """Partitions whose rules were broken: they stand still, the others go on."""
 
-    _queue: list[_Waiting] = field(default_factory=list[_Waiting])
-    _syncing: list[_Waiting] = field(default_factory=list[_Waiting])
+    _agenda: Agenda = field(default_factory=Agenda)
+    _promises: Promises = field(init=False)
+    _inbox: Inbox = field(default_factory=Inbox)
+    _syncing: list[Waiting] = field(default_factory=list[Waiting])
     _sync: asyncio.Future[int] | None = None
-    _ready: dict[int, None] = field(default_factory=dict[int, None])
-    _wakes: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
-    _wake_of: dict[int, int] = field(default_factory=dict[int, int])
-    _number: "count[int]" = field(default_factory=count)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _applied: int = 0
-    _alive_ms: int = 0
-    """Steady time at the last sign of life."""
-    _planned_ms: int = 0
-    """When there will be the next."""
-    _drift_ms: int = 0
-    """Wall less steady time, when wakes were planned."""
     _append_again_ms: int = 0
     """No room, not even in the reserve: when to try once more."""
     _housekeeping_ms: int = 0
-    _promise_queued_ms: int = 0
-    _is_voiding: bool = False
-    """A record that voids the promise is on its way: until then the promise counts no more."""
-    _blocked: set[int] = field(default_factory=set[int])
-    """Partitions with something due beyond the promise, or behind a record in flight."""
     _has_delivered: bool = False
     """The last turn handed something out."""
     _is_short_of_files: bool = False
@@ -180,19 +146,17 @@ class NodeLoop:
         """
         self.view = Overlay(self.store)
         self.machine = Machine.load(self.slicer, self.view)
+        self._promises = Promises(self.machine)
         self._applied = self.store.applied_position
         self._replay()
         reached_ms, steady_ms = self.machine.clocks(self.view)
         wall_ms = await self._wait_out_promise()
-        self.reached_ms = reached_ms
-        self.time = Timekeeper.start(
-            wall_ms=wall_ms, monotonic_ms=self.clock.monotonic_ms(), steady_ms=steady_ms
-        )
-        self._alive_ms = self._planned_ms = steady_ms
+        self.clocks = LeaderClock(self.clock, self.stats, self.chance)
+        self.clocks.start(wall_ms=wall_ms, steady_ms=steady_ms, reached_ms=reached_ms)
         moment = self.moment()
         epoch = self.commit(self.machine.lead(moment))
         # What the leader before promised counts as reached: a clock below it stands back.
-        self.reached_ms = max(self.reached_ms, self.machine.closing_ms)
+        self.clocks.reached_ms = max(self.clocks.reached_ms, self.machine.closing_ms)
         self._task = asyncio.create_task(self._run(), name="sandglass-loop")
         # Tokens carry the epoch: none is given out before it can't be anybody else's.
         await epoch
@@ -239,19 +203,8 @@ class NodeLoop:
     # --- what the broker uses -----------------------------------------------------------------
 
     def moment(self) -> Moment:
-        """The leader's clocks now. Whoever asks first after a pause finds it taken off."""
-        self.chance = (self.chance + _GOLDEN) % 1
-        moment = self.time.read(self.clock.wall_ms(), self.clock.monotonic_ms(), self.chance)
-        self.reached_ms = max(self.reached_ms, moment.wall_ms)
-        if moment.steady_ms - self._planned_ms > limits.PAUSE_MS:
-            pause_ms = moment.steady_ms - self._alive_ms
-            self.stats.pause_count += 1
-            logger.warning("paused for %d ms", pause_ms)
-            self.time.pause(pause_ms)
-            moment = replace(moment, lease_ms=moment.lease_ms - pause_ms)
-        self._alive_ms = moment.steady_ms
-        self._planned_ms = max(self._planned_ms, moment.steady_ms)
-        return moment
+        """The leader's clocks now."""
+        return self.clocks.moment()
 
     def partition(self, number: int) -> Partition:
         """
@@ -312,7 +265,7 @@ class NodeLoop:
             return
         self.queued_bytes += size_bytes
         is_append = size_bytes > 0 and not may_use_reserve
-        self._queue.append(_Waiting(record, _counted(self, done, size_bytes), is_append))
+        self._inbox.add(Waiting(record, done, size_bytes, is_append))
         # While a sync runs nothing can be appended; its end brings a turn.
         if self._sync is None:
             self._kick.set()
@@ -338,9 +291,9 @@ class NodeLoop:
         was answered.
         """
         moment = self.moment()
-        if not self.is_behind(moment):
+        if not self.clocks.is_behind(moment):
             if self.promised(moment) <= moment.wall_ms << INDEX_BITS:
-                await self.commit(self._promise(moment))
+                await self.commit(self._promises.make(moment))
             return
         exact = (self.partition(number).admit_promise(moment) for number in numbers)
         await asyncio.gather(*[self.commit(record) for record in exact if record is not None])
@@ -350,18 +303,12 @@ class NodeLoop:
         The offset below which a durable promise covers what is handed out: 0 while the clock
         stands back, and until the record is durable that says so.
         """
-        if self._is_voiding or self.is_behind(moment):
-            return 0
-        return self.machine.promised_ms << INDEX_BITS
+        return 0 if self.clocks.is_behind(moment) else self._promises.offset()
 
     def ready(self, number: int) -> None:
         """A partition may have something to hand out."""
-        self._ready[number] = None
+        self._agenda.add(number)
         self._kick.set()
-
-    def is_behind(self, moment: Moment) -> bool:
-        """The wall clock was stepped back and has not caught up."""
-        return moment.wall_ms < self.reached_ms
 
     # --- the turn -----------------------------------------------------------------------------
 
@@ -380,11 +327,11 @@ class NodeLoop:
         """All is done that a stop waits for; what a stalled view lacks is in the log."""
         if self._sync is not None or (self.view.changes and not self.is_stalled):
             return False
-        return not self._queue or bool(self._append_again_ms)
+        return not self._inbox or bool(self._append_again_ms)
 
     async def _sleep(self) -> None:
         delay_ms = self._delay_ms()
-        self._planned_ms = self._alive_ms + delay_ms
+        self.clocks.planned_ms = self.clocks.alive_ms + delay_ms
         if not self._kick.is_set() and delay_ms > 0:
             handle = asyncio.get_running_loop().call_later(delay_ms / 1000, self._kick.set)
             await self._kick.wait()
@@ -399,16 +346,17 @@ class NodeLoop:
         self.stats.turn_count += 1
         pause_count = self.stats.pause_count
         moment = self.moment()
-        self._planned_ms = moment.steady_ms
+        self.clocks.planned_ms = moment.steady_ms
         if self.stats.pause_count > pause_count:
             await asyncio.sleep(0)
             moment = self.moment()
-        self._follow_clock(moment)
         if self._sync is not None and self._sync.done():
             self.stats.sync_ms.observe(self._sync.result() / 1_000_000)
             synced, self._sync, self._syncing = self._syncing, None, []
             self._append(moment)
             self._land(synced)
+            # The answers leave before more is handed out.
+            await asyncio.sleep(0)
         else:
             self._append(moment)
         if self.is_stalled:
@@ -424,17 +372,17 @@ class NodeLoop:
             return
         self._append_again_ms = 0
         self._make_promise(moment)
-        raws = self._encoded()
+        raws = self._inbox.encoded()
         if not raws:
             return
         try:
             self.log.append(raws)
         except BusyError as error:
             self._take_back(error)
-            raws = self._encoded()
+            raws = self._inbox.encoded()
             if not raws or not self._append_to_reserve(raws, moment):
                 return
-        self._syncing, self._queue = self._queue[: len(raws)], self._queue[len(raws) :]
+        self._syncing = self._inbox.take(len(raws))
         self.stats.record_count += len(self._syncing)
         self.stats.sync_count += 1
         loop = asyncio.get_running_loop()
@@ -446,17 +394,6 @@ class NodeLoop:
         began_ns = self.stopwatch_ns()
         self.log.sync()
         return self.stopwatch_ns() - began_ns
-
-    def _encoded(self) -> list[bytes]:
-        """The first records of the queue, as many as a turn takes."""
-        raws: list[bytes] = []
-        size_bytes = 0
-        for waiting in self._queue[: limits.TURN_APPEND_COUNT_MAX]:
-            raws.append(codec.encode(waiting.record))
-            size_bytes += len(raws[-1])
-            if size_bytes >= limits.TURN_APPEND_BYTES_MAX:
-                break
-        return raws
 
     def _append_to_reserve(self, raws: list[bytes], moment: Moment) -> bool:
         """What no producer waits for; false if there isn't even room for that."""
@@ -477,35 +414,37 @@ class NodeLoop:
             logger.warning("no room for another segment: %s", error)
         self.is_full = True
         self._is_short_of_files = not isinstance(error, NoSpaceError)
-        refused = [waiting for waiting in self._queue if waiting.is_append]
-        self._queue = [waiting for waiting in self._queue if not waiting.is_append]
-        records: dict[int, list[Record]] = {}
+        refused = self._inbox.take_appends()
+        self._inbox.retract(
+            refused,
+            {
+                number: self.machine.partition(number, self.view)
+                for number in dict.fromkeys(waiting.record.partition for waiting in refused)
+                if number in self.machine.refs and number not in self.stopped
+            },
+        )
         for waiting in refused:
-            records.setdefault(waiting.record.partition, []).append(waiting.record)
-        moved: dict[int, Record] = {}
-        for number, each in records.items():
-            if number in self.machine.refs and number not in self.stopped:
-                moved |= retract(self.machine.partition(number, self.view), each)
-        for waiting in self._queue:
-            waiting.record = moved.get(id(waiting.record), waiting.record)
-        for waiting in refused:
-            if waiting.done is not None:
-                waiting.done(self._no_room())
+            self._tell(waiting, self._no_room())
 
     def _no_room(self) -> BusyError:
         if self._is_short_of_files:
             return BusyError("the node has too many files open", retry_after_ms=HOUSEKEEPING_MS)
         return NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
 
-    def _land(self, synced: list[_Waiting]) -> None:
+    def _land(self, synced: list[Waiting]) -> None:
         """Applies what is durable, writes it, and answers."""
         for waiting in synced:
             self._applied += 1
             self._apply(waiting.record)
         self._write()
         for waiting in synced:
-            if waiting.done is not None:
-                waiting.done(self._error_of(waiting.record.partition))
+            self._tell(waiting, self._error_of(waiting.record.partition))
+
+    def _tell(self, waiting: Waiting, error: SandglassError | None) -> None:
+        """A record is applied, or won't be."""
+        self.queued_bytes -= waiting.size_bytes
+        if waiting.done is not None:
+            waiting.done(error)
 
     def _apply(self, record: Record) -> None:
         """Carries a record out; those of a partition that has to stop are set aside."""
@@ -522,10 +461,9 @@ class NodeLoop:
             reason = self.stopped[number]
             self.view.lay(quarantine.keep(record, self._applied, reason, self.machine))
         elif number == NODE:
-            for active in self._wake_of:
-                self._ready[active] = None
+            self._agenda.add_all()
         else:
-            self._ready[number] = None
+            self._agenda.add(number)
 
     def _stop_partition(self, number: int, error: AssertionError) -> None:
         self.stopped[number] = f"partition {number} stands still: {error}"
@@ -558,98 +496,47 @@ class NodeLoop:
 
     # --- dispatch -----------------------------------------------------------------------------
 
-    def _follow_clock(self, moment: Moment) -> None:
-        """
-        Wakes are planned in steady time: when the wall clock was stepped or slewed, they are
-        planned anew.
-        """
-        drift_ms = moment.wall_ms - moment.steady_ms
-        if abs(drift_ms - self._drift_ms) >= DRIFT_MS:
-            self._drift_ms = drift_ms
-            for number in self._wake_of:
-                self._ready[number] = None
-
     def _dispatch(self, moment: Moment) -> None:
-        while self._wakes and self._wakes[0][0] <= moment.steady_ms:
-            at_ms, _, number = heappop(self._wakes)
-            if self._wake_of.get(number) == at_ms:
-                self._ready[number] = None
+        """Gives partitions their turn: at least one, and more while there is time."""
+        agenda = self._agenda
+        agenda.look(moment)
         self._has_delivered = False
-        if not self._ready or self._is_stopping:
+        if not agenda.ready or self._is_stopping:
             return
-        numbers = [*islice(self._ready, limits.TURN_PARTITION_COUNT_MAX)]
-        for number in numbers:
-            del self._ready[number]
-        if self._ready:
-            self._kick.set()
         promised = self.promised(moment)
-        is_behind = self.is_behind(moment)
-        for number in numbers:
+        until_ns = self.stopwatch_ns() + DISPATCH_NS
+        for _ in range(min(len(agenda.ready), limits.TURN_PARTITION_COUNT_MAX)):
+            number = agenda.take()
             if number in self.stopped or number not in self.machine.refs:
-                self._wake_of.pop(number, None)
+                agenda.forget(number)
                 continue
-            partition = self.machine.partition(number, self.view)
-            for record in outcome.admit_expired(partition, moment, self.view):
-                self.submit(record)
-            if is_behind and partition.reading:
-                record = partition.admit_promise(moment)
-                if record is not None:
-                    self.submit(record)
-            deliveries, records = partition.dispatch(moment, promised, self.view)
-            for record in records:
-                self.submit(record)
-            if deliveries:
-                self._has_delivered = True
-                self.on_deliveries(deliveries)
-            self.on_dispatched(partition)
-            self._plan(partition, moment)
-
-    def _plan(self, partition: Partition, moment: Moment) -> None:
-        """When this partition wants its next turn."""
-        wall_ms, steady_ms, lease_ms = partition.wake_at()
-        at_ms: list[int] = []
-        if wall_ms is not None:
-            at_ms.append(moment.steady_ms + max(0, wall_ms - moment.wall_ms))
-        if steady_ms is not None:
-            at_ms.append(steady_ms)
-        if lease_ms is not None:
-            at_ms.append(moment.steady_ms + max(1, lease_ms - moment.lease_ms))
-        number = partition.number
-        self._blocked.discard(number)
-        if any(group.is_blocked and group.has_credit() for group in partition.reading):
-            self._blocked.add(number)
-            if self._lacks_promise(moment.wall_ms):
-                self._kick.set()
-        if not at_ms:
-            if partition.reading:
-                self._wake_of[number] = -1
-            else:
-                self._wake_of.pop(number, None)
-            return
-        wake_ms = min(at_ms)
-        if wake_ms <= moment.steady_ms:
-            self._ready[number] = None
+            self._dispatch_one(self.machine.partition(number, self.view), moment, promised)
+            if self.stopwatch_ns() > until_ns:
+                break
+        if agenda.ready or (agenda.blocked and self._promises.lacks(moment.wall_ms)):
             self._kick.set()
-        if self._wake_of.get(number) != wake_ms:
-            self._wake_of[number] = wake_ms
-            heappush(self._wakes, (wake_ms, next(self._number), number))
-            if len(self._wakes) > WAKE_COUNT_MIN + 2 * len(self._wake_of):
-                self._tidy_wakes()
 
-    def _tidy_wakes(self) -> None:
-        """Wakes that were planned anew go: they may lie a year ahead, and be many."""
-        self._wakes = [
-            (at_ms, next(self._number), number)
-            for number, at_ms in self._wake_of.items()
-            if at_ms >= 0
-        ]
-        heapify(self._wakes)
+    def _dispatch_one(self, partition: Partition, moment: Moment, promised: int) -> None:
+        for record in outcome.admit_expired(partition, moment, self.view):
+            self.submit(record)
+        if self.clocks.is_behind(moment) and partition.reading:
+            record = partition.admit_promise(moment)
+            if record is not None:
+                self.submit(record)
+        deliveries, records = partition.dispatch(moment, promised, self.view)
+        for record in records:
+            self.submit(record)
+        if deliveries:
+            self._has_delivered = True
+            self.on_deliveries(deliveries)
+        self.on_dispatched(partition)
+        self._agenda.plan(partition, moment)
 
     def _delay_ms(self) -> int:
         """How long there is nothing to do."""
         if (
             self._is_stopping
-            or (self._queue and self._sync is None and not self._append_again_ms)
+            or (self._inbox and self._sync is None and not self._append_again_ms)
             or (self._sync is not None and self._sync.done())
         ):
             return 0
@@ -659,11 +546,11 @@ class NodeLoop:
         at_ms = self._housekeeping_ms
         if self._append_again_ms:
             at_ms = min(at_ms, self._append_again_ms)
-        if self._wake_of:
+        if self._agenda.is_watching:
             at_ms = min(at_ms, moment.steady_ms + LIFE_SIGN_MS)
-        if self._wakes:
-            wake_ms = self._wakes[0][0]
-            if self._lacks_promise(moment.wall_ms + wake_ms - moment.steady_ms):
+        wake_ms = self._agenda.wake_ms
+        if wake_ms is not None:
+            if self._promises.lacks(moment.wall_ms + wake_ms - moment.steady_ms):
                 wake_ms -= PROMISE_AHEAD_MS
             at_ms = min(at_ms, wake_ms)
         return max(0, at_ms - moment.steady_ms)
@@ -672,42 +559,12 @@ class NodeLoop:
 
     def _make_promise(self, moment: Moment) -> None:
         """Queues a promise if one is needed now: see rules 2 and 3."""
-        if self.is_behind(moment):
-            if (self.machine.promised_ms or self._promise_queued_ms) and not self._is_voiding:
-                self._is_voiding = True
-                self._promise_queued_ms = 0
-                exact = self.machine.record([self.machine.close_exact()], moment)
-                self.submit(exact, self._voided)
-            return
-        if self._is_voiding:
-            return
-        is_due = bool(self._ready) or bool(self._queue) or bool(self._blocked)
-        if not is_due and self._wakes:
-            is_due = self._wakes[0][0] <= moment.steady_ms + PROMISE_AHEAD_MS
-        if is_due and self._lacks_promise(moment.wall_ms + limits.PROMISE_MS // 2):
-            self._queue.insert(self._promise_place(), _Waiting(self._promise(moment), None))
-
-    def _promise_place(self) -> int:
-        """
-        Before what partitions have queued: behind what several turns take, a promise would be
-        over before it is durable. Behind the node's own records: one of this epoch must not be
-        taken for one of the epoch before.
-        """
-        queue = self._queue
-        return next(
-            (n + 1 for n in reversed(range(len(queue))) if queue[n].record.partition == NODE), 0
-        )
-
-    def _lacks_promise(self, wall_ms: int) -> bool:
-        return max(self.machine.promised_ms, self._promise_queued_ms) <= wall_ms
-
-    def _promise(self, moment: Moment) -> Record:
-        until_ms = promise_until(moment.wall_ms)
-        self._promise_queued_ms = max(self._promise_queued_ms, until_ms)
-        return self.machine.record([Promise(until_ms)], moment)
-
-    def _voided(self, _: SandglassError | None) -> None:
-        self._is_voiding = False
+        if self.clocks.is_behind(moment):
+            exact = self._promises.void(moment)
+            if exact is not None:
+                self.submit(exact, self._promises.voided)
+        elif self._promises.is_due(self._agenda, moment, is_busy=bool(self._inbox)):
+            self._inbox.add_promise(self._promises.make(moment))
 
     # --- housekeeping, end --------------------------------------------------------------------
 
@@ -743,30 +600,7 @@ class NodeLoop:
 
     def _refuse_all(self, error: SandglassError) -> None:
         """Nothing that waits will be applied any more."""
-        waiting_before, self._syncing, self._queue = [*self._syncing, *self._queue], [], []
-        for waiting in waiting_before:
-            if waiting.done is not None:
-                waiting.done(error)
-
-
-def _counted(loop: NodeLoop, done: Done | None, size_bytes: int) -> Done | None:
-    """`done`, after the bytes are taken off the count."""
-    if not size_bytes:
-        return done
-
-    def landed(error: SandglassError | None) -> None:
-        loop.queued_bytes -= size_bytes
-        if done is not None:
-            done(error)
-
-    return landed
-
-
-def resolve(future: asyncio.Future[None], error: SandglassError | None) -> None:
-    """Tells whoever waits how it ended; nobody, if the wait was cancelled."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
+        refused = [*self._syncing, *self._inbox.take(len(self._inbox.waiting))]
+        self._syncing = []
+        for waiting in refused:
+            self._tell(waiting, error)

@@ -38,9 +38,6 @@ STOP_S_MAX: Final = 9.5
 FILE_COUNT: Final = 65_536
 """Open files to ask for: 10,000 connections, and what RocksDB likes to keep open."""
 
-SWITCH_S: Final = 0.0005
-"""The loop waits so long for the sync thread to let go of the interpreter; 5 ms by default."""
-
 app = typer.Typer(
     rich_markup_mode=None,  # its tables cut long names off in a terminal of 80 columns
     pretty_exceptions_enable=False,
@@ -147,6 +144,7 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
         import structlog
         import uvloop
 
+        from sandglass.adapters import interpreter
         from sandglass.cli import logs
         from sandglass.node import Node, NodeConfig
     except ModuleNotFoundError as error:
@@ -156,7 +154,7 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
     logs.configure(settings.log_format, is_verbose=settings.verbose)
     log = structlog.get_logger(TOOL)
     _say_settings(log, loaded, access)
-    sys.setswitchinterval(SWITCH_S)
+    interpreter.prepare()
     _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         node = Node(

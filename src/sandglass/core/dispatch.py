@@ -507,9 +507,9 @@ def _begin_lease(
         high=last_end if high is None else high,
         lease_ms=lease_ms,
         ends_ms=turn.moment.lease_ms + lease_ms,
-        dues=[part.due_ms for part in slices],
-        indexes=[part.first_index for part in slices],
-        counts=[part.count for part in slices],
+        dues=tuple([part.due_ms for part in slices]),
+        indexes=tuple([part.first_index for part in slices]),
+        counts=tuple([part.count for part in slices]),
         count=count,
         open=(1 << count) - 1,
     )

@@ -12,7 +12,7 @@ Invariants: the tile has no gap, so each run's part of it begins where the one b
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 from sandglass.core.offset import INDEX_BITS
@@ -57,15 +57,16 @@ class Lease:
     lease_ms: int
     ends_ms: int
     """In lease time: steady, less the pauses of the process."""
-    dues: list[int]
-    """Of each run, messages of one row: due ms; beside it the first index, and how many."""
-    indexes: list[int]
-    counts: list[int]
+    dues: tuple[int, ...]
+    """Of each run, messages of one row: due ms; beside it the first index, and how many. As
+    tuples: the collector of cycles lets go of those that hold numbers alone."""
+    indexes: tuple[int, ...]
+    counts: tuple[int, ...]
     count: int
     open: int
     begun: int = 0
     """Places below this have been begun, as far as the consumer has said."""
-    _starts: list[int] = field(default_factory=list[int])
+    _starts: tuple[int, ...] = ()
     """Place of each run's first message; most leases end whole, and never need it."""
 
     def take(self, places: Places) -> Places:
@@ -160,9 +161,9 @@ class Lease:
         run = bisect_right(starts, place) - 1
         return run, place - starts[run]
 
-    def _run_starts(self) -> list[int]:
+    def _run_starts(self) -> tuple[int, ...]:
         if not self._starts:
-            self._starts = list(accumulate(self.counts[:-1], initial=0))
+            self._starts = tuple(accumulate(self.counts[:-1], initial=0))
         return self._starts
 
     def _first_offset(self, run: int) -> int:

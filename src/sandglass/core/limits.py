@@ -161,14 +161,18 @@ TURN_APPEND_COUNT_MAX: Final = 500
 TURN_APPEND_BYTES_MAX: Final = 8 * 1024 * 1024
 """As above in bytes, and the record that goes beyond it: what log and view write in a turn."""
 
+TURN_APPEND_ROW_COUNT_MAX: Final = 5000
+"""As above in rows, and the record that goes beyond it: some 2 µs each."""
+
 TURN_ENDING_BYTES_MAX: Final = 4 * 1024 * 1024
 """Dead letters made by a mass ending, a turn: each is a copy."""
 
 REPLAY_ROW_COUNT: Final = 20_000
 """Rows that recovery holds before it writes them to the view."""
 
-TURN_ENDING_COUNT_MAX: Final = 1000
-"""Leases ended by expiry or by a broken session, a turn: a mass ending comes in slices."""
+TURN_ENDING_COUNT_MAX: Final = 500
+"""Leases ended by expiry or by a broken session, a turn: a mass ending comes in slices. That of
+a retry takes some 40 µs, in which its row is looked for."""
 
 LOOK_ROW_COUNT_MAX: Final = 1000
 """Rows that an operator's look reads before others have the loop: some milliseconds."""

@@ -185,6 +185,10 @@ class _Endings:
     moves: dict[_Alike, tuple[list[Range], list[Range]]] = field(
         default_factory=dict[_Alike, tuple[list[Range], list[Range]]]
     )
+    emptied: dict[int, dict[int, Lease]] = field(default_factory=dict[int, dict[int, Lease]])
+    """By group and token, those of `moves` with nothing open any more: they go together."""
+    settings: dict[int, TopicSettings] = field(default_factory=dict[int, TopicSettings])
+    """By group."""
 
     def is_full(self) -> bool:
         """A turn should take no more."""
@@ -199,13 +203,16 @@ class _Endings:
             return
         self.count += 1
         counts = _counted(lease.attempts, lease.releases, ending)
-        settings = self.partition.settings_of(group)
+        settings = self.settings.get(group.number)
+        if settings is None:
+            settings = self.settings[group.number] = self.partition.settings_of(group)
         if _is_last(settings, ending, *counts):
             record = _end(self.partition, group, lease, taken, ending, self.moment, self.view)
             self.body_bytes += record.body_bytes
             self.dead.append(record)
             return
-        _drop_if_empty(group, lease)
+        if not lease.open:
+            self.emptied.setdefault(group.number, {})[lease.token] = lease
         part = self.count % _SPREAD if settings.backoff.jitter_percent else 0
         alike = (group.number, ending, lease.attempts, lease.releases, part)
         main, retry = self.moves.setdefault(alike, ([], []))
@@ -214,6 +221,9 @@ class _Endings:
     def records(self) -> list[Record]:
         """All of them, in the order of their admission."""
         partition = self.partition
+        for number, leases in self.emptied.items():
+            group = partition.groups[number]
+            group.drop_ended([each for each in leases.values() if each.token in group.leases])
         moved = [
             _ending(
                 partition,

@@ -144,7 +144,7 @@ class Partition:
     deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     """(ends in lease time, group, token); may be earlier than the lease's own end."""
     deadline_count_max: int = DEADLINE_COUNT_MIN
-    """With more of them, those are dropped whose lease has ended."""
+    """With more of them, it is time to see how many are of leases that have ended."""
     reading: list[Group] = field(default_factory=list[Group])
     """Groups that have consumers."""
     starved: list[Group] = field(default_factory=list[Group])
@@ -734,16 +734,18 @@ class Partition:
         return turn.deliveries, self.admit_turn(turn.operations, moment)
 
     def _tidy_deadlines(self) -> None:
-        """Those of leases that have ended go, before they are most of the heap."""
+        """Those of leases that have ended go, once they are most of the heap."""
         if len(self.deadlines) <= self.deadline_count_max:
             return
-        self.deadlines = [
-            (lease.ends_ms, group.number, lease.token)
-            for group in self.groups.values()
-            for lease in group.leases.values()
-        ]
-        heapify(self.deadlines)
-        self.deadline_count_max = max(DEADLINE_COUNT_MIN, 2 * len(self.deadlines))
+        lease_count = sum(len(group.leases) for group in self.groups.values())
+        if len(self.deadlines) >= 2 * lease_count:
+            self.deadlines = [
+                (lease.ends_ms, group.number, lease.token)
+                for group in self.groups.values()
+                for lease in group.leases.values()
+            ]
+            heapify(self.deadlines)
+        self.deadline_count_max = max(DEADLINE_COUNT_MIN, 2 * lease_count)
 
     def fetch(
         self, channel: str, low: int, high: int, promised: int, view: View

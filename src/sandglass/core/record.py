@@ -275,6 +275,19 @@ def index_count(operation: Operation) -> int:
             return 0
 
 
+def row_count(operation: Operation) -> int:
+    """About how many rows of the view applying it makes or looks for: its cost goes by that."""
+    match operation:
+        case Append():
+            return len(operation.dues)
+        case Put() | Delete():
+            return len(operation.keys)
+        case Settle() | Move():
+            return len(operation.main) + len(operation.retry)
+        case _:
+            return 1
+
+
 def bodies_of(operation: Operation) -> list[bytes]:
     """The batches or messages that an operation brings."""
     match operation:

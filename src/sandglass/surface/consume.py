@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Final, TypeVar, cast
 
 from sandglass.broker.broker import Broker
-from sandglass.broker.node_loop import resolve
+from sandglass.broker.inbox import resolve
 from sandglass.core import limits, offset
 from sandglass.core.dispatch import Delivery, charged_bytes
 from sandglass.core.group import Group

@@ -1,9 +1,12 @@
 """The clocks and the chance of the machine."""
 
+import gc
+import sys
 import time
 
 import pytest
 
+from sandglass.adapters import interpreter
 from sandglass.adapters.system import SystemClock, SystemEntropy
 from sandglass.ports import Clock, Entropy
 
@@ -40,3 +43,19 @@ def test_entropy_does_not_repeat_itself() -> None:
     entropy: Entropy = SystemEntropy()
 
     assert len({entropy.token_bytes(16) for _ in range(1000)}) == 1000
+
+
+def test_what_is_there_before_a_node_starts_is_not_looked_through_again() -> None:
+    """Each look through all that is imported would stop the loop for 20 ms."""
+    before = gc.get_threshold(), sys.getswitchinterval(), gc.get_freeze_count()
+    try:
+        interpreter.prepare()
+
+        assert gc.get_freeze_count() > before[2]
+        assert len(gc.get_objects(generation=2)) < 100
+        assert gc.get_threshold()[0] == interpreter.YOUNG_COUNT
+        assert sys.getswitchinterval() == pytest.approx(interpreter.SWITCH_S)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before[0])
+        sys.setswitchinterval(before[1])

@@ -117,7 +117,7 @@ class Shell:
             turn_count = self.loop.stats.turn_count
             await self.until(
                 lambda: (
-                    not self.loop._queue
+                    not self.loop._inbox
                     and self.loop._sync is None
                     and self.loop.stats.turn_count > turn_count + 2  # noqa: B023  # called at once
                 )
@@ -145,6 +145,15 @@ class Shell:
         answer.placed = self.broker.produce_nowait(
             self.t.partitions[place], "", batch, answer.take
         )
+        return answer
+
+    def produce_each(self, *delays_ms: int) -> "Answer":
+        """A message for each delay, a row each; answered later."""
+        messages = [broker_pb2.Message(value=b"%d" % delay_ms) for delay_ms in delays_ms]
+        raw = broker_pb2.MessageBatch(messages=messages).SerializeToString()
+        batch = cut_batch(raw, len(messages), [], [*delays_ms])
+        answer = Answer()
+        answer.placed = self.broker.produce_nowait(self.t.partitions[0], "", batch, answer.take)
         return answer
 
     async def produce(

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from sandglass.broker.node_loop import WAKE_COUNT_MIN, NodeLoop
+from sandglass.broker.agenda import WAKE_COUNT_MIN
+from sandglass.broker.inbox import Inbox
 from sandglass.core import codec, limits
 from sandglass.core.record import Append, Ending, Promise
 from sandglass.errors import (
@@ -57,17 +58,19 @@ async def test_what_waits_while_a_sync_runs_shares_the_next_one(shell: Shell) ->
 async def test_what_is_too_much_for_a_turn_goes_with_the_next_ones(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By count, and by size: a record more than the limit of bytes."""
+    """By count, by size, and by rows: a record more than the limit of bytes or rows."""
     await shell.quiet()
     monkeypatch.setattr(limits, "TURN_APPEND_COUNT_MAX", 4)
     monkeypatch.setattr(limits, "TURN_APPEND_BYTES_MAX", 3000)
+    monkeypatch.setattr(limits, "TURN_APPEND_ROW_COUNT_MAX", 6)
     before = shell.loop.stats.sync_count
 
     answers = [shell.produce_nowait(bytes(size)) for size in (*[1] * 16, *[2000] * 8)]
+    answers += [shell.produce_each(1, 2, 3) for _ in range(8)]
     await shell.until(lambda: all(answer.told for answer in answers))
 
     assert all(answer.told == [None] for answer in answers)
-    assert shell.loop.stats.sync_count >= before + 16 // 4 + 8 // 2
+    assert shell.loop.stats.sync_count >= before + 16 // 4 + 8 // 2 + 8 // 2
 
 
 async def test_a_promise_goes_before_what_several_turns_take(
@@ -520,13 +523,13 @@ async def test_a_mass_ending_waits_for_each_slice(
         delivery.lease.attempts = 4
         delivery.lease.begun = delivery.lease.count
     queued: list[int] = []
-    encoded = NodeLoop._encoded
+    encoded = Inbox.encoded
 
-    def spy(loop: NodeLoop) -> list[bytes]:
-        queued.append(sum(waiting.record.body_bytes for waiting in loop._queue))
-        return encoded(loop)
+    def spy(inbox: Inbox) -> list[bytes]:
+        queued.append(sum(each.record.body_bytes for each in inbox.waiting))
+        return encoded(inbox)
 
-    monkeypatch.setattr(NodeLoop, "_encoded", spy)
+    monkeypatch.setattr(Inbox, "encoded", spy)
     shell.broker.consumers.close_session(session, is_goodbye=False)
     group = consumer.deliveries[0].group
     await shell.until(lambda: group.dead_count == 20)
@@ -545,7 +548,7 @@ async def test_wakes_that_were_planned_anew_are_not_kept_for_a_year(shell: Shell
         shell.loop.ready(shell.t.partitions[0].number)
         await shell.until(lambda: shell.loop.stats.turn_count > turn_count + 1)  # noqa: B023
 
-    assert len(shell.loop._wakes) <= WAKE_COUNT_MIN + 3
+    assert len(shell.loop._agenda.wakes) <= WAKE_COUNT_MIN + 3
 
 
 async def test_what_comes_after_the_stop_is_refused_and_waits_for_nothing() -> None:

@@ -298,6 +298,26 @@ def test_broken_session_counts_an_attempt_for_what_was_begun_and_gives_the_rest_
     )
 
 
+def test_leases_that_end_together_leave_the_order_wherever_they_stand() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.produce(0, counts=[20])
+    for _ in range(20):
+        drive.read(group, credit_count=1)
+    leases = [delivery.lease for delivery in drive.dispatch()]
+    ended = [lease for place, lease in enumerate(leases) if place % 7 in (1, 2, 3)]
+
+    group.drop_ended(ended)
+    kept = [lease for lease in leases if lease not in ended]
+
+    assert [lease.token for lease in kept] == [*group.leases]
+    assert [(lease.low, lease.token) for lease in kept] == group.order
+
+    group.drop_ended(kept)
+
+    assert ([], {}) == (group.order, group.leases)
+
+
 # --- dead letters -----------------------------------------------------------------------------
 
 
