@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sandglass.adapters.filelog import RESERVE_BYTES_DEFAULT, SEGMENT_BYTES_DEFAULT, FileLog
 from sandglass.adapters.files import Files, make_directories, translate
-from sandglass.adapters.rocksdb import RocksStore
+from sandglass.adapters.rocksdb import ADVICE, RocksStore
 from sandglass.adapters.superblock import (
     SUPERBLOCK_VERSION,
     Superblock,
@@ -253,7 +253,12 @@ class Node:
         )
         view_directory = data / STORE / "view"
         is_view_new = is_new or not view_directory.exists()
-        self._store = RocksStore(view_directory, is_new=is_view_new, files=self.files)
+        self._store = RocksStore(
+            view_directory,
+            is_new=is_view_new,
+            files=self.files,
+            advice=lambda: self._view_advice(view_directory),
+        )
         applied, last = self._store.applied_position, self._log.last_position
         if applied + 1 < self._log.first_position:
             raise CorruptError(
@@ -267,6 +272,15 @@ class Node:
                 f" {max(applied, superblock.last_position)} was written before: it is not the"
                 " log of this data directory; restore it from a backup"
             )
+
+    def _view_advice(self, view_directory: Path) -> str:
+        """What to do when the view is damaged. The log can make it anew, if it is whole."""
+        if self._log is not None and self._log.first_position == 1:
+            return (
+                f"stop the node, move {view_directory} away and start it again; the log is"
+                " whole, and makes the view anew"
+            )
+        return f"{ADVICE}; the log was trimmed, and can't make the view anew"
 
     def _close(self) -> None:
         log, store, superblock = self._log, self._store, self._superblock

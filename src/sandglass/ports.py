@@ -113,6 +113,7 @@ class Store(View, Protocol):
         Raises:
             BusyError: the store is stalled; nothing was written, repeat after `retry_after_ms`.
             NoSpaceError: no room; nothing was written.
+            UnavailableError: nothing can be written; nothing was.
             CorruptError: the store is damaged.
         """
         ...

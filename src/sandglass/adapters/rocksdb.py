@@ -16,8 +16,9 @@ How RocksDB is set up, and why: docs/internals/view-storage.md.
 """
 
 import os
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ from sandglass.errors import (
     NoSpaceError,
     PreconditionError,
     SandglassError,
+    UnavailableError,
 )
 
 WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
@@ -73,8 +75,17 @@ CUT_ROW_COUNT_MAX: Final = 32
 MARK_COUNT: Final = 32
 """How finely positions are remembered for `flushed_position`: so many per `flush_bytes`."""
 
+ADVICE: Final = "stop the node and restore its data directory from a backup"
+
 STALL_RETRY_MS: Final = 5
 NO_SPACE_RETRY_MS: Final = 1000
+
+_WRITING: Final = re.compile(
+    r"While (?:appending|fsync|fdatasync|open a file for appending|open a file for random"
+    r" read/write|create dir|mkdir|renam|allocat|truncat|.*\bsync\b)|Read-only file system",
+    re.IGNORECASE,
+)
+"""What RocksDB did when a file could not be written: nothing that was written is damaged."""
 
 assert FLUSH_BYTES <= WRITE_BUFFER_BYTES
 assert LEVEL0_COMPACTION_COUNT < LEVEL0_SLOWDOWN_COUNT < LEVEL0_STOP_COUNT
@@ -106,12 +117,14 @@ class RocksStore:
         flush_bytes: in memory, before `flushed_position` starts a flush.
         cache_bytes: for blocks that were read.
         files: for what isn't RocksDB's: the directory.
+        advice: what to do about damage, in an imperative; asked when there is some.
 
     Raises:
         PreconditionError: another process, or another store of this one, has the directory, or
             it cannot be made; the message says why.
         CorruptError: files are missing or damaged.
         NoSpaceError: the disk is full.
+        UnavailableError: the disk takes nothing.
     """
 
     def __init__(
@@ -123,8 +136,10 @@ class RocksStore:
         flush_bytes: int = FLUSH_BYTES,
         cache_bytes: int = CACHE_BYTES,
         files: Files | None = None,
+        advice: Callable[[], str] = lambda: ADVICE,
     ) -> None:
         self._directory = Path(directory)
+        self._advice = advice
         self._files = files or Files()
         self._write_buffer_bytes = write_buffer_bytes
         self._flush_bytes = flush_bytes
@@ -209,7 +224,10 @@ class RocksStore:
                 yield cursor.key(), cursor.value()
                 assert write_count == self._write_count, "a range is over with the next write"
                 cursor.next()
-            self._check(cursor)
+            error = self._trouble(cursor)
+            if error is not None:
+                del cursor  # the traceback would keep it, and with it the database's lock
+                raise error
 
     def last(self, first: bytes, end: bytes) -> Row | None:
         """
@@ -221,10 +239,14 @@ class RocksStore:
         for low, high in reversed(_around_reserved(first, end)):
             cursor = self._cursor(high)
             cursor.seek_to_last()
-            if not cursor.valid():
-                self._check(cursor)
-            elif cursor.key() >= low:
-                return cursor.key(), cursor.value()
+            if cursor.valid():
+                if cursor.key() >= low:
+                    return cursor.key(), cursor.value()
+                continue
+            error = self._trouble(cursor)
+            if error is not None:
+                del cursor
+                raise error
         return None
 
     def _cursor(self, end: bytes) -> RdictIter:
@@ -240,12 +262,15 @@ class RocksStore:
         except Exception as exc:
             raise self._translated(exc) from exc
 
-    def _check(self, cursor: RdictIter) -> None:
+    def _trouble(self, cursor: RdictIter) -> SandglassError | None:
         """Tells the end of the rows from the end of what can be read."""
         try:
             cursor.status()
-        except Exception as exc:
-            raise self._translated(exc) from exc
+        except Exception as exc:  # noqa: BLE001 - rule 5; it is raised by the caller
+            error = self._translated(exc)
+            error.__cause__ = exc.with_traceback(None)
+            return error
+        return None
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -257,6 +282,8 @@ class RocksStore:
             BusyError: RocksDB is behind; nothing was written, repeat after `retry_after_ms`.
             NoSpaceError: no room; nothing was written. Keep the changes and repeat: RocksDB
                 goes on by itself within seconds of room returning. If it doesn't, `reopen`.
+            UnavailableError: the disk takes nothing. Nothing was written, and what is missing
+                in the files is in the log: open the store anew.
             CorruptError: the store is damaged.
         """
         rows = changes.rows
@@ -432,14 +459,21 @@ class RocksStore:
         is_for_operator = "Permission denied" in text or "Too many open files" in text
         if is_for_operator or isinstance(exc, OSError):
             return PreconditionError(f"view {self._directory}: {text}")
+        if text.startswith("IO error") and _WRITING.search(text):
+            return UnavailableError(
+                f"view {self._directory} cannot be written: {text.rstrip('.')}. See to its disk"
+                " and start the node again: the log has what is missing"
+            )
         if text.startswith(("Corruption", "IO error")):
-            return self._corrupt(text)
+            # Of a blob RocksDB doesn't say in which file it is.
+            is_unnamed = "blob" in text.lower() and ".blob" not in text
+            return self._corrupt(f"{text} (in a .blob file)" if is_unnamed else text)
         return InternalError(f"view {self._directory}: {text}")
 
     def _corrupt(self, what: str) -> CorruptError:
         return CorruptError(
-            f"view {self._directory} is damaged: {what.rstrip('.')}. Stop the node and restore"
-            " its data directory from a backup"
+            f"view {self._directory} is damaged: {what.rstrip('.')}. What to do:"
+            f" {self._advice()}"
         )
 
 

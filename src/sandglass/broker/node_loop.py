@@ -21,6 +21,7 @@ Rules that this file keeps for the core:
 5. The log's reserve is not for producers: on a full disk their batches are taken back, and all
    else goes on.
 6. A partition of which a rule is broken stops alone, for good: `sandglass.broker.quarantine`.
+   One whose rows in the view cannot be read stops alone, too, until the next start.
 
 What it leaves to others: who consumes (`sandglass.broker.subscription`), names and checks
 (`sandglass.broker.broker`).
@@ -46,6 +47,7 @@ from sandglass.core.record import NODE, Record
 from sandglass.core.view import Overlay
 from sandglass.errors import (
     BusyError,
+    CorruptError,
     InternalError,
     NoSpaceError,
     NotFoundError,
@@ -110,12 +112,15 @@ class NodeLoop:
     queued_bytes: int = 0
     """Admitted, not yet applied."""
     stopped: dict[int, str] = field(default_factory=dict[int, str])
-    """Partitions whose rules were broken: they stand still, the others go on."""
+    """Partitions whose rules were broken, or whose rows cannot be read, and how: they stand
+    still, the others go on."""
 
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
     _inbox: Inbox = field(default_factory=Inbox)
     _syncing: list[Waiting] = field(default_factory=list[Waiting])
+    _landing: list[Waiting] = field(default_factory=list[Waiting])
+    """Durable, and not yet in the view: if it fails, they are told so."""
     _sync: asyncio.Future[int] | None = None
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _applied: int = 0
@@ -124,6 +129,8 @@ class NodeLoop:
     _housekeeping_ms: int = 0
     _has_delivered: bool = False
     """The last turn handed something out."""
+    _damaged: set[int] = field(default_factory=set[int])
+    """Those of `stopped` whose rows cannot be read."""
     _is_short_of_files: bool = False
     """What it lacks for another segment is a descriptor, not space."""
     _is_leading: bool = False
@@ -185,6 +192,7 @@ class NodeLoop:
                 self._write_all()
         for number in quarantine.release(self.machine, self.view):
             del self.stopped[number]
+            self._damaged.discard(number)
         self._write_all()
 
     def _write_all(self) -> None:
@@ -212,6 +220,7 @@ class NodeLoop:
 
         Raises:
             InternalError: it was stopped, because a rule of it was broken.
+            CorruptError: it was stopped, because its rows cannot be read.
             UnavailableError: the node is stopping.
         """
         if self.failure is not None:
@@ -352,9 +361,9 @@ class NodeLoop:
             moment = self.moment()
         if self._sync is not None and self._sync.done():
             self.stats.sync_ms.observe(self._sync.result() / 1_000_000)
-            synced, self._sync, self._syncing = self._syncing, None, []
+            self._landing, self._sync, self._syncing = self._syncing, None, []
             self._append(moment)
-            self._land(synced)
+            self._land()
             # The answers leave before more is handed out.
             await asyncio.sleep(0)
         else:
@@ -431,12 +440,13 @@ class NodeLoop:
             return BusyError("the node has too many files open", retry_after_ms=HOUSEKEEPING_MS)
         return NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
 
-    def _land(self, synced: list[Waiting]) -> None:
+    def _land(self) -> None:
         """Applies what is durable, writes it, and answers."""
-        for waiting in synced:
+        for waiting in self._landing:
             self._applied += 1
             self._apply(waiting.record)
         self._write()
+        synced, self._landing = self._landing, []
         for waiting in synced:
             self._tell(waiting, self._error_of(waiting.record.partition))
 
@@ -453,7 +463,7 @@ class NodeLoop:
             try:
                 self.view.lay(self.machine.apply(record, self.view))
                 self.stats.applied(record)
-            except AssertionError as error:
+            except (AssertionError, CorruptError) as error:
                 if number == NODE:
                     raise
                 self._stop_partition(number, error)
@@ -465,18 +475,27 @@ class NodeLoop:
         else:
             self._agenda.add(number)
 
-    def _stop_partition(self, number: int, error: AssertionError) -> None:
+    def _stop_partition(self, number: int, error: AssertionError | CorruptError) -> None:
         self.stopped[number] = f"partition {number} stands still: {error}"
-        logger.critical("partition %d is stopped: %s", number, error, exc_info=True)
+        is_damaged = isinstance(error, CorruptError)
+        if is_damaged:
+            self._damaged.add(number)
+        logger.critical(
+            "partition %d is stopped: %s", number, error, exc_info=None if is_damaged else error
+        )
         self.machine.restore(number, self.view)
-        self.on_stopped(number, InternalError(self.stopped[number]))
+        self.on_stopped(number, self._stopped_error(number))
+
+    def _stopped_error(self, number: int) -> SandglassError:
+        kind = CorruptError if number in self._damaged else InternalError
+        return kind(self.stopped[number])
 
     def _error_of(self, number: int) -> SandglassError | None:
         """Why nothing more comes of this partition; None if something does."""
         if number != NODE and number not in self.machine.refs:
             return NotFoundError(f"partition {number} was deleted with its topic")
         if number in self.stopped:
-            return InternalError(self.stopped[number])
+            return self._stopped_error(number)
         return None
 
     def _write(self) -> None:
@@ -510,7 +529,12 @@ class NodeLoop:
             if number in self.stopped or number not in self.machine.refs:
                 agenda.forget(number)
                 continue
-            self._dispatch_one(self.machine.partition(number, self.view), moment, promised)
+            try:
+                partition = self.machine.partition(number, self.view)
+                self._dispatch_one(partition, moment, promised)
+            except CorruptError as error:
+                agenda.forget(number)
+                self._stop_partition(number, error)
             if self.stopwatch_ns() > until_ns:
                 break
         if agenda.ready or (agenda.blocked and self._promises.lacks(moment.wall_ms)):
@@ -600,7 +624,8 @@ class NodeLoop:
 
     def _refuse_all(self, error: SandglassError) -> None:
         """Nothing that waits will be applied any more."""
-        refused = [*self._syncing, *self._inbox.take(len(self._inbox.waiting))]
-        self._syncing = []
+        inbox = self._inbox.take(len(self._inbox.waiting))
+        refused = [*self._landing, *self._syncing, *inbox]
+        self._landing, self._syncing = [], []
         for waiting in refused:
             self._tell(waiting, error)

@@ -1,5 +1,6 @@
 """
-What becomes of a partition of which a rule is broken: it stands still, and nothing is lost.
+What becomes of a partition of which a rule is broken, or whose rows cannot be read: it stands
+still, and nothing is lost.
 
 The record that it can't carry out, and those behind it, are set aside in the view, in the very
 write that brings the view past them. So the log can be trimmed as ever, and a restart finds the
@@ -15,6 +16,7 @@ from sandglass.core import codec, keys
 from sandglass.core.machine import Machine
 from sandglass.core.record import Record
 from sandglass.core.view import Changes, Overlay
+from sandglass.errors import CorruptError
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def release(machine: Machine, view: Overlay) -> list[int]:
                 record = codec.decode(keys.read_quarantine(value)[1])
                 trial.lay(machine.apply(record, trial))
                 trial.changes.rows[key] = None
-        except AssertionError as error:
+        except (AssertionError, CorruptError) as error:
             logger.critical("partition %d stays stopped: %s", number, error)
             machine.restore(number, view)
             continue

@@ -1,10 +1,15 @@
 """Retention: what is older than its topic keeps it is cut from the view, by record."""
 
+import logging
+
 from sandglass.broker.loops import Loops
 from sandglass.core import limits
 from sandglass.core.dispatch import Moment
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.topic import Topic, TopicKind
+from sandglass.errors import CorruptError
+
+logger = logging.getLogger(__name__)
 
 LOOK_MS_MAX = 60_000
 """A partition is looked at this often, and more often where its topic keeps things shortly."""
@@ -38,7 +43,11 @@ class Retention:
             return
         partition, moment = loop.partition(number), loop.moment()
         below = max(0, moment.wall_ms - topic.settings.retention_ms) << INDEX_BITS
-        if not partition.has_below(below, loop.view):
+        try:
+            if not partition.has_below(below, loop.view):
+                return
+        except CorruptError as error:
+            logger.error("nothing is cut from partition %d: %s", number, error)
             return
         record = partition.admit_cut(below, moment)
         if record is not None:

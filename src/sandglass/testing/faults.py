@@ -16,7 +16,7 @@ from typing import Final
 from sandglass.adapters.files import Files
 from sandglass.adapters.system import SystemClock
 from sandglass.core.view import Changes, Row
-from sandglass.errors import BusyError, NoSpaceError, UnavailableError
+from sandglass.errors import BusyError, NoSpaceError, SandglassError, UnavailableError
 from sandglass.ports import Clock, Log, Store
 
 EPOCH_MS: Final = 1_700_000_000_000
@@ -149,14 +149,13 @@ class FaultyStore:
     A `Store` over another one.
 
     Attributes:
-        error: what `write` raises from now on, a `BusyError` or a `NoSpaceError`; None for
-            nothing.
+        error: what `write` raises from now on; None for nothing.
         write_count: how often it was tried.
     """
 
     def __init__(self, base: Store) -> None:
         self.base = base
-        self.error: BusyError | None = None
+        self.error: SandglassError | None = None
         self.write_count = 0
 
     @property

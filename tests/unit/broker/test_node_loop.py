@@ -400,6 +400,20 @@ async def test_a_disk_without_even_a_reserve_keeps_outcomes_waiting(shell: Shell
 # --- the store fails ------------------------------------------------------------------------
 
 
+async def test_a_store_that_fails_leaves_nobody_without_an_answer(shell: Shell) -> None:
+    """The record is durable: only a start will tell what became of it."""
+    await shell.quiet()
+    shell.store.error = UnavailableError("the view can't be written, says the test")
+
+    answer = shell.produce_nowait(b"x")
+    await shell.until(lambda: answer.told)
+
+    (error,) = answer.told
+    assert isinstance(error, UnavailableError)
+    assert error.is_result_unknown
+    assert shell.failures
+
+
 @pytest.mark.parametrize(("fault", "kind"), [("stall", BusyError), ("fill", NoSpaceError)])
 async def test_a_store_that_takes_nothing_holds_producers_and_nobody_else(
     shell: Shell, fault: str, kind: type[BusyError]
