@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -658,21 +659,25 @@ def test_deleting_on_a_terminal_asks_first(server: Server, topic: str) -> None:
     assert server.ok("topics", "show", topic)
 
 
+@pytest.mark.parametrize("columns", [70, 200])
 @pytest.mark.parametrize("line", ["topics list", "consume t -f"])
-def test_progress_says_that_there_is_no_node(line: str, tmp_path: Path) -> None:
+def test_progress_says_that_there_is_no_node_and_for_how_long(
+    line: str, columns: int, tmp_path: Path
+) -> None:
     ours, theirs = pty.openpty()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         with subprocess.Popen(
             [BIN / "sandctl", *line.split(), "-s", address],
-            env=environment(tmp_path) | {"TERM": "xterm", "COLUMNS": "200"},
+            env=environment(tmp_path) | {"TERM": "xterm", "COLUMNS": str(columns)},
             stdout=subprocess.DEVNULL,
             stderr=theirs,
         ) as process:
             os.close(theirs)
+            wanted = re.compile(rf"waiting for a node at {address}: .*\d:\d\d:\d\d".encode())
             shown = b""
-            while f"waiting for a node at {address}: ".encode() not in shown:
+            while not wanted.search(shown):
                 shown += os.read(ours, 4096)
             process.kill()
     os.close(ours)

@@ -12,7 +12,7 @@ from sandglass.cli.config import DEFAULT, Loaded
 from sandglass.cli.ctl.output import print_table
 from sandglass.settings import HIDDEN, Setting, show_duration, shown, table
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Settings.")
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Settings of the node.")
 
 
 @app.command(name="show")

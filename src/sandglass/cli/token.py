@@ -48,7 +48,7 @@ def list_(context: typer.Context, is_json: AsJson = False) -> None:
 
 @app.command()
 def remove(context: typer.Context, name: Name, is_json: AsJson = False) -> None:
-    """Take a token back: within 5 s it opens nothing, and what it has open ends."""
+    """Take a token back. Within 5 s it opens nothing, and what it has open ends."""
     remove_token(_path(context), name)
     print(json.dumps({"name": name}) if is_json else f"token '{name}' was removed")
 

@@ -63,7 +63,7 @@ def bench(
         typer.Option("--delay", metavar="DURATION", help="Due so long from now; up to 1h."),
     ] = "",
 ) -> None:
-    """Produce, consume and acknowledge a small load on a topic of its own; tell how fast."""
+    """Put a small load on a topic of its own, and tell how fast it was. Then it goes."""
     limits.check_name(topic, field="--topic")
     limits.check_range(count, field="--count", low=1, high=COUNT_MAX)
     limits.check_range(size, field="--size", low=0, high=limits.VALUE_BYTES_MAX)

@@ -76,7 +76,7 @@ def consume(
         int, typer.Option("--number", "-n", metavar="N", help="At most so many; 0 is all.")
     ] = 0,
 ) -> None:
-    """Print the messages of a topic, a line each; ends when nothing is left, unless -f."""
+    """Print the messages of a topic, a line each. Ends when nothing is left, unless -f."""
     parse_duration(poll_interval, field="--poll-interval")
     limits.check_range(number, field="--number", low=0, high=10**12)
     limits.check_name(group, field="--consumer-group")

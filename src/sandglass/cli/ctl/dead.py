@@ -15,7 +15,9 @@ from sandglass.errors import InvalidError
 if TYPE_CHECKING:
     from sandglass import AsyncClient, Taken
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Dead letters.")
+app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Dead letters: what groups gave up."
+)
 
 Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.")]
 Group = Annotated[
@@ -56,7 +58,7 @@ def list_(
     ] = False,
     number: Limit = limits.PAGE_COUNT_DEFAULT,
 ) -> None:
-    """List dead letters in the order of their death; 100 unless -n says otherwise."""
+    """List dead letters in the order of their death. 100 unless -n says otherwise."""
 
     async def work(client: "AsyncClient", _: Progress) -> None:
         found: list[dict[str, Any]] = []
@@ -116,7 +118,8 @@ def count(
                 {"count": found.count, "size_bytes": found.size_bytes, "groups": rows}
             )
             return
-        print(f"{found.count} dead letters, {found.size_bytes} bytes")
+        letters = "dead letter" if found.count == 1 else "dead letters"
+        print(f"{found.count} {letters}, {found.size_bytes} bytes")
         if rows:
             output.print_table(
                 ["GROUP", "CHANNEL", "COUNT"], [tuple(row.values()) for row in rows]
@@ -136,7 +139,7 @@ def redrive(
     number: Limit = 0,
     older_than: OlderThan = "",
 ) -> None:
-    """Give dead letters back to the groups that gave them up, with attempts anew."""
+    """Give dead letters back to their groups. Those that gave them up; attempts start anew."""
     given = _given(group, channel, reason, at, number, older_than)
 
     async def take(client: "AsyncClient", progress: Progress) -> "Taken":

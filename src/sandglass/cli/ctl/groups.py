@@ -13,7 +13,11 @@ from sandglass.errors import InvalidError
 if TYPE_CHECKING:
     from sandglass import AsyncClient, Group, GroupStatus
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Consumer groups.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Groups of consumers: how far they are, and their settings.",
+)
 
 COUNTS: Final = (
     "lag_count",
@@ -66,8 +70,10 @@ def show(
             parts = [output.group_json(each) for each in found]
             output.print_json({**known, "parts": parts})
             return
+        known["start"] = known["start"] or "beginning"
+        known["own"] = ", ".join(known["own"]) or "none: all settings are the topic's"
         for key, value in known.items():
-            print(f"{key}: {', '.join(value) if key == 'own' else value}")
+            print(f"{key}: {value}")
         print()
         output.print_table(
             ["PARTITION", "CHANNEL", "COMMITTED", *HEADINGS],
@@ -144,7 +150,7 @@ def set_(
         ),
     ] = None,
 ) -> None:
-    """Change settings of a group: those that are given are stronger than its topic's."""
+    """Change settings of a group. Those that are given are stronger than its topic's."""
     wanted: dict[str, Any] = values.settings_of(ack_timeout, max_deliveries, backoff)
     if not wanted and not unset:
         raise InvalidError("no setting is given", field="settings")

@@ -16,7 +16,9 @@ from sandglass.errors import InvalidError, NotFoundError
 if TYPE_CHECKING:
     from sandglass import AsyncClient, Entry
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Entries of KV topics.")
+app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Entries of KV topics, by key."
+)
 
 Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The key, as text.")]
@@ -62,7 +64,7 @@ def get(
     channel: Channel = "",
     partition: Partition = "",
 ) -> None:
-    """Print the value under a key, as it is; on a terminal a new line follows."""
+    """Print the value under a key, as it is. On a terminal a new line follows."""
     wanted = _wanted(topic, key, clustering_key, is_hex, is_base64, channel, partition)
 
     async def work(client: "AsyncClient", _: Progress) -> None:
@@ -173,7 +175,7 @@ def list_(
         str, typer.Option("--partition", metavar="ID", help="A partition's id. [default: all]")
     ] = "",
 ) -> None:
-    """List entries in the order of their keys, partition by partition; values with --json."""
+    """List entries in the order of their keys. Partition by partition; values with --json."""
     _check_form(is_hex, is_base64)
     if prefix and key:
         raise InvalidError("--prefix and --key are both given; give one")

@@ -19,7 +19,7 @@ from sandglass.cli.ctl import bench, consume, dead, groups, kv, produce, schedul
 from sandglass.cli.ctl.call import TOOL, Globals, globals_of
 from sandglass.settings import CtlSettings
 
-EPILOG: Final = "All of these may stand anywhere on the line."
+EPILOG: Final = "The options above may stand anywhere on the line."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,9 @@ app.add_typer(groups.app, name="groups")
 app.add_typer(dead.app, name="dead")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(kv.app, name="kv")
-settings_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Settings.")
+settings_app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Settings of sandctl itself."
+)
 app.add_typer(settings_app, name="config")
 app.command(name="produce")(produce.produce)
 app.command(name="consume")(consume.consume)

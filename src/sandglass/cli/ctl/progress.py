@@ -8,6 +8,11 @@ from typing import Any, Final
 SHOWN_AFTER_S: Final = 1.0
 LOOKED_EVERY_S: Final = 0.2
 
+TIME_COLUMNS: Final = 12
+BAR_COLUMNS: Final = 20
+COUNT_COLUMNS: Final = 16
+"""What a spinner with the time, a bar, and a count take of the line."""
+
 
 class Progress:
     """
@@ -44,14 +49,21 @@ class Progress:
         # Only who waits pays for loading it.
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
+        console = Console(stderr=True)
+        known: list[Any] = []
+        if self.total:
+            known = [progress.BarColumn(BAR_COLUMNS), progress.MofNCompleteColumn()]
+        # A narrow terminal cuts the text, and nothing else.
+        room = console.width - TIME_COLUMNS - (BAR_COLUMNS + COUNT_COLUMNS) * bool(known)
+        text = Column(no_wrap=True, overflow="ellipsis", max_width=max(1, room))
         self._display = progress.Progress(
             progress.SpinnerColumn(),
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", markup=False, table_column=text),
+            *known,
             progress.TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
         )
         self._task = self._display.add_task(
@@ -70,4 +82,7 @@ class Progress:
 
     def _text(self) -> str:
         waits_for = self._waits_for()
-        return f"{self._label}; waiting for {waits_for}" if waits_for else self._label
+        if waits_for:
+            return f"waiting for {waits_for}"
+        is_counted = self.total is None and self._done_count
+        return f"{self._label}, {self._done_count} so far" if is_counted else self._label

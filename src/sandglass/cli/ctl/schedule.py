@@ -35,7 +35,7 @@ def count(
     due_from: From = "",
     due_to: To = "",
 ) -> None:
-    """Count messages that are not due yet; beyond 200,000 rows it is a lower bound."""
+    """Count messages that are not due yet. Beyond 200,000 rows it is a lower bound."""
     first, end = _moment(due_from, "--from"), _moment(due_to, "--to")
 
     async def work(client: "AsyncClient", _: Progress) -> None:
@@ -54,7 +54,8 @@ def count(
             return
         more = " or more" if found.is_lower_bound else ""
         then = f", the next at {due_at}" if due_at else ""
-        print(f"{found.count}{more} messages pending{then}")
+        messages = "message" if found.count == 1 and not more else "messages"
+        print(f"{found.count}{more} {messages} pending{then}")
 
     call(context, work, label=f"counting what is pending in {topic}")
 

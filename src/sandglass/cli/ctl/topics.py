@@ -23,7 +23,9 @@ KINDS: Final[dict[str, Literal["timer", "kv"]]] = {
     "kv": "kv",
 }
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Topics.")
+app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Topics and their settings."
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The topic's name.")]
 
