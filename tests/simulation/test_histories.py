@@ -13,7 +13,7 @@ SEED_COUNT = 300
 PART_COUNT = 10
 FIRST_SEED = {
     "applied": 45,
-    "clamp": 40,
+    "clamp": 320,
     "voiding": 140,
 }
 """Where the search for a history that misses a rule begins, if it isn't 0, to be quick."""

@@ -57,8 +57,8 @@ class Consumers:
         self._subscriptions: dict[int, Subscription] = {}
         self._drains: dict[int, Subscription] = {}
         self._ready_list = ReadyList(self._subscriptions, loops.ready)
-        self._has_fed = False
-        """The partition whose turn it is has handed something out."""
+        self._fed: set[int] = set()
+        """Groups of the partition whose turn it is that have handed something out."""
         self._consumer_keys = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         loops.on_deliveries = self._deliver
@@ -218,6 +218,10 @@ class Consumers:
             return
         consumer.credit_count += credit_count
         consumer.credit_bytes += credit_bytes
+        self._offer(subscription)
+
+    def _offer(self, subscription: Subscription) -> None:
+        """It may have credit again."""
         self._ready_list.offer(subscription)
         # A drain that had used up its credit may be over: only a turn finds out.
         for number in subscription.drain_targets or ():
@@ -425,6 +429,7 @@ class Consumers:
         for subscription in [*self._subscriptions.values()]:
             if subscription.topic.partitions[0] == topic.partitions[0]:
                 self._end(subscription, error)
+        self._ready_list.deleted(ref.number for ref in topic.partitions)
 
     def end_group(self, topic: str, group: str, error: SandglassError) -> None:
         """As `end_topic`, for the consumers of a group."""
@@ -472,8 +477,7 @@ class Consumers:
         """Its credit holds again."""
         for subscription in session.subscriptions.values():
             subscription.go_on()
-            for number in subscription.groups:
-                self.loops.ready(number)
+            self._offer(subscription)
 
     def open_leases(self, session: Session) -> list[tuple[Subscription, int, int]]:
         """(subscription, partition number, token) of all that the session holds."""
@@ -523,9 +527,9 @@ class Consumers:
     # --- what the loop tells ------------------------------------------------------------------
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
-        self._has_fed = True
         counts, wall_ms = self.loops.own.stats, self.loops.own.clock.wall_ms()
         for delivery in deliveries:
+            self._fed.add(delivery.group.number)
             counts.handed_out(delivery.partition, delivery.lease.count)
             if not delivery.lease.is_retry and delivery.slices[0].origin is None:
                 counts.came(wall_ms, delivery.slices)
@@ -534,8 +538,8 @@ class Consumers:
                 subscription.receiver.deliver(subscription, delivery)
 
     def _dispatched(self, partition: Partition) -> None:
-        self._ready_list.dispatched(partition, has_fed=self._has_fed)
-        self._has_fed = False
+        self._ready_list.dispatched(partition, self._fed)
+        self._fed.clear()
         if not self._drains:
             return
         for subscription in [*self._drains.values()]:
@@ -552,7 +556,7 @@ class Consumers:
 
     def _stopped(self, number: int, error: SandglassError) -> None:
         """Nothing more comes of a partition: drains of it end, and who waits for it alone."""
-        self._ready_list.dropped(number)
+        self._ready_list.stopped(number)
         for subscription in [*self._subscriptions.values()]:
             if number not in subscription.groups:
                 continue

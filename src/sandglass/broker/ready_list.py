@@ -1,78 +1,100 @@
 """
 Whose turn it is when credit comes: the partitions that wait for a subscription.
 
-Credit belongs to a subscription, which may read a thousand partitions. One that has something
-to hand out, and finds no credit, joins the line of each subscription that could take it. With
-new credit the first of the line have a turn; one that has handed something out goes to the end
-of every line, one that found the credit gone stays at its head. So a grant costs what it hands
-out, whatever waits, and no partition is passed over.
+Credit belongs to a subscription, which may read a thousand partitions. A group that has
+something to hand out in one of them, and finds no credit, is *starved*: its partition joins the
+line of each subscription that could take it. New credit is offered to the first of the line,
+who have a turn. A group that has handed something out goes to the end of every line; one that
+found the credit gone stays at the head of the line from which it was offered. So a grant costs
+what it hands out, whatever waits, and no partition is passed over: whatever else wakes one, a
+starved group takes nothing before it is its turn.
 """
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
-from sandglass.broker.subscription import Subscription
+from sandglass.core.group import Group
+from sandglass.core.lease import Consumer
 from sandglass.core.partition import Partition
 
 OFFER_COUNT_MAX: Final = 32
 """Partitions that have a turn together for one grant: large credit reaches many."""
 
 
+class Reader(Protocol):
+    """Who has credit for several partitions: a subscription."""
+
+    consumer: Consumer
+    groups: dict[int, Group]
+    """By partition number."""
+    waiting: OrderedDict[int, None]
+    """Its line: partitions that have something for it and found no credit."""
+    offer_count: int
+    """Of those that have their turn just now."""
+    is_closed: bool
+
+
 class ReadyList:
     """
-    The lines of all subscriptions (`Subscription.waiting`).
+    The lines of all readers.
 
-    `subscriptions` is by consumer key, and the owner's; `ready` gives a partition its turn.
+    `readers` is by consumer key, and the owner's; `ready` gives a partition its turn.
 
-    Invariant: a group that is starved is in the line of each of its subscriptions, or that
-    subscription has been offered to its partition.
+    Invariant: a group that is starved is in the line of each of its readers, or that reader
+    has been offered to its partition.
     """
 
-    def __init__(
-        self, subscriptions: Mapping[int, Subscription], ready: Callable[[int], None]
-    ) -> None:
-        self._subscriptions = subscriptions
+    def __init__(self, readers: Mapping[int, Reader], ready: Callable[[int], None]) -> None:
+        self._readers = readers
         self._ready = ready
-        self._offered: dict[int, list[Subscription]] = {}
+        self._offered: dict[int, list[Reader]] = {}
 
-    def offer(self, subscription: Subscription) -> None:
-        """The subscription has credit: the first partitions of its line have a turn."""
-        if not subscription.consumer.has_credit or subscription.offer_count:
+    def offer(self, reader: Reader) -> None:
+        """If the reader has credit, the first partitions of its line have a turn."""
+        if reader.is_closed or not reader.consumer.has_credit or reader.offer_count:
             return
-        waiting = subscription.waiting
-        count = min(len(waiting), subscription.consumer.credit_count, OFFER_COUNT_MAX)
+        waiting = reader.waiting
+        count = min(len(waiting), reader.consumer.credit_count, OFFER_COUNT_MAX)
         first = [*islice(waiting, count + OFFER_COUNT_MAX)]
         # Others are there already where a turn has been given: better go where none is.
         first.sort(key=self._offered.__contains__)
         for number in first[:count]:
             del waiting[number]
-            subscription.offer_count += 1
-            self._offered.setdefault(number, []).append(subscription)
+            reader.offer_count += 1
+            reader.groups[number].is_starved = False
+            self._offered.setdefault(number, []).append(reader)
             self._ready(number)
 
-    def dispatched(self, partition: Partition, *, has_fed: bool) -> None:
-        """A partition has had its turn, and has handed something out or has not."""
+    def dispatched(self, partition: Partition, fed: Container[int]) -> None:
+        """A partition has had its turn; the groups numbered `fed` have handed something out."""
         number = partition.number
         for group in partition.starved:
             for consumer in group.consumers:
-                subscription = self._subscriptions.get(consumer.key)
-                if subscription is not None:
-                    subscription.waiting.setdefault(number)
-                    if has_fed:
-                        subscription.waiting.move_to_end(number)
-        self._end_offers(number, has_fed=has_fed)
+                reader = self._readers.get(consumer.key)
+                if reader is not None:
+                    reader.waiting.setdefault(number)
+                    if group.number in fed:
+                        reader.waiting.move_to_end(number)
+        for reader in self._offered.pop(number, ()):
+            reader.offer_count -= 1
+            group = reader.groups[number]
+            if group.is_starved and group.number not in fed:
+                reader.waiting[number] = None
+                reader.waiting.move_to_end(number, last=False)
+            self.offer(reader)
 
-    def dropped(self, number: int) -> None:
-        """A partition has no more turns."""
-        self._end_offers(number, has_fed=False)
+    def stopped(self, number: int) -> None:
+        """A partition has no more turns: its readers go on with what else they read."""
+        offered = self._offered.pop(number, ())
+        for reader in self._readers.values():
+            reader.waiting.pop(number, None)
+        for reader in offered:
+            reader.offer_count -= 1
+            self.offer(reader)
 
-    def _end_offers(self, number: int, *, has_fed: bool) -> None:
-        offered = self._offered.pop(number, None)
-        for subscription in offered or ():
-            subscription.offer_count -= 1
-            if subscription.groups[number].is_starved:
-                subscription.waiting[number] = None
-                if not has_fed:
-                    subscription.waiting.move_to_end(number, last=False)
-            self.offer(subscription)
+    def deleted(self, numbers: Iterable[int]) -> None:
+        """Partitions are gone, and all that read them."""
+        for number in numbers:
+            self._offered.pop(number, None)

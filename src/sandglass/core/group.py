@@ -100,7 +100,11 @@ class Group:
     is_blocked: bool = False
     """Something is due, but a promise or a record in flight stands before it."""
     is_starved: bool = False
-    """Something is due, and nobody had credit when it was last looked at."""
+    """
+    Something is due, and nobody had credit when it was last looked at. Credit is shared with
+    other partitions, which may have waited longer: so the group is not looked at again before
+    the host clears this, to offer it credit, or a consumer comes.
+    """
     next_wall_ms: int | None = None
     next_steady_ms: int | None = None
     scanned_to: int = 0

@@ -148,7 +148,8 @@ class Partition:
     reading: list[Group] = field(default_factory=list[Group])
     """Groups that have consumers."""
     starved: list[Group] = field(default_factory=list[Group])
-    """Groups that the last turn found, or left, with something due and without credit."""
+    """Groups that the last turn found, or left, with something due and without credit: they
+    have just become starved."""
 
     # --- a leader begins ----------------------------------------------------------------------
 
@@ -680,7 +681,9 @@ class Partition:
         """When to dispatch or expire next: in wall, steady and lease time; None for never."""
         wall_ms = steady_ms = None
         for group in self.reading:
-            if group.is_ready and group.has_credit():
+            if group.is_starved:
+                continue  # an offer brings its turn
+            if group.is_ready and not group.held_count:
                 return 0, 0, 0
             wall_ms = _earlier(wall_ms, group.next_wall_ms)
             steady_ms = _earlier(steady_ms, group.next_steady_ms)
@@ -693,7 +696,8 @@ class Partition:
         Hands out what is due to whom has credit. Begins leases; changes nothing durable.
 
         A turn ends when it has handed out enough: the other groups are the first of the next.
-        `starved` are then those whose consumers have used up their credit.
+        `starved` are then those that have found their consumers' credit used up, or have used
+        it up. They are passed over until the host offers them credit: see `Group.is_starved`.
 
         Returns:
             Deliveries, and records of what was moved instead.
@@ -714,16 +718,15 @@ class Partition:
             if turn.is_over():
                 self.reading = self.reading[place:] + self.reading[:place]
                 break
-            if not group.is_due(moment.wall_ms, moment.steady_ms):
+            if group.is_starved or not group.is_due(moment.wall_ms, moment.steady_ms):
                 continue
             if group.has_credit():
-                group.is_starved = False
                 turn.ack_timeout_ms = self.settings_of(group).ack_timeout_ms
                 dispatch_group(group, turn)
                 self.closed = max(self.closed, min(group.cursor, end) - 1)
             else:
                 group.wait_for_credit()
-            if not group.is_starved and group.is_waiting_for_credit():
+            if group.is_waiting_for_credit():
                 group.is_starved = True
                 self.starved.append(group)
         self.next_token = turn.next_token

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from sandglass.broker.ready_list import ReadyList
 from sandglass.core import dispatch, keys, partition, retract
 from sandglass.core.dispatch import Moment
 from sandglass.core.done import DoneRanges
@@ -180,6 +181,10 @@ RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
     "letter": (
         "a dead letter goes with what is redriven or purged",
         lambda: [(partition, "apply_purge", lambda *_: None)],
+    ),
+    "offer": (
+        "credit that comes is offered to the groups that wait for it",
+        lambda: [(ReadyList, "offer", lambda *_: None)],
     ),
     "epoch": (
         "a leader hands nothing out before its epoch is durable",

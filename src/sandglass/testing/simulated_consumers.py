@@ -1,12 +1,15 @@
 """
 Simulated consumers: they come and go, take what credit allows, drain, and lose their sessions.
+
+Credit goes round by the broker's own `ReadyList`: a starved group that is not offered any shows
+as messages that never come.
 """
 
-from collections import deque
-from collections.abc import Iterable
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from itertools import count
 
+from sandglass.broker.ready_list import ReadyList
 from sandglass.core import outcome
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.group import Group
@@ -23,7 +26,7 @@ CLIENT_COUNT = 6
 
 @dataclass(slots=True)
 class Client:
-    """A consumer of one group of a topic."""
+    """A consumer of one group of a topic; a `Reader`."""
 
     consumer: Consumer
     group: str
@@ -34,6 +37,10 @@ class Client:
     """Its credit, while its session is broken and may come back."""
     targets: dict[int, int] | None = None
     """Partitions that it still has to drain, and how far; None if it stays."""
+    groups: dict[int, Group] = field(default_factory=dict[int, Group])
+    waiting: OrderedDict[int, None] = field(default_factory=OrderedDict[int, None])
+    offer_count: int = 0
+    is_closed: bool = False
 
 
 @dataclass(slots=True)
@@ -43,7 +50,11 @@ class Consumers:
     world: World
     outcomes: Outcomes
     clients: dict[int, Client] = field(default_factory=dict[int, Client])
+    _ready_list: ReadyList = field(init=False)
     _keys: "count[int]" = field(default_factory=lambda: count(1))
+
+    def __post_init__(self) -> None:
+        self._ready_list = ReadyList(self.clients, self._ready)
 
     # --- coming and going ---------------------------------------------------------------------
 
@@ -84,8 +95,15 @@ class Consumers:
     def _begin(self, client: Client) -> None:
         self.clients[client.consumer.key] = client
         for partition, group in self._groups_of(client):
-            partition.add_consumer(group, client.consumer)
-            self.world.node.ready[partition.number] = None
+            self._read(client, partition, group)
+
+    def _read(self, client: Client, partition: Partition, group: Group) -> None:
+        client.groups[partition.number] = group
+        partition.add_consumer(group, client.consumer)
+        self._ready(partition.number)
+
+    def _ready(self, number: int) -> None:
+        self.world.node.ready[number] = None
         self.world.kick()
 
     def join_all(self) -> None:
@@ -93,8 +111,7 @@ class Consumers:
         for client in list(self.clients.values()):
             for partition, group in self._groups_of(client):
                 if client.consumer not in group.consumers and client.targets is None:
-                    partition.add_consumer(group, client.consumer)
-                    self.world.node.ready[partition.number] = None
+                    self._read(client, partition, group)
 
     def come_and_go(self) -> None:
         """Somebody comes, leaves, or is away for a while."""
@@ -114,7 +131,7 @@ class Consumers:
 
     def leave(self, client: Client) -> None:
         """The session of a consumer has ended."""
-        del self.clients[client.consumer.key]
+        self._forget(client)
         moment = self.world.see()
         for partition, group in self._groups_of(client):
             partition.remove_consumer(group, client.consumer)
@@ -151,16 +168,22 @@ class Consumers:
         self.world.report.resumed_count += 1
         client.consumer.credit_count, client.consumer.credit_bytes = client.held
         client.held = None
-        self._wake(client)
+        self._offer(client)
+
+    def _forget(self, client: Client) -> None:
+        client.is_closed = True
+        del self.clients[client.consumer.key]
 
     def forget_all(self) -> None:
         """The process is gone, and every session with it."""
         self.clients.clear()
+        self._ready_list = ReadyList(self.clients, self._ready)
 
-    def forget_topic(self, name: str) -> None:
+    def forget_topic(self, topic: Topic) -> None:
         """A topic is deleted: its consumers are told, and go."""
-        for key in [key for key, client in self.clients.items() if client.topic == name]:
-            del self.clients[key]
+        for client in [each for each in self.clients.values() if each.topic == topic.name]:
+            self._forget(client)
+        self._ready_list.deleted(ref.number for ref in topic.partitions)
 
     def _groups_of(self, client: Client) -> list[tuple[Partition, Group]]:
         found: list[tuple[Partition, Group]] = []
@@ -192,8 +215,9 @@ class Consumers:
             client.targets[partition.number] = partition.readable(promised)
             group.scanned_to = 0
 
-    def look_at_drains(self, numbers: Iterable[int], moment: Moment) -> None:
+    def look_at_drains(self, moment: Moment) -> None:
         """Partitions have had a turn: is a drain over?"""
+        numbers = self.world.node.dispatched
         for client in [each for each in self.clients.values() if each.targets is not None]:
             targets = client.targets
             assert targets is not None
@@ -216,6 +240,24 @@ class Consumers:
         for client in self.clients.values():
             if client.targets and client.consumer.has_credit:
                 raise Violation(f"I5: a drain of {client.group} hangs at {client.targets}")
+
+    # --- credit -------------------------------------------------------------------------------
+
+    def look_at_lines(self, deliveries: list[Delivery]) -> None:
+        """After a turn: who has found no credit stands in line."""
+        fed: dict[int, set[int]] = {}
+        for delivery in deliveries:
+            fed.setdefault(delivery.partition, set()).add(delivery.group.number)
+        for number in self.world.node.dispatched:
+            partition = self.world.node.partition(number)
+            if partition is not None:
+                self._ready_list.dispatched(partition, fed.get(number, ()))
+
+    def _offer(self, client: Client) -> None:
+        """As the broker does where credit comes."""
+        self._ready_list.offer(client)
+        for number in client.targets or ():
+            self._ready(number)
 
     # --- messages -----------------------------------------------------------------------------
 
@@ -257,9 +299,4 @@ class Consumers:
             return
         client.consumer.credit_count += 1
         client.consumer.credit_bytes += hold.width
-        self._wake(client)
-
-    def _wake(self, client: Client) -> None:
-        for partition, _ in self._groups_of(client):
-            self.world.node.ready[partition.number] = None
-        self.world.kick()
+        self._offer(client)

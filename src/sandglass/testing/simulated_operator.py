@@ -130,13 +130,13 @@ class Operator:
         numbers = [ref.number for ref in topic.partitions]
         moment = self.world.see()
         record = self.world.node.machine.record([DeleteTopic(name, numbers)], moment)
-        self.world.node.submit(record, moment, lambda: self._deleted(name))
+        self.world.node.submit(record, moment, lambda: self._deleted(topic))
 
-    def _deleted(self, name: str) -> None:
+    def _deleted(self, topic: Topic) -> None:
         self.world.report.deleted_count += 1
-        self.consumers.forget_topic(name)
-        if self.world.chance.random() < 0.7 and name not in self.world.topics:
-            self._create_topic(name, 1)
+        self.consumers.forget_topic(topic)
+        if self.world.chance.random() < 0.7 and topic.name not in self.world.topics:
+            self._create_topic(topic.name, 1)
 
     def _create_groups(self, topic: Topic) -> None:
         for channel in CHANNELS:

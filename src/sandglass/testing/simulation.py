@@ -106,7 +106,8 @@ class Simulation:
         for delivery in deliveries:
             self.consumers.deliver(delivery, moment)
         self.consumers.check_credit(deliveries)
-        self.consumers.look_at_drains(self.world.node.dispatched, moment)
+        self.consumers.look_at_lines(deliveries)
+        self.consumers.look_at_drains(moment)
         node = self.world.node
         if self._is_look_wanted and node.wake_in_ms(moment) != 0 and node.is_resting():
             self._is_look_wanted = False

@@ -155,6 +155,15 @@ class Drive:
         self.partition.add_consumer(group, consumer)
         return consumer
 
+    def grant(
+        self, consumer: Consumer, credit_count: int = 1000, credit_bytes: int = 1_000_000
+    ) -> None:
+        """Its credit is this from now on, and is offered to whoever waits for it."""
+        consumer.credit_count, consumer.credit_bytes = credit_count, credit_bytes
+        for group in self.partition.reading:
+            if consumer in group.consumers:
+                group.is_starved = False
+
     def dispatch(self, promised: int = MAX) -> list[Delivery]:
         """Moves are carried out at once."""
         deliveries, records = self.partition.dispatch(self.moment, promised, self.store)

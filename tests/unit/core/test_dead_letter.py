@@ -188,11 +188,11 @@ def test_a_purge_between_two_turns_of_a_reader_leaves_nothing_that_it_looks_for(
     for delivery in drive.dispatch():
         drive.end(delivery, Ending.NACKED)
     drive.go(1)
-    reader.consumers[0].credit_count = 1
+    drive.grant(reader.consumers[0], credit_count=1)
     taken = drive.take()
 
     drive.purge(drive.letters()[1:])
-    reader.consumers[0].credit_count = 5
+    drive.grant(reader.consumers[0], credit_count=5)
 
     assert ([1], []) == (taken, drive.take())
     assert 1 == reader.expired_count

@@ -67,7 +67,7 @@ def test_count_of_credit_bounds_what_is_handed_out_and_more_credit_gets_the_rest
     assert [1, 2] == drive.take()
     assert [] == drive.take()
     assert (None, None, 500) == drive.partition.wake_at()
-    consumer.credit_count += 1
+    drive.grant(consumer, credit_count=1)
     assert (0, 0, 0) == drive.partition.wake_at()
     assert [3] == drive.take()
 
@@ -90,7 +90,7 @@ def test_one_message_larger_than_the_credit_comes_alone() -> None:
 
     assert [1] == drive.take()
     assert -30 == consumer.credit_bytes
-    consumer.credit_bytes += 80
+    drive.grant(consumer, credit_bytes=50)
     assert [2] == drive.take()
 
 
@@ -99,12 +99,12 @@ def test_retry_row_is_handed_out_in_parts_as_credit_allows() -> None:
     consumer = drive.read(drive.group())
     drive.produce(0, 0, counts=[3, 3])
     drive.end(drive.dispatch()[0], Ending.NACKED)
-    consumer.credit_count, consumer.credit_bytes = 2, 1000
+    drive.grant(consumer, credit_count=2)
 
     assert [1, 2] == drive.take()
-    consumer.credit_count, consumer.credit_bytes = 100, 16
+    drive.grant(consumer, credit_bytes=16)
     assert [3, 4] == drive.take()
-    consumer.credit_bytes = 16
+    drive.grant(consumer, credit_bytes=16)
     assert [5, 6] == drive.take()
 
 
@@ -217,6 +217,58 @@ def test_group_without_credit_keeps_what_is_ready_for_later() -> None:
 
     assert [] == drive.dispatch()
     assert group.is_ready
+
+
+def test_starved_group_takes_no_credit_before_it_is_offered_some() -> None:
+    """Others have waited for it longer: not even what has just come is handed out."""
+    drive = Drive()
+    group = drive.group()
+    consumer = drive.read(group, credit_count=0)
+    drive.produce()
+    drive.dispatch()
+    assert [group] == drive.partition.starved
+
+    consumer.credit_count = 1
+    drive.produce()
+    assert [] == drive.take()
+    assert [] == drive.partition.starved
+    assert (None, None, None) == drive.partition.wake_at()
+
+    group.is_starved = False
+    assert (0, 0, 0) == drive.partition.wake_at()
+    assert [1] == drive.take()
+    assert [group] == drive.partition.starved
+
+
+def test_consumer_that_comes_to_a_starved_group_is_served_at_once() -> None:
+    drive = Drive()
+    group = drive.group()
+    drive.read(group, credit_count=0)
+    drive.produce()
+    drive.dispatch()
+
+    drive.read(group)
+
+    assert [1] == drive.take()
+
+
+def test_group_that_a_full_turn_left_out_has_the_next_also_without_credit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only a turn finds out that it is starved, and nobody offers it credit before."""
+    monkeypatch.setattr(limits, "TURN_DELIVERY_COUNT_MAX", 1)
+    drive = Drive()
+    drive.read(drive.group("fed"))
+    left_out = drive.group("left-out")
+    drive.read(left_out, credit_count=0)
+    drive.produce()
+
+    drive.dispatch()
+    assert [] == drive.partition.starved
+    assert (0, 0, 0) == drive.partition.wake_at()
+    drive.dispatch()
+
+    assert [left_out] == drive.partition.starved
 
 
 def test_part_of_a_retry_row_that_holds_nothing_is_passed_over() -> None:

@@ -39,7 +39,7 @@ def test_nacked_message_comes_again_before_newer_ones_as_the_next_attempt() -> N
     (delivery,) = drive.dispatch()
 
     drive.end(delivery, Ending.NACKED)
-    group.consumers[0].credit_count = 1
+    drive.grant(group.consumers[0], credit_count=1)
     (again,) = drive.dispatch()
 
     assert [1] == numbers_of(again.slices)
@@ -237,7 +237,7 @@ def test_leases_that_end_as_dead_letters_expire_in_slices_of_bytes(
     for _ in range(5):
         drive.produce(width=40)
         drive.dispatch()
-        drive.partition.reading[0].consumers[0].credit_count = 1
+        drive.grant(drive.partition.reading[0].consumers[0], credit_count=1)
     drive.go(10_000)
 
     counts: list[int] = []
@@ -399,7 +399,7 @@ def test_nack_by_offset_counts_on_from_what_the_retry_row_has() -> None:
 
     assert 0 == drive.end_offsets(group, [offset(START_MS, 2)], Ending.NACKED)
 
-    consumer.credit_count = 100
+    drive.grant(consumer, credit_count=100)
     (now,) = drive.dispatch()
     assert ([2], 3) == (numbers_of(now.slices), now.attempt)
     drive.go(50)
@@ -412,13 +412,13 @@ def test_outcome_by_offset_for_a_retry_that_is_read_but_not_handed_out_holds_it_
     drive.read(group, credit_count=5)
     drive.produce(0, counts=[5])
     drive.end(drive.dispatch()[0], Ending.NACKED)
-    group.consumers[0].credit_count = 1
+    drive.grant(group.consumers[0], credit_count=1)
     assert [1] == drive.take()
     assert 1 == len(group.retry_parts)
 
     drive.end_offsets(group, [offset(START_MS, 3)], Ending.ACKED)
 
-    group.consumers[0].credit_count = 10
+    drive.grant(group.consumers[0], credit_count=10)
     assert [2, 4, 5] == drive.take()
 
 
@@ -430,12 +430,12 @@ def test_outcome_by_offset_leaves_other_retries_that_are_read_alone() -> None:
     (delivery,) = drive.dispatch()
     drive.end(delivery, Ending.NACKED, [(0, 3)])
     drive.end(delivery, Ending.RELEASED)
-    consumer.credit_count = 1
+    drive.grant(consumer, credit_count=1)
     assert [1] == drive.take()
 
     drive.end_offsets(group, [offset(START_MS, 5)], Ending.ACKED)
 
-    consumer.credit_count = 10
+    drive.grant(consumer, credit_count=10)
     assert [2, 3, 4, 6] == drive.take()
 
 
@@ -635,7 +635,7 @@ def test_group_is_drained_when_all_that_stood_there_is_handed_out() -> None:
 
     drive.dispatch()
     assert not group.is_drained(target)
-    group.consumers[0].credit_count = 10
+    drive.grant(group.consumers[0], credit_count=10)
     drive.dispatch()
     drive.dispatch()
 

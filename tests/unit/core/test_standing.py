@@ -52,7 +52,7 @@ def test_a_retry_that_is_handed_out_counts_the_attempts_before_it() -> None:
     drive.produce()
     drive.end(drive.dispatch()[0], Ending.NACKED)
 
-    consumer.credit_count = 1
+    drive.grant(consumer, credit_count=1)
     drive.dispatch()
 
     assert (Standing.HANDED_OUT, 2) == stands(drive, group, 1)
