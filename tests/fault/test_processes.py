@@ -21,6 +21,7 @@ CALL_ENDED = grpc.aio.AioRpcError | EOFError | asyncio.InvalidStateError
 """How a call shows that its node is gone: the last is that of a write just after."""
 
 STOP_S_MAX = 10
+PAUSE_S = 60
 FAULTY = [str(Path(__file__).with_name("faulty_server.py"))]
 
 
@@ -38,6 +39,8 @@ class Load:
         self.partition = partition
         self.chance = random.Random(seed)
         self.next = 0
+        self.lost_count = 0
+        """Outcomes that were refused."""
 
     async def run(self, address: str, *, for_s: float) -> None:
         """Loads a node for so long, or until it is gone."""
@@ -76,7 +79,9 @@ class Load:
                 continue
             self.history.acking("g", numbers)
             reply = await session.ack(delivery)
-            if not reply.HasField("error"):
+            if reply.HasField("error"):
+                self.lost_count += 1
+            else:
                 self.history.acked("g", numbers)
 
     def _take(self, delivery: Any) -> list[int]:
@@ -262,6 +267,33 @@ async def test_a_pause_longer_than_a_lease_is_no_consumers_fault(node: NodeProce
         reply = await session.ack(delivery)
 
         assert not reply.HasField("error")
+
+
+@pytest.mark.fault
+async def test_a_minute_without_a_process_under_load_costs_nobody_anything(
+    node: NodeProcess,
+) -> None:
+    """Longer than leases and sessions last: no lease is lost, and nothing comes twice."""
+    async with grpc.aio.insecure_channel(node.address) as channel:
+        settings = {"max_deliveries": 1000, "ack_timeout_ms": 2000}
+        topic = await Wire(channel).create("t", settings=settings)
+    history = History()
+    load = Load(history, topic.partitions[0], seed=3)
+    running = asyncio.create_task(load.run(node.address, for_s=PAUSE_S + 6))
+    await asyncio.sleep(2)
+
+    node.pause()
+    before = history.count()[1]
+    await asyncio.sleep(PAUSE_S)
+    node.resume()
+    result = (await asyncio.gather(running, return_exceptions=True))[0]
+
+    assert isinstance(result, TimeoutError), repr(result)
+    assert load.lost_count == 0
+    assert history.count()[1] > before + 100
+    await _until_quiet(load, node.address)
+    history.check_complete("g")
+    assert "paused for" in node.stderr
 
 
 async def test_a_consumer_that_never_reads_holds_up_nobody_else(node: NodeProcess) -> None:

@@ -7,6 +7,7 @@ somebody who follows it. Nothing in a block is changed but addresses: the ports 
 | block | is |
 | --- | --- |
 | `sh` that is `sandglass` with flags only | a node, which goes on while the page is read |
+| `sh` with `$NODE_PID` | given to a shell, and has stopped the node |
 | any other `sh` | given to a shell as it stands; a word on stderr is a failure |
 | `python` with `asyncio.run` | a program of its own |
 | `python` with tests | given to pytest |
@@ -38,6 +39,7 @@ from tests.tidy.tree import ROOT, name_of, text_of, tracked
 ADDRESS: Final = "127.0.0.1:7170"
 HTTP_ADDRESS: Final = "127.0.0.1:2108"
 BIN: Final = Path(sys.executable).parent
+NODE_PID: Final = "$NODE_PID"
 STEP_S_MAX: Final = 60.0
 PYTEST: Final = (
     *("-q", "-W", "error", "-p", "no:cacheprovider", "--asyncio-mode=auto"),
@@ -144,6 +146,8 @@ class Reader:
         text = text.replace(HTTP_ADDRESS, self._http_address)
         if block.language == "sh":
             await self._run(block, "sh", "-e", "-c", text)
+            if NODE_PID in text:
+                await self._ended(block)
         elif "asyncio.run(" in text:
             await self._run(block, sys.executable, "-W", "error", "-c", text)
         elif "def test_" in text:
@@ -171,6 +175,13 @@ class Reader:
         if self._has_emails:
             async with AsyncClient(self._address) as client:
                 await _fill_emails(client)
+
+    async def _ended(self, block: Block) -> None:
+        """The page has stopped its node, and may start another one."""
+        assert self._node is not None, f"{block.place}: no node to stop"
+        async with asyncio.timeout(STEP_S_MAX):
+            assert 0 == await self._node.wait(), block.place
+        self._node = None
 
     async def _run(self, block: Block, *command: str | Path) -> None:
         """Runs a command to its end."""
@@ -233,6 +244,7 @@ class Reader:
             "SANDGLASS_DATA": str(self._home / "data"),
             "SANDGLASS_LOG_FORMAT": "json",
             "SANDGLASS_ADDRS": self._address,
+            "NODE_PID": "" if self._node is None else str(self._node.pid),
         }
 
 
