@@ -19,6 +19,7 @@ from sandglass.broker.inbox import Done, resolve
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.outgoing import Outgoing
 from sandglass.broker.pulling import Pulls
 from sandglass.broker.retention import Retention
 from sandglass.broker.schedule import Schedule
@@ -60,6 +61,7 @@ class Broker:
         """Of the node's own log."""
         self.loops = loops = Loops(loop)
         self.node_name = node_name
+        self.outgoing = Outgoing()
         self.catalog = Catalog(loops, ids)
         self.keyvalue = KeyValue(loops)
         self.groups = Groups(loops)

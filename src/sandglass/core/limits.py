@@ -116,6 +116,13 @@ CREDIT_BYTES_MAX: Final = 256 * 1024 * 1024
 OUTBOX_BYTES_MAX: Final = 8 * 1024 * 1024
 """Deliveries that wait for a session's client to read: beyond it nothing more is handed out."""
 
+OUTGOING_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of the whole node: read or handed out, and not yet taken by clients; an eighth of it for the
+calls of one connection. Buffers below us hold up to four times as much."""
+
+OUTGOING_WAIT_MS: Final = 30_000
+"""A call that reads waits so long for room, and is refused then."""
+
 SUBSCRIPTION_COUNT_MAX: Final = 1000
 """Per session."""
 
@@ -259,10 +266,29 @@ REVOKED_WITHIN_MS: Final = 5000
 TLS_FILE_BYTES_MAX: Final = 1024 * 1024
 """Of a certificate chain, a key, or a file of authorities: a whole system's is 230 KiB."""
 
+# --- gRPC ---------------------------------------------------------------------------------
+
+GRPC_CONNECTION_COUNT_MAX: Final = 10_000
+"""At a time, or half of the files that the process may open; each costs a file and 15 KiB. One
+more is closed without a word: there is none in the protocol."""
+
+GRPC_CALL_COUNT_MAX: Final = 10_000
+"""At a time, over all connections; a session is one. Each costs some 40 KiB."""
+
+GRPC_STREAM_COUNT_MAX: Final = 1000
+"""Calls at a time on one connection; a client waits for more, or opens another."""
+
+GRPC_HANDSHAKE_MS_MAX: Final = 10_000
+"""From the connection's begin to the end of TLS and of the first settings."""
+
+GRPC_IDLE_MS_MAX: Final = 600_000
+"""A connection without a call; clients open another by themselves when they need one."""
+
 # --- HTTP -------------------------------------------------------------------------------------
 
 HTTP_CONNECTION_COUNT_MAX: Final = 1000
-"""At a time; each costs a file and some 50 KiB. One more is told 503 and closed."""
+"""At a time, or a quarter of the files that the process may open; each costs a file and some
+50 KiB. One more is told 503 and closed."""
 
 HTTP_HEAD_BYTES_MAX: Final = 16 * 1024
 """Request line and headers together: a browser's are 2 KiB, a token's 600 bytes."""
@@ -317,6 +343,7 @@ assert ROW_MESSAGE_COUNT_MAX < 65_536, "a row's count is two bytes of its key"
 assert ATOM_BYTES_MAX < TURN_APPEND_BYTES_MAX < IN_FLIGHT_BYTES_MAX
 assert DELIVERY_BYTES_MAX < TURN_ENDING_BYTES_MAX < TURN_APPEND_BYTES_MAX
 assert PAGE_BYTES_MAX < FRAME_BYTES_MAX
+assert OUTBOX_BYTES_MAX < OUTGOING_BYTES_MAX
 assert PAGE_COUNT_DEFAULT <= PAGE_COUNT_MAX
 assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"
 assert TOKEN_COUNT_MAX * (NAME_LENGTH_MAX + 73) < TOKEN_FILE_BYTES_MAX

@@ -71,18 +71,20 @@ def unary(
 
 def stream(
     parser: Callable[[bytes], Request],
-    call: Callable[[Request], AsyncGenerator[bytes, None]],
+    call: Callable[[Request, str], AsyncGenerator[bytes, None]],
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """
     A handler of one request and a stream of serialized replies.
 
-    `call` is an async generator; it is closed at once when the caller goes away.
+    `call` is an async generator, given the request and whose connection it came over; it is
+    closed at once when the caller goes away.
     """
     name = _name_of(parser)
 
     async def handle(raw: bytes, context: Context) -> None:
         try:
-            async with aclosing(call(parse(parser, raw, name=name))) as replies:
+            request = parse(parser, raw, name=name)
+            async with aclosing(call(request, context.peer())) as replies:
                 async for reply in replies:
                     await write(context, reply)
         except Exception as error:  # noqa: BLE001  # the top of a call: answered and logged
@@ -111,7 +113,7 @@ def unsupported(
     async def refuse(_: bytes) -> Message:
         raise UnsupportedError(why)
 
-    async def refuse_stream(_: bytes) -> AsyncGenerator[bytes, None]:
+    async def refuse_stream(_: bytes, __: str) -> AsyncGenerator[bytes, None]:
         raise UnsupportedError(why)
         yield b""
 

@@ -27,24 +27,23 @@ from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat, keyvalue
+from sandglass.rpc.bounds import Bounds
 from sandglass.rpc.guarding import Guarding
+from sandglass.rpc.pacing import Paced
 from sandglass.security.access import Access
 from sandglass.security.tls import TlsParts
 from sandglass.surface import produce
 from sandglass.surface.consume import Consuming
+from sandglass.surface.files import file_count_max
 from sandglass.wire.v1 import broker_pb2 as pb
 
 V1_BROKER = pb.DESCRIPTOR.services_by_name["Broker"]
-
-STREAM_COUNT_MAX: Final = 1000
-"""Calls at a time on one connection; a client waits for more, or opens another."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Otherwise a second broker would silently share the port, and get half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", limits.REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", limits.REQUEST_BYTES_MAX),
-    ("grpc.max_concurrent_streams", STREAM_COUNT_MAX),
     # Otherwise calls are refused by chance when a connection comes near that number. Now the
     # client keeps them back, as HTTP/2 has it, until others have ended.
     ("grpc.http.overload_protection", 0),
@@ -75,6 +74,7 @@ async def serve(
     *,
     session: calls.SessionCall | None = None,
     access: Access | None = None,
+    bounds: Bounds | None = None,
 ) -> Surface:
     """
     Listens on `address`, `host:port`; port 0 takes a free one.
@@ -82,6 +82,7 @@ async def serve(
     Args:
         session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
         access: the TLS and the tokens that are wanted; without, none.
+        bounds: what clients may cost.
 
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
@@ -89,15 +90,19 @@ async def serve(
     """
     access = access or Access()
     interceptors = [] if access.guard is None else [Guarding(access.guard)]
-    server = grpc.aio.server(options=_OPTIONS, interceptors=interceptors)
-    server.add_generic_rpc_handlers(
-        (
-            *compat.handlers(broker),
-            admin.handler(broker),
-            keyvalue.handler(broker),
-            _v1_broker(broker, session),
-        )
+    bounds = bounds or Bounds()
+    server = grpc.aio.server(
+        options=[*_OPTIONS, *bounds.options(file_count_max())],
+        interceptors=interceptors,
+        maximum_concurrent_rpcs=bounds.call_count_max,
     )
+    services = (
+        *compat.handlers(broker),
+        admin.handler(broker),
+        keyvalue.handler(broker),
+        _v1_broker(broker, session),
+    )
+    server.add_generic_rpc_handlers([Paced(each, broker.outgoing) for each in services])
     names = [
         compat.BROKER_SERVICE.full_name,
         compat.INTERNAL_SERVICE.full_name,

@@ -11,9 +11,10 @@ Whatever a client sends, it can't take more than its share:
 1. Items are taken in slices, with a pass of the event loop for the others between them.
 2. While a frame of answers waits behind the one being written, nothing more is read.
 3. While `limits.OUTBOX_BYTES_MAX` of deliveries wait, the session's subscriptions have no
-   credit.
+   credit. Nor have all sessions of a connection whose share of the node's room is used up,
+   until there is room again: `sandglass.broker.outgoing`.
 4. At the end the write that is under way is waited for: gRPC can't end a call over it. A client
-   that doesn't read is given `END_S`, and the call is dropped.
+   that doesn't read is given `END_S`; after that nothing is left of the session but that write.
 
 The session's state is the broker's (`sandglass.broker.subscription`): this file is its wire.
 """
@@ -35,6 +36,7 @@ from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Placed
 from sandglass.errors import (
+    BusyError,
     ConflictError,
     InternalError,
     InvalidError,
@@ -77,27 +79,66 @@ class Sessions:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self._streams: set[SessionStream] = set()
+        self._of: dict[str, set[SessionStream]] = {}
+        """By connection."""
+        self._resuming: dict[str, asyncio.Task[None]] = {}
+        """Connections without room: their sessions hold."""
 
     async def serve(self, _: AsyncIterator[bytes], context: calls.Context) -> None:
         """Serves one stream until it ends."""
-        stream = SessionStream(self.broker, context)
+        connection = context.peer()
+        stream = SessionStream(self.broker, context, connection, self.crowded)
         self._streams.add(stream)
+        self._of.setdefault(connection, set()).add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
+            self._of[connection].discard(stream)
+            if not self._of[connection]:
+                del self._of[connection]
 
     def drain(self) -> None:
         """The node is going down: every client is told."""
         for stream in self._streams:
             stream.drain()
 
+    def crowded(self, connection: str) -> bool:
+        """Is there no more room for this connection? Then its sessions hold until there is."""
+        if connection in self._resuming:
+            return True
+        if self.broker.outgoing.has_room(connection):
+            return False
+        self._resuming[connection] = asyncio.create_task(self._resume(connection))
+        for stream in self._of[connection]:
+            stream.hold()
+        return True
+
+    async def _resume(self, connection: str) -> None:
+        while connection in self._of:
+            try:
+                await self.broker.outgoing.wait_for(connection)
+                break
+            except BusyError:
+                continue
+        del self._resuming[connection]
+        for stream in self._of.get(connection, ()):
+            stream.go_on()
+
 
 class SessionStream:
     """One connection of a session. A `Receiver` for its subscriptions while it lasts."""
 
-    def __init__(self, broker: Broker, context: calls.Context) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        context: calls.Context,
+        connection: str,
+        crowded: Callable[[str], bool],
+    ) -> None:
         self.broker = broker
+        self._connection = connection
+        self._is_crowded = crowded
         self.context = context
         self.session: Session | None = None
         self.attachment = 0
@@ -108,6 +149,8 @@ class SessionStream:
         self._has_room = asyncio.Event()
         self._deliveries: deque[pb.Delivery] = deque()
         self._delivery_bytes = 0
+        self._writing_bytes = 0
+        self._flow = broker.outgoing.flow(connection)
         self._is_holding = False
         self._ended: list[pb.SubscriptionEnded] = []
         self._kick = asyncio.Event()
@@ -140,7 +183,10 @@ class SessionStream:
             await asyncio.gather(*listening, return_exceptions=True)
             if self.session is not None:
                 self.broker.consumers.detach(self.session, self.attachment)
-            await self._end_writing(writer)
+            try:
+                await self._end_writing(writer)
+            finally:
+                self._flow.close()
         for task in parts:
             error = None if task.cancelled() else task.exception()
             if isinstance(error, SandglassError):
@@ -152,13 +198,19 @@ class SessionStream:
 
     async def _end_writing(self, writer: asyncio.Task[None]) -> None:
         self._deliveries.clear()
+        self._delivery_bytes = 0
+        self._fit()
         self._kick.set()
-        done, _ = await asyncio.wait({writer}, timeout=END_S)
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
-        if not done:
-            # The write stays under way, and no status can be sent over it: the call is dropped.
-            raise asyncio.CancelledError
+        try:
+            done, _ = await asyncio.wait({writer}, timeout=END_S)
+            if not done:
+                # It ends with the connection, and takes room until then.
+                await asyncio.wait({writer})
+        finally:
+            writer.cancel()
+        if not done or writer.cancelled():
+            # No status can be sent over a write that is under way, or has failed.
+            raise asyncio.CancelledError("the caller takes nothing, or has gone")
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -314,6 +366,8 @@ class SessionStream:
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
             )
+            if self._is_crowded(self._connection):
+                self.hold()
             reply.partitions.extend(ref.id for ref in topic.partitions)
         except SandglassError as error:
             reply.error.CopyFrom(status.to_wire(error))
@@ -360,10 +414,21 @@ class SessionStream:
         )
         self._deliveries.append(wire)
         self._delivery_bytes += len(wire.batch)
-        if self._delivery_bytes > limits.OUTBOX_BYTES_MAX and self.session is not None:
+        self._fit()
+        if self._has_enough or self._is_crowded(self._connection):
+            self.hold()
+        self._kick.set()
+
+    def hold(self) -> None:
+        """Nothing more is handed out."""
+        if self.session is not None:
             self._is_holding = True
             self.broker.consumers.hold(self.session)
-        self._kick.set()
+
+    def go_on(self) -> None:
+        """Something is again, if its client takes what there is."""
+        if self._is_holding and not self._has_enough:
+            self._go_on()
 
     def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
         """See `Receiver`."""
@@ -399,9 +464,21 @@ class SessionStream:
             await asyncio.sleep(0)  # what else this pass of the loop brings goes along
             self._kick.clear()
             while (frame := self._next_frame()) is not None:
+                self._fit()
                 await calls.write(self.context, frame.SerializeToString())
-                if self._is_holding and self._delivery_bytes < limits.OUTBOX_BYTES_MAX // 2:
-                    self._go_on()
+                self._writing_bytes = 0
+                self._fit()
+                if self._is_holding and not self._is_crowded(self._connection):
+                    self.go_on()
+
+    def _fit(self) -> None:
+        self._flow.fit(self._delivery_bytes + self._writing_bytes)
+
+    @property
+    def _has_enough(self) -> bool:
+        """There is more than its client can take soon."""
+        most = limits.OUTBOX_BYTES_MAX
+        return self._delivery_bytes > (most // 2 if self._is_holding else most)
 
     def _next_frame(self) -> pb.ServerFrame | None:
         if self._full:
@@ -419,6 +496,7 @@ class SessionStream:
                 break
             size_bytes += delivery_bytes
             self._delivery_bytes -= len(self._deliveries[0].batch)
+            self._writing_bytes += len(self._deliveries[0].batch)
             frame.deliveries.append(self._deliveries.popleft())
         if not self._deliveries:
             # What was delivered goes before the word that nothing more does.

@@ -12,9 +12,9 @@ Rules:
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, cast
+from typing import Final
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.drain import Drain
@@ -24,6 +24,7 @@ from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import InvalidError
 from sandglass.surface.admin import kind_of
 from sandglass.surface.keyvalue import compatible_entries
+from sandglass.surface.pacing import at_once, in_pieces
 from sandglass.surface.produce import produce_compatible
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compatible import compatible_messages
@@ -84,26 +85,33 @@ class BrokerService:
         """Takes the request's bytes: its messages are stored as they came."""
         return pb.ProduceResponse(offsets=await produce_compatible(self._broker, request))
 
-    def consume(self, request: pb.ConsumeFromGroupRequest) -> AsyncGenerator[bytes, None]:
+    def consume(
+        self, request: pb.ConsumeFromGroupRequest, connection: str = ""
+    ) -> AsyncGenerator[bytes, None]:
         """What is ready when the call begins, leased to the consumer; then the end."""
         reader = self._reader(request)
-        return _messages(self._broker.consumers.drain(*reader), reader[2])
+        found = self._broker.consumers.drain(*reader)
+        return _messages(at_once(self._broker.outgoing, connection, found), reader[2])
 
     async def open_drain(self, request: pb.ConsumeFromGroupRequest) -> tuple[Drain, str]:
         """As `consume`, not yet made into messages; and the channel's name."""
         reader = self._reader(request)
         return await self._broker.consumers.open_drain(*reader), reader[2]
 
-    def fetch_from(self, request: pb.FetchFromRequest) -> AsyncGenerator[bytes, None]:
+    def fetch_from(
+        self, request: pb.FetchFromRequest, connection: str = ""
+    ) -> AsyncGenerator[bytes, None]:
         """From an offset on, up to what is readable now. No group, no lease."""
         low = offset_of(getattr(request, "from"), field="from", unset=offset.NIL)
-        return self._fetch(request.topic, request.partition, request.channel, low, offset.MAX)
+        return self._fetch(request, low, offset.MAX, connection)
 
-    def fetch_range(self, request: pb.FetchRangeRequest) -> AsyncGenerator[bytes, None]:
+    def fetch_range(
+        self, request: pb.FetchRangeRequest, connection: str = ""
+    ) -> AsyncGenerator[bytes, None]:
         """As `fetch_from`, up to `to`, which is included; an unset one is no bound."""
         low = offset_of(getattr(request, "from"), field="from", unset=offset.NIL)
         high = offset_of(request.to, field="to", unset=offset.MAX)
-        return self._fetch(request.topic, request.partition, request.channel, low, high)
+        return self._fetch(request, low, high, connection)
 
     async def acknowledge(self, request: pb.MarkRequest) -> pb.MarkResponse:
         """Settled, for the group; a state in the request is stronger."""
@@ -126,13 +134,19 @@ class BrokerService:
         return topic, partition, channel, group, consumer
 
     def _fetch(
-        self, topic_name: str, partition_id: str, channel_name: str, low: int, high: int
+        self,
+        request: pb.FetchFromRequest | pb.FetchRangeRequest,
+        low: int,
+        high: int,
+        connection: str,
     ) -> AsyncGenerator[bytes, None]:
-        topic, partition = place_of(self._broker, topic_name, partition_id)
-        channel = channel_to_read(channel_name)
+        broker = self._broker
+        topic, partition = place_of(broker, request.topic, request.partition)
+        channel = channel_to_read(request.channel)
         if topic.kind is TopicKind.KV:
-            return compatible_entries(self._broker, partition, channel, low, high)
-        return _messages(self._broker.fetch(topic, partition, channel, low, high), channel)
+            return compatible_entries(broker, connection, partition, channel, low, high)
+        found = broker.fetch(topic, partition, channel, low, high)
+        return _messages(in_pieces(broker.outgoing, connection, found, _size_of), channel)
 
 
 def place_of(broker: Broker, topic_name: str, partition_id: str) -> tuple[Topic, PartitionRef]:
@@ -204,11 +218,15 @@ def offset_of(raw: bytes, *, field: str, unset: int) -> int:
     return offset.from_bytes(raw) if any(raw) else unset
 
 
+def _size_of(slices: list[Slice]) -> int:
+    return sum(len(piece.body) for piece in slices)
+
+
 async def _messages(
-    found: AsyncIterator[list[Slice]], channel: str
+    found: AsyncGenerator[list[Slice], None], channel: str
 ) -> AsyncGenerator[bytes, None]:
     """Closes `found` as soon as it is closed itself: what a drain holds is then let go."""
-    async with aclosing(cast("AsyncGenerator[list[Slice], None]", found)) as batches:
+    async with aclosing(found) as batches:
         async for slices in batches:
             for piece in slices:
                 for message in compatible_messages(piece, channel):

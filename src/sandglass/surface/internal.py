@@ -15,7 +15,7 @@ broker knows of a group, told in the same form:
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, cast
+from typing import Final
 
 from sandglass.broker.broker import Broker
 from sandglass.core import limits, offset
@@ -23,6 +23,7 @@ from sandglass.core.message import CHANNEL_DEFAULT, Slice, channel_to_read
 from sandglass.core.standing import Standing
 from sandglass.errors import InvalidError, NotFoundError
 from sandglass.surface.compat import mark, offset_of, place_of
+from sandglass.surface.pacing import in_pieces
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compatible import compatible_messages
 
@@ -98,12 +99,14 @@ class InternalService:
             value=pb.MarkState(kind=kind, deliveryCount=count).SerializeToString(),
         )
 
-    def fetch_from_sync(self, request: pb.FetchFromSyncRequest) -> AsyncGenerator[bytes, None]:
+    def fetch_from_sync(
+        self, request: pb.FetchFromSyncRequest, connection: str = ""
+    ) -> AsyncGenerator[bytes, None]:
         """What was produced after an index, in all channels, due or not, in order of index."""
         topic, partition = place_of(self._broker, request.topic, request.partition)
         above = _index_of(getattr(request, "from"))
         found = self._broker.fetch_by_index(topic, partition, above)
-        return _messages(cast("AsyncGenerator[list[tuple[str, Slice]], None]", found))
+        return _messages(in_pieces(self._broker.outgoing, connection, found, _size_of))
 
 
 def _index_of(key: bytes) -> int:
@@ -115,6 +118,10 @@ def _index_of(key: bytes) -> int:
             field="from",
         )
     return int.from_bytes(key[-INDEX_BYTES:], "big")
+
+
+def _size_of(slices: list[tuple[str, Slice]]) -> int:
+    return sum(len(piece.body) for _, piece in slices)
 
 
 async def _messages(

@@ -7,7 +7,7 @@ The partition is the one named, or each key's own: the keys of one call may lie 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from typing import Final, cast
+from typing import Final
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.keyvalue import FIRST_KEY, PAGE_BYTES_MAX
@@ -16,6 +16,7 @@ from sandglass.core.message import Entry, EntryKey, Removed, channel_to_read
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import InvalidError, NotFoundError, SandglassError
 from sandglass.surface import produce
+from sandglass.surface.pacing import in_pieces
 from sandglass.wire.compat import sandglass_pb2 as compat_pb
 from sandglass.wire.compatible import compatible_entry
 from sandglass.wire.entries import check_key, entry_to_wire, partitions_of
@@ -176,15 +177,24 @@ class CompatibleKeyValue:
 
 
 async def compatible_entries(
-    broker: Broker, partition: PartitionRef, channel: str, low: int, high: int
+    broker: Broker,
+    connection: str,
+    partition: PartitionRef,
+    channel: str,
+    low: int,
+    high: int,
 ) -> AsyncGenerator[bytes, None]:
     """Compatible messages, in the order of their keys, with offsets in `[low, high]`."""
     pages = broker.keyvalue.entries(partition, channel)
-    async with aclosing(cast("AsyncGenerator[list[Entry], None]", pages)) as found:
+    async with aclosing(in_pieces(broker.outgoing, connection, pages, _size_of)) as found:
         async for page in found:
             for entry in page:
                 if low <= entry.offset <= high:
                     yield compatible_entry(entry, channel)
+
+
+def _size_of(page: list[Entry]) -> int:
+    return sum(len(entry.message) for entry in page)
 
 
 def _keys(wire: Sequence[pb.Key], *, count_max: int) -> list[EntryKey]:

@@ -1,10 +1,10 @@
 """What one client may cost: the limits of the HTTP surface as values, so that tests can shrink
 them."""
 
-import resource
 from dataclasses import dataclass, replace
 
 from sandglass.core import limits
+from sandglass.surface.files import HTTP_PART, connections_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,7 @@ class Bounds:
 
 
 def fitting(bounds: Bounds, file_count: int) -> Bounds:
-    """Such that connections leave half of the files to gRPC, log and view."""
-    connection_count = min(bounds.connection_count_max, max(1, file_count // 2))
+    """Such that connections leave most of the files to gRPC, log and view."""
+    most = bounds.connection_count_max
+    connection_count = connections_within(most, file_count, part=HTTP_PART)
     return replace(bounds, connection_count_max=connection_count)
-
-
-def file_count_max() -> int:
-    """Files that this process may have open, connections among them."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if soft != resource.RLIM_INFINITY else 1 << 20

@@ -1,7 +1,9 @@
 """
 The gate: what every request passes, in this order, before any route sees it.
 
-1. The head is within its bounds: 431, 414 for the path alone; 505 for another version.
+1. The head is within its bounds: 431, 414 for the path alone; 505 for another version. A
+   length together with chunks is refused: 400. A proxy in front of us may go by the other one,
+   and see the next request elsewhere.
 2. Host names this node: 421. Otherwise a stranger's name that points here could be used.
 3. The request comes from no page of another site: 403. There is no CORS: no page of another
    site is ever let in, and none may read an answer.
@@ -126,6 +128,11 @@ class Gate:
             raise Refusal(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
                 f"headers are {len(headers.pairs)}; the limit is {limit}",
+            )
+        if headers.all("content-length") and headers.all("transfer-encoding"):
+            raise Refusal(
+                HTTPStatus.BAD_REQUEST,
+                "content-length and transfer-encoding are both there; give one",
             )
         line_bytes = len(scope["raw_path"]) + len(scope["query_string"])
         size_bytes = line_bytes + sum(

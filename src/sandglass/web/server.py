@@ -20,8 +20,9 @@ from sandglass.broker.broker import Broker
 from sandglass.errors import PreconditionError
 from sandglass.ports import Clock
 from sandglass.security.access import Access
+from sandglass.surface.files import file_count_max
 from sandglass.telemetry import HttpCounts
-from sandglass.web.bounds import Bounds, file_count_max, fitting
+from sandglass.web.bounds import Bounds, fitting
 from sandglass.web.gate import Gate
 from sandglass.web.hosts import Hosts
 from sandglass.web.probes import Probes
@@ -29,8 +30,8 @@ from sandglass.web.protocol import Connection
 from sandglass.web.routes import desks, router, table
 from sandglass.web.stream import Streams
 
-BACKLOG: int = 128
-"""Connections that the system keeps until we take them."""
+BACKLOG: int = 1024
+"""Connections that the system keeps until we take them: a flood must not crowd out others."""
 
 HANDSHAKE_S: float = 10.0
 """For TLS, before a connection counts as one."""

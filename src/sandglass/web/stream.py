@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from sandglass.broker.drain import Drain
+from sandglass.broker.outgoing import Flow
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.errors import InvalidError, SandglassError, UnavailableError
@@ -65,9 +66,17 @@ class MessageStream:
     """An ASGI application that answers one request."""
 
     def __init__(
-        self, drain: Drain, channel: str, streams: Streams, *, is_events: bool, wait_s: float
+        self,
+        drain: Drain,
+        flow: Flow,
+        channel: str,
+        streams: Streams,
+        *,
+        is_events: bool,
+        wait_s: float,
     ) -> None:
         self._drain = drain
+        self._flow = flow
         self._channel = channel
         self._streams = streams
         self._is_events = is_events
@@ -94,6 +103,7 @@ class MessageStream:
         finally:
             watching.cancel()
             self._drain.close(handed_on_count=self._sent_count)
+            self._flow.close()
             closed()
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from sandglass.errors import InvalidError, SandglassError
 from sandglass.settings import parse_duration
 from sandglass.surface.admin import Admin
 from sandglass.surface.compat import BrokerService
+from sandglass.surface.pacing import drain_room
 from sandglass.surface.produce import produce
 from sandglass.web.answers import answer, answer_list, stream_error
 from sandglass.web.body import read_json
@@ -117,9 +118,19 @@ class Topics:
         )
         wait_s = wait_s_of(request)
         request.state.deadline.reschedule(None)
-        drain, channel = await self._service.open_drain(wire)
+        flow = await drain_room(self._broker.outgoing)
+        try:
+            drain, channel = await self._service.open_drain(wire)
+        except BaseException:
+            flow.close()
+            raise
         return MessageStream(
-            drain, channel, self._streams, is_events=is_for_events(request), wait_s=wait_s
+            drain,
+            flow,
+            channel,
+            self._streams,
+            is_events=is_for_events(request),
+            wait_s=wait_s,
         )
 
     async def ack(self, request: Request) -> Response:

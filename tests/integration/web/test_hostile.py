@@ -153,11 +153,14 @@ async def test_a_length_together_with_chunks_is_no_way_to_smuggle_a_request(
     async with Raw(broker.http_address) as raw:
         await raw.send(
             b"POST /topics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n"
-            b"transfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n"
+            b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + GET + b"\r\n"
         )
-        first, _ = await raw.answer()
+        first, body = await raw.answer()
+        rest = await raw.rest()
 
     assert 400 == first
+    assert b"content-length and transfer-encoding" in body
+    assert b"" == rest
 
 
 # --- names ------------------------------------------------------------------------------------

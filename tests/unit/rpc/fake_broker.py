@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from sandglass.broker.outgoing import Outgoing
 from sandglass.broker.status import GroupOffsets, GroupStatus, PartitionStatus
 from sandglass.core import offset
 from sandglass.core.message import Batch, Placed, Slice
@@ -73,6 +74,7 @@ class FakeBroker:
     """By partition id: told when an admitted atom is answered."""
     waiting: list[Done] | None = None
     """If a list, answers wait in it instead of being given at once."""
+    outgoing: Outgoing = field(default_factory=Outgoing)
     error: Exception | None = None
     """Raised by the next reads and outcomes."""
 

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sandglass.core import limits
 from sandglass.errors import BusyError, InvalidError, PreconditionError
 from sandglass.rpc import server
-from sandglass.rpc.server import STREAM_COUNT_MAX, serve
+from sandglass.rpc.server import serve
 from sandglass.wire import status
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub
@@ -163,7 +163,10 @@ async def test_more_calls_at_once_than_a_connection_takes_wait_and_are_answered(
     stub = BrokerServiceStub(channel)
 
     replies = await asyncio.gather(
-        *(stub.GetTopic(pb.GetTopicParams(name="t")) for _ in range(3 * STREAM_COUNT_MAX))
+        *(
+            stub.GetTopic(pb.GetTopicParams(name="t"))
+            for _ in range(3 * limits.GRPC_STREAM_COUNT_MAX)
+        )
     )
 
     assert {3} == {len(reply.partitions) for reply in replies}
