@@ -10,9 +10,10 @@ STAMP := $(VENV)/.stamp
 
 PYTHON ?= # the interpreter to build .venv with; empty: the first that is 3.11 or newer
 SEEDS  ?= 1000# how many histories `make simulate` tries
+SECONDS ?= 60# that `make fuzz` gives each decoder
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo test test-faults check coverage format proto docs bench simulate lock clean dist
+.PHONY: help install demo test test-faults check coverage format proto docs bench simulate fuzz lock clean dist
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ demo: install ## a day of departures in half a minute, then ten thousand e-mails
 
 test: install ## run the tests, two at a time
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not fault" $(ARGS)
+
+fuzz: install ## random bytes against every decoder, SECONDS each
+	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
 
 test-faults: install ## kill, tear, fill and starve real processes for longer than `make test` does
 	$(BIN)/pytest -q -n 2 --dist worksteal -m fault $(ARGS)
@@ -76,5 +80,5 @@ dist: install ## build the wheel and the source package into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 clean: ## take away .venv and every cache
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .fuzz .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -100,7 +100,7 @@ class Sandflake:
         """
         try:
             text = json.loads(document)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SandflakeError("not a JSON string") from error
         if not isinstance(text, str):
             raise SandflakeError("not a JSON string")

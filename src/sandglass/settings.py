@@ -29,8 +29,8 @@ HIDDEN: Final = "(hidden)"
 
 PORT_MAX: Final = 65_535
 
-_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:d|h|ms|m|s|us|µs))+\Z")
-_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(d|h|ms|m|s|us|µs)")
+_DURATION_PART: Final = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?(d|h|ms|m|s|us|µs)")
+_DURATION: Final = re.compile(rf"(?:{_DURATION_PART.pattern})+\Z")
 _UNIT_US: Final = {
     "us": 1,
     "µs": 1,
@@ -331,13 +331,17 @@ def parse_duration(text: str, *, field: str) -> timedelta:
             " or 7d",
             field=field,
         )
-    parts: list[tuple[str, str]] = _DURATION_PART.findall(text)
     try:
-        return timedelta(
-            microseconds=sum(float(number) * _UNIT_US[unit] for number, unit in parts)
-        )
+        return timedelta(microseconds=sum(map(_part_us, _DURATION_PART.finditer(text))))
     except OverflowError:
         raise InvalidError(f"{field} is {text!r}; that is too long", field=field) from None
+
+
+def _part_us(part: re.Match[str]) -> int:
+    """Rounded to the nearest; in whole numbers, since a float is not exact for long ones."""
+    whole, rest, unit = part.group(1), part.group(2) or "", part.group(3)
+    scale = 10 ** len(rest)
+    return (2 * int(whole + rest) * _UNIT_US[unit] + scale) // (2 * scale)
 
 
 def parse_bool(text: str) -> bool | None:
@@ -404,9 +408,23 @@ def show_duration(value: timedelta) -> str:
 
 
 def _wrong(row: Setting, value: object, source: str, rule: str) -> InvalidError:
-    text = HIDDEN if row.is_secret else str(value)
+    text = HIDDEN if row.is_secret else _text_of(value)
     text = text if len(text) <= 60 else text[:60] + "..."
     return InvalidError(f"{row.name} (from {source}) is {text!r}; it {rule}", field=row.name)
+
+
+def _text_of(value: object, *, is_inside: bool = False) -> str:
+    """
+    As a person would write it, or what it is. A file can hold a list of lists that is endless
+    when it is written out, and a number with more digits than Python shows.
+    """
+    if isinstance(value, (list, tuple)) and not is_inside:
+        return f"[{', '.join(_text_of(each, is_inside=True) for each in value[:10])}]"
+    if isinstance(value, (list, tuple, dict, set)):
+        return "a list or a table"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number beyond all limits"
+    return str(value)
 
 
 def _parse_text(row: Setting, value: object, source: str) -> str:
@@ -419,7 +437,12 @@ def _parse_path(row: Setting, value: object, source: str) -> Path:
     text = str(value) if isinstance(value, Path) else _parse_text(row, value, source)
     if not text or "\0" in text:
         raise _wrong(row, value, source, "must be a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise _wrong(
+            row, value, source, "begins with the home of a user who has none"
+        ) from error
 
 
 def _parse_whole(row: Setting, value: object, source: str) -> int:
@@ -431,7 +454,7 @@ def _parse_whole(row: Setting, value: object, source: str) -> int:
 
 
 def _parse_bool(row: Setting, value: object, source: str) -> bool:
-    found = value if isinstance(value, bool) else parse_bool(str(value))
+    found = value if isinstance(value, bool) else parse_bool(_text_of(value))
     if found is None:
         raise _wrong(row, value, source, "must be true or false")
     return found
@@ -448,7 +471,7 @@ def _parse_texts(row: Setting, value: object, source: str) -> tuple[str, ...]:
 
 def _parse_length(row: Setting, value: object, source: str) -> timedelta:
     try:
-        return parse_duration(str(value), field=row.name)
+        return parse_duration(_text_of(value), field=row.name)
     except InvalidError as error:
         rule = error.message.partition("; it ")[2] or "is too long"
         raise _wrong(row, value, source, rule) from None

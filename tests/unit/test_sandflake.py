@@ -65,7 +65,7 @@ def test_other_sizes_are_refused(size: int) -> None:
         Sandflake(bytes(size))
 
 
-@pytest.mark.parametrize("document", ["", "7", "{", "null", '"0"'])
+@pytest.mark.parametrize("document", ["", "7", "{", "null", '"0"', "[" * 100_000])
 def test_json_that_is_no_sandflake_is_refused(document: str) -> None:
     with pytest.raises(SandflakeError):
         Sandflake.from_json(document)

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,13 @@ def test_a_length_beyond_counting_is_refused() -> None:
         parse_duration("9999999999999d", field="delay")
 
 
+@pytest.mark.parametrize("text", ["9999999999992s", "0.123456s", "86400000.000001s"])
+def test_long_lengths_are_exact(text: str) -> None:
+    number, us = text.removesuffix("s"), timedelta(microseconds=1)
+
+    assert int(Decimal(number) * 1_000_000) == parse_duration(text, field="delay") // us
+
+
 @pytest.mark.parametrize("text", ["250ms", "1h30m", "7d", "0s", "1d2h3m4s5ms"])
 def test_lengths_are_shown_as_they_are_read(text: str) -> None:
     assert show_duration(parse_duration(text, field="x")) == text
@@ -198,3 +206,16 @@ def test_booleans_are_read_as_the_first_sandglass_did() -> None:
     assert [parse_bool(each) for each in ("true", "T", "1")] == [True] * 3
     assert [parse_bool(each) for each in ("false", "F", "0")] == [False] * 3
     assert [parse_bool(each) for each in ("yes", "", "on", "2")] == [None] * 4
+
+
+def test_a_value_that_is_endless_when_written_out_is_refused_in_few_words() -> None:
+    """Aliases in a YAML file can make such a list of a few lines."""
+    endless: list[object] = ["x"] * 10
+    for _ in range(40):
+        endless = [endless] * 10
+
+    for row in table(Settings):
+        for value in (endless, {"a": endless}, 10**5000):
+            with pytest.raises(InvalidError) as refused:
+                parse(row, value, source="some.yaml")
+            assert len(refused.value.message) < 300

@@ -62,9 +62,7 @@ def save_superblock(path: Path, superblock: Superblock, *, files: Files | None =
     assert len(superblock.node_id) == ID_BYTES
     assert len(superblock.cluster_id) == ID_BYTES
     files = files or Files()
-    data = _START.pack(_MAGIC, SUPERBLOCK_VERSION, _SIZE_BYTES)
-    data += _REST.pack(superblock.node_id, superblock.cluster_id, superblock.last_position)
-    data += _CRC.pack(crc32c(data))
+    data = encode_superblock(superblock, version=SUPERBLOCK_VERSION)
     draft = path.with_name(path.name + ".new")
     try:
         files.remove(draft)
@@ -102,10 +100,23 @@ def load_superblock(path: Path, *, files: Files | None = None) -> Superblock | N
         raise translate(exc, path) from exc
     finally:
         files.close(fd)
-    return _decode(data, path)
+    return decode_superblock(data, path)
 
 
-def _decode(data: bytes, path: Path) -> Superblock:
+def encode_superblock(superblock: Superblock, *, version: int) -> bytes:
+    """The bytes of a file of a version; all are laid out alike so far."""
+    data = _START.pack(_MAGIC, version, _SIZE_BYTES)
+    data += _REST.pack(superblock.node_id, superblock.cluster_id, superblock.last_position)
+    return data + _CRC.pack(crc32c(data))
+
+
+def decode_superblock(data: bytes, path: Path) -> Superblock:
+    """
+    What the bytes of a file say; `path` is what to call it.
+
+    Raises:
+        CorruptError, PreconditionError: as `load_superblock`.
+    """
     if len(data) < _START.size + _CRC.size:
         raise CorruptError(f"{path}: {len(data)} bytes are too few, it was cut off")
     magic, version, size = _START.unpack_from(data)

@@ -223,6 +223,9 @@ def _decoded(content: bytes, suffix: str) -> object:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None else ""
         raise ValueError(f"{getattr(error, 'problem', 'no YAML')}{line}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # From what makes a value of a text; some of these quote it.
+        raise ValueError("a value is not what its form or tag says") from error
 
 
 def _from_file(

@@ -12,14 +12,14 @@ Invariants: `open_count` is how many of `outcomes` are 0; `begun_count` never go
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from sandglass.core import limits, offset
-from sandglass.errors import ConflictError, InvalidError, LeaseLostError
+from sandglass.errors import ConflictError, InternalError, InvalidError, LeaseLostError
 from sandglass.wire.v1 import broker_pb2
 
 if TYPE_CHECKING:
@@ -266,6 +266,37 @@ class Lease:
     def _name(self, place: int) -> str:
         topic = self.subscription.request.topic
         return f"message {self.index_of(place)} of {topic}/{self.partition}"
+
+
+def check_delivery(delivery: broker_pb2.Delivery, partition_count: int) -> None:
+    """
+    Whether a delivery is one, as far as its columns say; its messages are parsed when they are
+    looked at. Of a topic with so many partitions.
+
+    Raises:
+        InternalError: the node is none of ours, or has a defect.
+    """
+    dues, run_count = delivery.run_due_ms, len(delivery.run_count)
+    columns = (dues, delivery.run_first_index, delivery.run_produced_ms)
+    is_one = (
+        delivery.partition_number < partition_count
+        and all(len(column) == run_count for column in columns)
+        # A message takes two bytes at least: a count alone makes nobody take memory for it.
+        and sum(delivery.run_count) == delivery.count <= len(delivery.batch) // 2
+        and delivery.count > 0
+        and all(map(_are_times, (dues, delivery.run_produced_ms)))
+    )
+    if is_one and delivery.HasField("dead_letter"):
+        sizes = [len(each) for each in delivery.dead_letter.run_offset]
+        is_one = sizes == [offset.OFFSET_BYTES] * run_count
+    if not is_one:
+        raise InternalError(
+            f"the node sent a delivery of {delivery.count} messages whose columns don't fit it"
+        )
+
+
+def _are_times(column: Sequence[int]) -> bool:
+    return min(column) >= 0 and max(column) <= limits.DUE_MS_MAX
 
 
 def check_reason(reason: str) -> None:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Generic, Protocol, TypeVar, cast
 
+from google.protobuf.message import DecodeError
+
 from sandglass.client.lease import ACK, DEAD, NACK, RELEASE, Lease
 from sandglass.client.message import span_ms
 from sandglass.core import limits, offset
+from sandglass.errors import InternalError
 from sandglass.wire.v1 import broker_pb2
 
 _NOTHING: Final[Iterator[None]] = iter(())
@@ -364,8 +367,21 @@ class AsyncBatch(LeasedBatch[Awaitable[None], Awaitable[datetime]]):
 
 
 def decode(lease: Lease) -> list[broker_pb2.Message]:
-    """The messages of a delivery."""
-    return list(broker_pb2.MessageBatch.FromString(lease.batch).messages)
+    """
+    The messages of a delivery.
+
+    Raises:
+        InternalError: they are none, or of another number: the node has a defect.
+    """
+    try:
+        messages = list(broker_pb2.MessageBatch.FromString(lease.batch).messages)
+    except DecodeError as error:
+        raise InternalError("the node sent a delivery that cannot be read") from error
+    if len(messages) != lease.count:
+        raise InternalError(
+            f"the node sent {len(messages)} messages in a delivery of {lease.count}"
+        )
+    return messages
 
 
 def _delay_ms(delay: timedelta | None) -> int | None:

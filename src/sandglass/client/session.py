@@ -22,7 +22,7 @@ from typing import Final
 from sandglass.client import encode
 from sandglass.client.events import Changed, Event, Expired, Produce, Produced
 from sandglass.client.failure import from_wire
-from sandglass.client.lease import Lease
+from sandglass.client.lease import Lease, check_delivery
 from sandglass.client.settling import Settling
 from sandglass.client.subscription import Subscription
 from sandglass.core import limits
@@ -114,7 +114,12 @@ class Session:
         return events
 
     def received(self, frame: broker_pb2.ServerFrame, now_ms: int) -> list[Event]:
-        """What follows from a frame of the node."""
+        """
+        What follows from a frame of the node.
+
+        Raises:
+            InternalError: no node of ours sends such a frame; the connection is of no use.
+        """
         self._heard_ms = now_ms
         events: list[Event] = []
         if frame.HasField("welcome"):
@@ -169,7 +174,7 @@ class Session:
             produce.is_sent = True
             self._produces[produce.request_id] = produce
             parts.append(raw)
-        if self._is_goodbye:
+        if self._is_goodbye and (not parts or size_bytes < limits.FRAME_BYTES_MAX // 2):
             self._is_goodbye = False
             parts.append(broker_pb2.ClientFrame(is_goodbye=True).SerializeToString())
         return self._cut(parts, now_ms) if parts or self._is_beating else None
@@ -394,6 +399,7 @@ class Session:
                 delivery.subscription_id, delivery.partition_number, delivery.token
             )
             return
+        check_delivery(delivery, len(subscription.partitions))
         lease = Lease(
             delivery, subscription=subscription, now_ms=now_ms, on_noted=self.settling.note
         )

@@ -25,7 +25,7 @@ from zlib import crc32
 
 from sandglass.core import keys
 from sandglass.core import record as records
-from sandglass.core.message import EntryKey
+from sandglass.core.message import DeadLetterOrigin, EntryKey
 from sandglass.core.offset import OFFSET_BYTES
 from sandglass.core.record import Ending, Head, Operation, Range, Record
 from sandglass.errors import CorruptError
@@ -92,27 +92,30 @@ def _decode(raw: bytes) -> Record:
         )
     (columns_bytes,) = _COUNT.unpack_from(raw, _START.size)
     start = _START.size + _COUNT.size
-    reader = _Reader(raw, start, body_at=start + columns_bytes)
-    if crc32(raw[start : reader.body_at]) != checksum:
+    columns = raw[start : start + columns_bytes]
+    if crc32(columns) != checksum:
         raise CorruptError(f"a record of {len(raw)} bytes has a wrong checksum")
+    reader = _Reader(columns, raw, body_at=start + columns_bytes)
     partition, epoch, closed, now_ms, reached_ms, steady_ms, count = reader.take(_HEAD)
     head = Head(epoch, int.from_bytes(closed, "big"), now_ms, reached_ms, steady_ms)
     operations = [_READERS[reader.take(_KIND)[0]](reader) for _ in range(count)]
+    if reader.at != len(columns):
+        raise CorruptError(f"{len(columns) - reader.at} bytes of a record belong to nothing")
     if reader.body_at != len(raw):
         raise CorruptError(f"a record of {len(raw)} bytes ends at {reader.body_at}")
     return Record(partition, head, operations)
 
 
 class _Reader:
-    """Columns from `at` on, bodies from `body_at` on."""
+    """`columns` from their beginning, bodies of `raw` from `body_at` on."""
 
-    __slots__ = ("at", "body_at", "raw")
+    __slots__ = ("at", "body_at", "columns", "raw")
 
-    def __init__(self, raw: bytes, at: int, body_at: int) -> None:
-        self.raw, self.at, self.body_at = raw, at, body_at
+    def __init__(self, columns: bytes, raw: bytes, body_at: int) -> None:
+        self.columns, self.raw, self.at, self.body_at = columns, raw, 0, body_at
 
     def take(self, layout: Struct) -> tuple[Any, ...]:
-        values = layout.unpack_from(self.raw, self.at)
+        values = layout.unpack_from(self.columns, self.at)
         self.at += layout.size
         return values
 
@@ -121,7 +124,9 @@ class _Reader:
 
     def take_bytes(self, size: int) -> bytes:
         self.at += size
-        return self.raw[self.at - size : self.at]
+        if self.at > len(self.columns):
+            raise ValueError("a column is cut short")
+        return self.columns[self.at - size : self.at]
 
     def text(self) -> str:
         return self.blob().decode()
@@ -134,7 +139,7 @@ class _Reader:
 
     def column(self, code: str, count: int) -> list[int]:
         layout = f">{count}{code}"
-        values = list(unpack_from(layout, self.raw, self.at))
+        values = list(unpack_from(layout, self.columns, self.at))
         self.at += Struct(layout).size
         return values
 
@@ -190,17 +195,29 @@ def _read_append(reader: _Reader) -> records.Append:
     dues = reader.column("Q", count)
     counts = reader.column("H", count)
     sizes = reader.column("I", count)
-    is_scheduled = (
-        [bool(scheduled)] * count
-        if flags & 4
-        else [bool(flag) for flag in reader.take_bytes(count)]
-    )
+    marks = bytes([scheduled]) * count if flags & 4 else reader.take_bytes(count)
+    if not count or flags > 7 or not _is_written(marks, scheduled, is_uniform=bool(flags & 4)):
+        raise ValueError("an append that nobody wrote")
     waits = reader.column("Q", count) if flags & 1 else []
-    origin = keys.read_origin(reader.blob(), 0)[0] if flags & 2 else None
+    origin = _read_origin(reader.blob()) if flags & 2 else None
     bodies = [reader.body(size) for size in sizes]
+    is_scheduled = list(map(bool, marks))
     return records.Append(
         channel, first_index, produced_ms, dues, counts, bodies, is_scheduled, waits, origin
     )
+
+
+def _is_written(marks: bytes, first: int, *, is_uniform: bool) -> bool:
+    """Whether marks of rows are as they are written: 0 or 1, and alike if that was said."""
+    is_alike = marks.count(marks[0]) == len(marks)
+    return marks[0] == first and max(marks) <= 1 and is_alike == is_uniform
+
+
+def _read_origin(raw: bytes) -> DeadLetterOrigin:
+    origin, end = keys.read_origin(raw, 0)
+    if end != len(raw) or keys.origin_bytes(origin) != raw:
+        raise ValueError("an origin that nobody wrote")
+    return origin
 
 
 def _write_put(op: records.Put, out: list[bytes]) -> None:

@@ -430,7 +430,7 @@ def _take(
         The slices, and how many messages they hold.
     """
     stretch = queue.popleft()
-    room_max = min(count_max, consumer.credit_count)
+    room_max = min(count_max, consumer.credit_count, limits.DELIVERY_MESSAGE_COUNT_MAX)
     room_bytes_max = min(consumer.credit_bytes, limits.DELIVERY_BYTES_MAX)
     room, room_bytes = room_max, room_bytes_max
     place = 0

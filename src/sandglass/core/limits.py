@@ -38,7 +38,11 @@ REQUEST_BYTES_MAX: Final = 5 * 1024 * 1024
 """What a transport reads before anybody looks at it: an atom and what stands around it."""
 
 FRAME_BYTES_MAX: Final = 1024 * 1024
-"""Answers and server frames; one larger message goes alone."""
+"""Answers and frames, either way; one larger message, or produce, goes alone."""
+
+CALL_BYTES_MAX: Final = 9 * 256 * 1024
+"""A request that brings no messages: a thousand keys of the largest size, and what names them.
+In small pieces it is parsed in some 50 ms, and nobody else has the loop meanwhile."""
 
 ROW_MESSAGE_COUNT_MAX: Final = 1000
 """A row of 160,000 messages took 10 ms to parse for handing out one of them."""
@@ -146,6 +150,10 @@ BUSY_RETRY_MS: Final = 20
 
 DELIVERY_BYTES_MAX: Final = 512 * 1024
 """What goes under one lease, so that columns fit into its frame; or one larger message."""
+
+DELIVERY_MESSAGE_COUNT_MAX: Final = 10_000
+"""As above in messages, which may be as small as two bytes: with every other one acked, a lease
+of 260,000 took seconds to settle. An outcome names no more stretches either."""
 
 TURN_DELIVERY_BYTES_MAX: Final = 4 * 1024 * 1024
 """What one dispatch of a partition hands out, and the group that goes beyond it."""
@@ -341,6 +349,9 @@ assert ATOM_BYTES_MAX < REQUEST_BYTES_MAX
 assert ROW_BYTES_MAX <= DELIVERY_BYTES_MAX < FRAME_BYTES_MAX <= ATOM_BYTES_MAX
 assert ROW_MESSAGE_COUNT_MAX < 65_536, "a row's count is two bytes of its key"
 assert ATOM_BYTES_MAX < TURN_APPEND_BYTES_MAX < IN_FLIGHT_BYTES_MAX
+assert ROW_MESSAGE_COUNT_MAX <= DELIVERY_MESSAGE_COUNT_MAX
+assert READ_KEY_COUNT_MAX * 2 * (KEY_BYTES_MAX + 8) < CALL_BYTES_MAX < REQUEST_BYTES_MAX
+assert ATOM_MESSAGE_COUNT_MAX * 16 + 8 * NAME_LENGTH_MAX < CALL_BYTES_MAX, "offsets of a mark"
 assert DELIVERY_BYTES_MAX < TURN_ENDING_BYTES_MAX < TURN_APPEND_BYTES_MAX
 assert PAGE_BYTES_MAX < FRAME_BYTES_MAX
 assert OUTBOX_BYTES_MAX < OUTGOING_BYTES_MAX

@@ -70,8 +70,9 @@ def from_text(text: str) -> Offset:
         InvalidError: anything else.
     """
     try:
-        return from_bytes(bytes.fromhex(text))
-    except ValueError as error:
+        # The length by itself: what reads hex passes over spaces.
+        return from_bytes(bytes.fromhex(text) if len(text) == 2 * OFFSET_BYTES else b"")
+    except (ValueError, InvalidError) as error:
         raise InvalidError(
             f"offset {text[:40]!r} is not 28 hex digits", field="offset"
         ) from error

@@ -53,13 +53,17 @@ def parse(parser: Callable[[bytes], Request], raw: bytes, *, name: str) -> Reque
 
 
 def unary(
-    parser: Callable[[bytes], Request], call: Callable[[Request], Awaitable[Message]]
+    parser: Callable[[bytes], Request],
+    call: Callable[[Request], Awaitable[Message]],
+    *,
+    bytes_max: int = limits.CALL_BYTES_MAX,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
-    """A handler of one request and one reply."""
+    """A handler of one request, up to `bytes_max`, and one reply."""
     name = _name_of(parser)
 
     async def handle(raw: bytes, context: Context) -> bytes:
         try:
+            _check_bytes(raw, bytes_max)
             reply = await call(parse(parser, raw, name=name))
             return _checked(reply.SerializeToString())
         except Exception as error:
@@ -83,6 +87,7 @@ def stream(
 
     async def handle(raw: bytes, context: Context) -> None:
         try:
+            _check_bytes(raw, limits.CALL_BYTES_MAX)
             request = parse(parser, raw, name=name)
             async with aclosing(call(request, context.peer())) as replies:
                 async for reply in replies:
@@ -169,6 +174,14 @@ async def abort(context: Context, error: Exception) -> None:
         status.grpc_text_of(error),
         status.grpc_metadata_of(error),
     )
+
+
+def _check_bytes(raw: bytes, bytes_max: int) -> None:
+    if len(raw) > bytes_max:
+        raise InvalidError(
+            f"request is {len(raw)} bytes; the limit of this call is {bytes_max}",
+            field="request",
+        )
 
 
 def _checked(reply: bytes) -> bytes:

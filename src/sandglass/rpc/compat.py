@@ -5,6 +5,7 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import grpc
 
 from sandglass.broker.broker import Broker
+from sandglass.core import limits
 from sandglass.rpc import calls
 from sandglass.surface.compat import BrokerService
 from sandglass.surface.internal import InternalService
@@ -24,7 +25,9 @@ def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
             {
                 "CreateTopic": calls.unary(pb.TopicConfig.FromString, service.create_topic),
                 "GetTopic": calls.unary(pb.GetTopicParams.FromString, service.get_topic),
-                "Produce": calls.unary(bytes, service.produce),
+                "Produce": calls.unary(
+                    bytes, service.produce, bytes_max=limits.REQUEST_BYTES_MAX
+                ),
                 "FetchFrom": calls.stream(pb.FetchFromRequest.FromString, service.fetch_from),
                 "FetchRange": calls.stream(
                     pb.FetchRangeRequest.FromString, service.fetch_range

@@ -5,6 +5,7 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import grpc
 
 from sandglass.broker.broker import Broker
+from sandglass.core import limits
 from sandglass.rpc import calls
 from sandglass.surface.keyvalue import KeyValue
 from sandglass.wire.v1 import keyvalue_pb2 as pb
@@ -20,7 +21,7 @@ def handler(broker: Broker) -> grpc.GenericRpcHandler:
         {
             "Get": calls.unary(pb.GetRequest.FromString, service.get),
             "Has": calls.unary(pb.HasRequest.FromString, service.has),
-            "Put": calls.unary(bytes, service.put),
+            "Put": calls.unary(bytes, service.put, bytes_max=limits.REQUEST_BYTES_MAX),
             "Delete": calls.unary(pb.DeleteRequest.FromString, service.delete),
             "Scan": calls.unary(pb.ScanRequest.FromString, service.scan),
         },

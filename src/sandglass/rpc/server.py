@@ -140,7 +140,9 @@ def _v1_broker(broker: Broker, session: calls.SessionCall | None) -> grpc.Generi
     else:
         handlers = {"Session": calls.session(session)}
     handlers |= {
-        "Produce": calls.unary(pb.ProduceRequest.FromString, produce_unary),
+        "Produce": calls.unary(
+            pb.ProduceRequest.FromString, produce_unary, bytes_max=limits.REQUEST_BYTES_MAX
+        ),
         "Consume": calls.unary(pb.ConsumeRequest.FromString, consuming.consume),
         "Settle": calls.unary(pb.SettleRequest.FromString, consuming.settle),
         "ExtendLeases": calls.unary(pb.ExtendLeasesRequest.FromString, consuming.extend_leases),

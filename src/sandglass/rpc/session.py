@@ -48,10 +48,12 @@ from sandglass.surface.consume import (
     delivery_to_wire,
     ending_of,
     partition_at,
+    partitions_of,
     places_of,
 )
 from sandglass.surface.produce import produce_nowait
 from sandglass.wire import convert, status
+from sandglass.wire.frame import parse_frame
 from sandglass.wire.v1 import broker_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -220,7 +222,7 @@ class SessionStream:
             if raw is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue]  # not in the stubs
                 return
             self._heard = True
-            frame = calls.parse(pb.ClientFrame.FromString, raw, name="ClientFrame")
+            frame = parse_frame(raw)
             if self.session is None:
                 self._hello(frame)
             elif frame.HasField("hello"):
@@ -350,13 +352,13 @@ class SessionStream:
         reply = pb.Subscribed(subscription_id=item.subscription_id)
         try:
             topic = self.broker.catalog.topic(item.topic)
-            refs = [self.broker.catalog.partition(topic, name) for name in item.partitions]
+            refs = partitions_of(self.broker, topic, item.partitions)
             await self.broker.consumers.subscribe(
                 self.session,
                 self,
                 subscription_id=item.subscription_id,
                 topic=topic,
-                refs=refs or topic.partitions,
+                refs=refs,
                 channel=item.channel,
                 group=item.group,
                 consumer=item.consumer,

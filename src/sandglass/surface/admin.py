@@ -103,7 +103,7 @@ class Admin:
         """What is set, and nothing else; what is unset is the topic's again."""
         topic = self._broker.catalog.topic(request.topic)
         change = values.own_settings_of(request.settings)
-        unset = values.unset_of(list(request.unset))
+        unset = values.unset_of(request.unset)
         group = await self._broker.groups.change(topic, request.group, change, unset)
         return admin_pb2.SetGroupReply(group=self._group(topic, group))
 

@@ -54,10 +54,9 @@ def changes_of(wire: admin_pb2.TopicSettings) -> dict[str, int | Backoff]:
 
 
 def backoff_of(wire: admin_pb2.Backoff) -> Backoff:
-    """No delay means 0, and a factor of 0 means 1."""
-    return Backoff(
-        tuple(wire.delays_ms) or (0,), wire.factor or 1, wire.cap_ms, wire.jitter_percent
-    )
+    """No delay means 0, and a factor of 0 means 1. Of too many, enough are read to say so."""
+    delays_ms = wire.delays_ms[: limits.BACKOFF_DELAY_COUNT_MAX + 1]
+    return Backoff(tuple(delays_ms) or (0,), wire.factor or 1, wire.cap_ms, wire.jitter_percent)
 
 
 def own_settings_of(wire: admin_pb2.GroupSettings) -> GroupSettings:
@@ -69,7 +68,7 @@ def own_settings_of(wire: admin_pb2.GroupSettings) -> GroupSettings:
     )
 
 
-def unset_of(names: list[str]) -> tuple[str, ...]:
+def unset_of(names: Sequence[str]) -> tuple[str, ...]:
     """
     Names of settings that are to be the topic's again.
 
@@ -77,6 +76,7 @@ def unset_of(names: list[str]) -> tuple[str, ...]:
         InvalidError: one is no setting of a group.
     """
     known = admin_pb2.GroupSettings.DESCRIPTOR.fields_by_name
+    limits.check_range(len(names), field="count of unset", low=0, high=len(known))
     for name in names:
         if name not in known:
             raise InvalidError(

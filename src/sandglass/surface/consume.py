@@ -53,12 +53,10 @@ class Consuming:
 
     async def take(self, request: pb.ConsumeRequest) -> tuple[Topic, list[Delivery]]:
         """As `consume`, not yet in the form of the protocol."""
-        catalog = self._broker.catalog
-        topic = catalog.topic(request.topic)
-        named = dict.fromkeys(request.partitions)
+        topic = self._broker.catalog.topic(request.topic)
         deliveries = await self._broker.pulls.take(
             topic,
-            [catalog.partition(topic, name) for name in named] or topic.partitions,
+            partitions_of(self._broker, topic, request.partitions),
             channel=request.channel,
             group=request.group,
             consumer=request.consumer,
@@ -182,11 +180,32 @@ def places_of(item: pb.Outcome) -> Places:
     The places that an outcome is for; none for all that are open.
 
     Raises:
-        InvalidError: half a pair.
+        InvalidError: half a pair, or more pairs than a delivery has messages.
     """
     if len(item.places) % 2:
         raise InvalidError("places are pairs of first and count", field="places")
+    limits.check_range(
+        len(item.places) // 2,
+        field="count of places",
+        low=0,
+        high=limits.DELIVERY_MESSAGE_COUNT_MAX,
+    )
     return list(zip(item.places[::2], item.places[1::2], strict=True))
+
+
+def partitions_of(broker: Broker, topic: Topic, names: Sequence[str]) -> Sequence[PartitionRef]:
+    """
+    The partitions that a request names, each once; all of them if it names none.
+
+    Raises:
+        InvalidError: more names than a topic may have partitions.
+        NotFoundError: there is no such partition.
+    """
+    limits.check_range(
+        len(names), field="count of partitions", low=0, high=limits.PARTITION_COUNT_MAX
+    )
+    named = dict.fromkeys(names)
+    return [broker.catalog.partition(topic, name) for name in named] or topic.partitions
 
 
 def partition_at(topic: Topic, place: int) -> PartitionRef:

@@ -71,12 +71,15 @@ def cut_compatible(request: bytes) -> CompatibleProduce:
         alias = raw_pb2.RawCompatibleProduce.FromString(request)
     except DecodeError as error:
         raise InvalidError("request is not a ProduceMessageRequest") from error
-    raws = alias.messages[:]
-    if not raws:
+    if not alias.messages:
         raise InvalidError("ErrNoMessageToProduce: messages is empty", field="messages")
     limits.check_range(
-        len(raws), field="count of messages", low=1, high=limits.ATOM_MESSAGE_COUNT_MAX
+        len(alias.messages),
+        field="count of messages",
+        low=1,
+        high=limits.ATOM_MESSAGE_COUNT_MAX,
     )
+    raws = alias.messages[:]
     sizes = encoded_sizes(raws)
     check_atom_bytes(sum(sizes), 0, field="messages")
     try:

@@ -125,13 +125,14 @@ def check_batch(
     dues, is_delay = _check_times(count, due_ms, delay_ms)
     try:
         # Before the deep parse: it bounds what that one may build.
-        raws = raw_pb2.RawBatch.FromString(batch).messages[:]
+        found = raw_pb2.RawBatch.FromString(batch).messages
     except DecodeError as error:
         raise InvalidError("batch is not a serialized MessageBatch", field="batch") from error
-    if len(raws) != count:
+    if len(found) != count:
         raise InvalidError(
-            f"count is {count}, but the batch holds {len(raws)} messages", field="count"
+            f"count is {count}, but the batch holds {len(found)} messages", field="count"
         )
+    raws = found[:]
     sizes = encoded_sizes(raws)
     # Each message takes at least a tag, its length and itself; if that explains every byte,
     # there is no other field, no padded length, and no order but this one.
@@ -312,7 +313,11 @@ def check_messages(
         InvalidError: the text names the message's place, counted from 0, field, size and limit.
     """
     biggest = max(map(len, raws))
+    joined = b"".join(raws)
+    columns = raw_pb2.RawColumns()
     try:
+        columns.MergeFromString(joined)
+        _check_header_count(len(columns.headers), len(raws))
         messages = broker_pb2.MessageBatch.FromString(body).messages
     except DecodeError as error:
         place = _malformed_place(raws)
@@ -320,8 +325,6 @@ def check_messages(
             f"messages[{place}] is malformed, or its id or a header name is not UTF-8",
             field=f"messages[{place}]",
         ) from error
-    joined = b"".join(raws)
-    columns = raw_pb2.RawColumns.FromString(joined)
     if columns.channels or columns.produced_at or columns.consume_in:
         _check_compatible(joined)
     may_break = len(columns.headers) > limits.HEADER_COUNT_MAX
@@ -330,6 +333,18 @@ def check_messages(
             if len(raw) > HARMLESS_BYTES_MAX:
                 _check_message(f"messages[{place}]", len(raw), message, clustering_key_name)
     return columns
+
+
+def _check_header_count(header_count: int, message_count: int) -> None:
+    """
+    All headers together, before the deep parse makes an object of each. Few are left to the
+    checks of each message, which say more.
+
+    Raises:
+        InvalidError: too many even if they were spread evenly.
+    """
+    high = max(limits.ATOM_MESSAGE_COUNT_MAX, limits.HEADER_COUNT_MAX * message_count)
+    limits.check_range(header_count, field="count of headers", low=0, high=high)
 
 
 def _is_plain(batch: bytes, count: int) -> bool:

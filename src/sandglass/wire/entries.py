@@ -69,9 +69,15 @@ def cut_put(request: bytes) -> tuple[raw_pb2.RawPut, Checked]:
         alias = raw_pb2.RawPut.FromString(request)
     except DecodeError as error:
         raise InvalidError("request is not a PutRequest") from error
-    raws = alias.messages[:]
-    if not raws:
+    if not alias.messages:
         raise InvalidError("ErrNoMessageToProduce: messages is empty", field="messages")
+    limits.check_range(
+        len(alias.messages),
+        field="count of messages",
+        low=1,
+        high=limits.ATOM_MESSAGE_COUNT_MAX,
+    )
+    raws = alias.messages[:]
     body = raw_pb2.RawBatch(messages=raws).SerializeToString()
     return alias, check_batch(body, len(raws), [], [])
 

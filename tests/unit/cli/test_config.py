@@ -249,3 +249,22 @@ def test_the_nodes_of_the_tour_have_ports_of_their_own_and_know_each_other() -> 
         others = [each for each in nodes if each is not node]
         assert set(node.initial_peers) == {f"127.0.0.1:{each.gossip_port}" for each in others}
     assert len({each.data for each in nodes}) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!int ''",
+        "!!bool x",
+        "!!float ''",
+        "!!timestamp x",
+        "2001-99-99",
+        "!!int x",
+        "!!binary [",
+    ],
+)
+def test_a_value_that_is_not_what_its_tag_says_is_refused(tmp_path: Path, value: str) -> None:
+    path = written(tmp_path, "s.yaml", f"grpc_port: {value}\n")
+
+    with pytest.raises(InvalidError, match="can't be understood"):
+        read_config(path)

@@ -1,10 +1,13 @@
 """The session: frames, produces, heartbeats, breaks. No I/O."""
 
+from typing import Any
+
 import pytest
 
 from sandglass.client.events import Changed, Expired, Produced
+from sandglass.client.received import decode
 from sandglass.core import limits
-from sandglass.errors import BusyError, NotFoundError, UnavailableError
+from sandglass.errors import BusyError, InternalError, NotFoundError, UnavailableError
 from sandglass.wire.v1 import broker_pb2 as pb
 from tests.unit.client.frames import HEARTBEAT_MS, PARTITION, Table, produce
 
@@ -308,3 +311,81 @@ def test_goodbye_is_the_last_thing_in_its_frame() -> None:
 
     assert (1, True) == (len(frame.produces), frame.is_goodbye)
     assert table.session.next_frame(table.now_ms) is None
+
+
+DELIVERY = pb.Delivery(
+    token=1,
+    batch=pb.MessageBatch(messages=[pb.Message(value=b"x")] * 3).SerializeToString(),
+    count=3,
+    run_due_ms=[500, 501],
+    run_first_index=[1, 2],
+    run_count=[1, 2],
+    run_produced_ms=[400, 400],
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count": 0, "run_count": []},
+        {"count": 2},
+        {"count": 4_000_000_000, "run_count": [2_000_000_000] * 2},
+        {"run_count": [3]},
+        {"run_due_ms": [500]},
+        {"run_due_ms": [500, -1]},
+        {"run_due_ms": [500, limits.DUE_MS_MAX + 1]},
+        {"run_first_index": [1, 2, 3]},
+        {"run_produced_ms": []},
+        {"run_produced_ms": [400, 1 << 62]},
+        {"partition_number": 1},
+        {"dead_letter": pb.DeadLetter(run_offset=[bytes(14)])},
+        {"dead_letter": pb.DeadLetter(run_offset=[bytes(14), bytes(13)])},
+    ],
+)
+def test_a_delivery_whose_columns_do_not_fit_is_a_defect_of_the_node(
+    changes: dict[str, Any],
+) -> None:
+    """It is not taken, and nothing of that size is made of it; the connection is of no use."""
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+    delivery = pb.Delivery()
+    delivery.CopyFrom(DELIVERY)
+    delivery.subscription_id = subscription.id
+    for name in changes:
+        delivery.ClearField(name)
+    delivery.MergeFrom(pb.Delivery(**changes))
+
+    with pytest.raises(InternalError, match="columns don't fit"):
+        table.receive(deliveries=[delivery])
+
+    assert not subscription.leases
+
+
+@pytest.mark.parametrize("batch", [b"\x0a\x05abcde", b"\x0a\x00" * 4])
+def test_messages_that_are_none_or_of_another_number_are_a_defect_of_the_node(
+    batch: bytes,
+) -> None:
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+    delivery = pb.Delivery()
+    delivery.CopyFrom(DELIVERY)
+    delivery.subscription_id, delivery.batch = subscription.id, batch
+    table.receive(deliveries=[delivery])
+
+    with pytest.raises(InternalError, match="the node sent"):
+        decode(subscription.ready[0])
+
+
+def test_a_goodbye_behind_a_large_produce_goes_in_a_frame_of_its_own() -> None:
+    """The node takes a frame above 1 MiB for what it is only if it is one produce."""
+    table = Table()
+    table.open()
+    table.session.produce(produce(limits.FRAME_BYTES_MAX))
+    table.session.goodbye()
+
+    first, second = table.frames()
+
+    assert (1, False) == (len(first.produces), first.is_goodbye)
+    assert (0, True) == (len(second.produces), second.is_goodbye)

@@ -1,5 +1,6 @@
 """Records as bytes, by example; that any record comes back stands in the property tests."""
 
+import struct
 from pathlib import Path
 from zlib import crc32
 
@@ -127,3 +128,54 @@ def test_unknown_operation_and_unknown_ending_are_refused() -> None:
         start = b"\x02" + crc32(wrong).to_bytes(4, "big") + len(wrong).to_bytes(4, "big")
         with pytest.raises(CorruptError):
             codec.decode(start + bytes(wrong))
+
+
+def _sealed(columns: bytes, bodies: bytes = b"") -> bytes:
+    """A record of these columns with a right checksum."""
+    return struct.pack(">BII", codec.VERSION, crc32(columns), len(columns)) + columns + bodies
+
+
+def test_bytes_that_belong_to_no_operation_are_refused() -> None:
+    raw = codec.encode(Record(0, HEAD, [Promise(7)]))
+
+    with pytest.raises(CorruptError, match="1 bytes of a record belong to nothing"):
+        codec.decode(_sealed(raw[9:] + b"x"))
+
+
+@pytest.mark.parametrize("cut_bytes", range(1, 30))
+def test_columns_that_are_cut_short_are_refused(cut_bytes: int) -> None:
+    """Though the bytes of the batches stand behind them, and could be taken for columns."""
+    raw = codec.encode(Record(1, HEAD, [APPEND]))
+    columns, bodies = raw[9:-3], raw[-3:]
+
+    with pytest.raises(CorruptError):
+        codec.decode(_sealed(columns[:-cut_bytes], bodies * 20))
+
+
+ORIGIN = DeadLetterOrigin(5, "g", 2, "bad", "c")
+
+
+@pytest.mark.parametrize(
+    ("append", "place", "value"),
+    [
+        (Append("m", 1, 4, [4], [1], [b""], [False], []), 27, 8),  # a flag that there isn't
+        (Append("m", 1, 4, [4], [1], [b""], [False], []), 28, 2),  # neither scheduled nor not
+        (
+            Append("m", 1, 4, [4, 5], [1, 1], [b""] * 2, [False, True], []),
+            28,
+            1,
+        ),  # another
+        (Append("m", 1, 4, [4, 5], [1, 1], [b""] * 2, [False, True], []), -1, 0),  # all alike
+        (Append("m", 1, 4, [4], [1], [b""], [False], [], ORIGIN), -3, 9),  # a longer channel
+        (Append("m", 1, 4, [4], [1], [b""], [False], [], ORIGIN), -2, 0),  # a shorter one
+    ],
+)
+def test_an_append_that_nobody_could_have_written_is_refused(
+    append: Append, place: int, value: int
+) -> None:
+    columns = bytearray(codec.encode(Record(1, HEAD, [append]))[9:])
+    start = len(codec.encode(Record(1, HEAD, []))[9:])
+    columns[place if place < 0 else start + place - 1] = value
+
+    with pytest.raises(CorruptError):
+        codec.decode(_sealed(bytes(columns)))

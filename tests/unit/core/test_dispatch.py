@@ -444,3 +444,14 @@ def test_messages_of_one_row_that_failed_one_by_one_hold_it_once() -> None:
 
     assert 6 == len(again)
     assert 1 == len({id(part.body) for each in again for part in each.slices})
+
+
+def test_a_lease_has_as_many_messages_as_the_limit_and_no_more() -> None:
+    """However small they are: with every other message acked, it is settled in pieces."""
+    most, row = limits.DELIVERY_MESSAGE_COUNT_MAX, limits.ROW_MESSAGE_COUNT_MAX
+    drive = Drive()
+    drive.read(drive.group(), credit_count=2 * most, credit_bytes=1 << 30)
+    counts = [row] * (most // row) + [1]
+    drive.produce(*[0] * len(counts), counts=counts, width=2)
+
+    assert [most, 1] == [each.lease.count for each in drive.dispatch()]

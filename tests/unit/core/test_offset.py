@@ -32,7 +32,7 @@ def test_bytes_of_another_length_are_refused(length: int) -> None:
     assert "offset" == refusal.value.field
 
 
-@pytest.mark.parametrize("text", ["zz" * 14, "0"])
+@pytest.mark.parametrize("text", ["zz" * 14, "0", " ".join(["00"] * 14), "0" * 29])
 def test_text_that_is_not_hex_is_refused(text: str) -> None:
     with pytest.raises(InvalidError, match="is not 28 hex digits"):
         offset.from_text(text)

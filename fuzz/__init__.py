@@ -1,0 +1,1 @@
+"""Random bytes against every decoder: targets, and the command that runs them (`make fuzz`)."""

@@ -1,0 +1,9 @@
+"""All targets, by name."""
+
+from fuzz import http, protocols, stored, texts
+from fuzz.target import Target
+
+TARGETS: dict[str, Target] = {
+    each.name: each
+    for each in (*stored.TARGETS, *protocols.TARGETS, *texts.TARGETS, *http.TARGETS)
+}
