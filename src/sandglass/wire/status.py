@@ -134,10 +134,17 @@ def grpc_code_of(error: SandglassError) -> grpc.StatusCode:
 
 def grpc_text_of(error: SandglassError) -> str:
     """The error's text, cut to what a trailer can carry."""
-    raw = error.message.encode(errors="replace")
+    raw = plain(error.message).encode(errors="replace")
     if len(raw) <= MESSAGE_BYTES_MAX:
         return raw.decode()
     return raw[: MESSAGE_BYTES_MAX - 3].decode(errors="ignore") + "..."
+
+
+def plain(text: str) -> str:
+    """A text that may end on somebody's terminal: with escapes for what is not to be shown."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def grpc_metadata_of(error: SandglassError) -> tuple[tuple[str, bytes], ...]:

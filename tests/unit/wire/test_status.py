@@ -3,7 +3,7 @@ import grpc.aio
 import pytest
 
 from sandglass import errors
-from sandglass.errors import SandglassError
+from sandglass.errors import NotFoundError, SandglassError
 from sandglass.wire import status
 from sandglass.wire.v1 import broker_pb2
 
@@ -185,3 +185,11 @@ def test_a_text_at_the_limit_is_whole():
     text = "x" * status.MESSAGE_BYTES_MAX
 
     assert text == status.grpc_text_of(errors.InvalidError(text))
+
+
+@pytest.mark.parametrize("text", ["group 'a\x1b[31m'", "group '\x9d\n'", "half \ud800"])
+def test_no_text_carries_what_is_not_to_be_shown(text: str) -> None:
+    error = NotFoundError(text)
+
+    for shown in (status.grpc_text_of(error), status.to_wire(error).message):
+        assert shown.isprintable()
