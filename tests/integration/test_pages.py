@@ -5,7 +5,9 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sandglass.settings import Settings, table
 from tests.integration.pages import Block, Reader, blocks
 
 NOT_RUN = {
@@ -15,9 +17,9 @@ NOT_RUN = {
 }
 """Blocks that nobody runs, and why."""
 
-NOT_CODE = {"mermaid", "json", "hex"}
-"""Languages of blocks that are to be looked at; tests/unit/wire/test_reference.py reads the
-examples of the protocol."""
+NOT_CODE = {"mermaid", "json", "hex", "yaml"}
+"""Languages of blocks that are to be looked at; the test below reads settings, and
+tests/unit/wire/test_reference.py examples of the protocol."""
 
 NEEDS = {"docs/guide/security.md": "openssl"}
 """Commands that a page takes for granted, and that not every machine has."""
@@ -51,6 +53,14 @@ def test_every_block_says_its_language_and_we_know_what_to_do_with_it() -> None:
     found = [each for run in PAGES.values() for each in run]
 
     assert [] == [each.place for each in found if each.language not in known]
+
+
+def test_settings_that_a_page_shows_are_settings() -> None:
+    shown = [each for run in PAGES.values() for each in run if each.language == "yaml"]
+    known = {row.name for row in table(Settings)}
+
+    assert [] == [each.place for each in shown if not yaml.safe_load(each.text).keys() <= known]
+    assert shown
 
 
 def test_every_exception_is_still_in_its_page() -> None:

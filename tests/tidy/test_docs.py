@@ -11,12 +11,12 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
 
 WORDS = """
-    access token, ack, attempt, batch, channel, closed offset, committed, consume, consumer,
-    credit, dead letter, due, entry, epoch, extend, fence, floor, generation, group, headers,
-    index, key, leader, lease, log entry, mark, message, moved, nack, node, offset, outcome,
-    partition, position, produce, record, redrive, release, retention, revision, row, run,
-    session, settled, snapshot, steady time, stream, subscription, tile, token, topic, value,
-    view, write-ahead log
+    access token, ack, attempt, backoff, batch, channel, closed offset, committed, consume,
+    consumer, credit, dead letter, due, entry, epoch, extend, fence, floor, generation, group,
+    headers, index, key, leader, lease, log entry, mark, message, moved, nack, node, offset,
+    outcome, partition, position, produce, purge, record, redrive, release, retention,
+    revision, row, run, seek, session, settled, snapshot, steady time, stream, subscription,
+    tile, token, topic, value, view, write-ahead log
 """
 
 
@@ -32,6 +32,20 @@ def test_links_to_files_of_the_tree_lead_somewhere(page: Path) -> None:
     local = [target for target in targets if target and "://" not in target]
 
     assert [] == [target for target in local if not (page.parent / target).exists()]
+
+
+def test_every_page_of_the_documents_is_in_their_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    links = LINK.findall(index.read_text())
+    linked = {(index.parent / link.split("#")[0]).resolve() for link in links}
+
+    missing = [
+        name_of(page)
+        for page in pages()
+        if page.is_relative_to(index.parent) and page.resolve() not in linked
+    ]
+
+    assert ["docs/decisions/0000-template.md", "docs/index.md"] == sorted(missing)
 
 
 def test_glossary_explains_each_word_once_in_order() -> None:
