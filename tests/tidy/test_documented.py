@@ -1,22 +1,39 @@
 """What a user can meet is documented: flags, settings, errors, limits."""
 
+import inspect
 import re
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import pytest
 import typer
 
-from sandglass import errors, telemetry
+import sandglass
+from sandglass import (
+    AsyncAdmin,
+    AsyncBatch,
+    AsyncClient,
+    AsyncMux,
+    AsyncReceived,
+    errors,
+    telemetry,
+)
 from sandglass.cli import server
 from sandglass.cli.argv import commands_of
 from sandglass.cli.ctl import main as ctl
 from sandglass.core import limits
 from sandglass.settings import CtlSettings, Settings, table
+from sandglass.testing import Broker
 from sandglass.web import openapi
+from sandglass.wire.v1 import admin_pb2, broker_pb2, keyvalue_pb2
 from tests.tidy.tree import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
+
+NOT_FOR_USERS = {(AsyncClient, "timeout_ms"), (AsyncClient, "open")}
+"""For the synchronous client, which is a face of the other."""
 
 
 def page(name: str) -> str:
@@ -122,3 +139,42 @@ def test_every_route_is_documented() -> None:
         for method in methods
         if f"`{method.upper()} {path}`" not in text
     ]
+
+
+def _public(kind: type) -> dict[str, Any]:
+    return {name: each for name, each in vars(kind).items() if not name.startswith("_")}
+
+
+def test_every_name_of_the_python_library_is_documented() -> None:
+    text = page("python.md") + page("errors.md")
+    exported = [name for name in dir(sandglass) if name in sandglass._HOME_OF]
+    names = {*exported}
+    for each in (getattr(sandglass, name) for name in exported):
+        if is_dataclass(each):
+            names |= {field.name for field in fields(each) if not field.name.startswith("_")}
+    for kind in (AsyncClient, AsyncAdmin, AsyncMux, AsyncReceived, AsyncBatch, Broker):
+        for name, call in _public(kind).items():
+            if (kind, name) not in NOT_FOR_USERS:
+                names |= {name, *(inspect.signature(call).parameters if callable(call) else ())}
+
+    missing = [name for name in names - {"self"} if not re.search(rf"\b{name}\b", text)]
+
+    assert len(names) > 100
+    assert [] == sorted(missing)
+
+
+def test_every_call_of_our_protocol_is_documented() -> None:
+    text = page("grpc.md")
+    services = [
+        file.DESCRIPTOR.services_by_name[name]
+        for file, name in (
+            (broker_pb2, "Broker"),
+            (keyvalue_pb2, "KeyValue"),
+            (admin_pb2, "Admin"),
+        )
+    ]
+
+    calls = [method.name for service in services for method in service.methods]
+
+    assert len(calls) > 20
+    assert [] == [name for name in calls if not re.search(rf"\b{name}\b", text)]
