@@ -46,6 +46,7 @@ def test_every_example_is_run_here() -> None:
         "sync_producer.py",
         "async_producer.py",
         "sync_consumer.py",
+        "async_consumer.py",
         "sync_mux.py",
         "async_mux.py",
     }
@@ -98,9 +99,10 @@ async def test_producers_produce_in_every_way(broker: Broker, face: str) -> None
     assert [" 100 answers", " 10000 messages"] == [line.split(":")[1] for line in said[1:]]
 
 
-async def test_a_loop_without_asyncio_settles_what_it_is_given(broker: Broker) -> None:
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_a_consumer_s_loop_settles_what_it_is_given(broker: Broker, face: str) -> None:
     for _ in range(2):
-        said = await run(broker, "sync_consumer.py")
+        said = await run(broker, f"{face}_consumer.py")
 
         assert [
             "delivered: books, attempt 1",
