@@ -45,6 +45,17 @@ def test_settings_of_topics_and_groups(server: Server) -> None:
     assert [] == shown(server, "groups", "list", "own")
 
 
+def test_a_group_is_moved_to_an_offset_in_one_partition(server: Server) -> None:
+    server.ok("topics", "create", "m")
+    placed = [json.loads(server.ok("produce", "m", text, "--json")) for text in "abc"]
+    assert "a\nb\nc\n" == server.ok("consume", "m", "--group", "g")
+
+    place = f"{placed[1]['partition']}/{placed[1]['offset']}"
+    server.ok("groups", "seek", "m", "g", "--at", place)
+
+    assert "b\nc\n" == server.ok("consume", "m", "--group", "g")
+
+
 def test_dead_letters_and_what_is_pending(server: Server) -> None:
     server.ok("topics", "create", "d")
     server.ok("produce", "d", "later", "--delay", "1h")
@@ -70,7 +81,13 @@ def test_dead_letters_and_what_is_pending(server: Server) -> None:
         ("topics create x --backoff soon", 2, "--backoff"),
         ("groups set s none --unset backoff", 1, "not found"),
         ("groups create s h --start yesterday", 2, "--start"),
+        ("groups seek s g --start then", 2, "it must be beginning, now, or a moment"),
+        ("groups seek s g --at here", 2, "PARTITION/OFFSET"),
+        ("groups seek s g --at here/there", 1, "offset"),
+        ("groups seek s g --start now --at p/o", 2, "--start and --at are both given"),
         ("dead redrive s --at here", 2, "PARTITION/OFFSET"),
+        ("dead list s -n -1", 2, "--number is -1; it must be 0 or more"),
+        ("dead redrive s -n -1", 2, "--number is -1; it must be 0 or more"),
         ("dead purge s --older-than soon", 2, "--older-than"),
         ("schedule count s --from noon", 2, "--from"),
         ("schedule count none", 1, "'none' not found"),

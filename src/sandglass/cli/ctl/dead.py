@@ -59,6 +59,7 @@ def list_(
     number: Limit = limits.PAGE_COUNT_DEFAULT,
 ) -> None:
     """List dead letters in the order of their death. 100 unless -n says otherwise."""
+    _check_number(number)
 
     async def work(client: "AsyncClient", _: Progress) -> None:
         found: list[dict[str, Any]] = []
@@ -178,20 +179,20 @@ def purge(
 def _given(
     group: str, channel: str, reason: str, at: list[str] | None, number: int, older_than: str
 ) -> dict[str, Any]:
-    places: list[tuple[str, str]] = []
-    for text in at or ():
-        partition, slash, offset = text.partition("/")
-        if not slash:
-            raise InvalidError(f"--at is {text!r}; it must be PARTITION/OFFSET", field="at")
-        places.append((partition, offset))
+    _check_number(number)
     return {
         "group": group,
         "channel": channel,
         "reason": reason,
-        "places": places,
+        "places": [values.place_of(text, field="--at") for text in at or ()],
         "limit": number or None,
         "before": values.before_of(older_than, field="--older-than"),
     }
+
+
+def _check_number(number: int) -> None:
+    if number < 0:
+        raise InvalidError(f"--number is {number}; it must be 0 or more", field="--number")
 
 
 def _take(

@@ -168,13 +168,24 @@ def seek(
     context: typer.Context,
     topic: Topic,
     group: Name,
-    start: Start = "beginning",
+    start: Start = "",
+    at: Annotated[
+        str,
+        typer.Option(
+            "--at", metavar="PARTITION/OFFSET", help="In this partition only: to an offset."
+        ),
+    ] = "",
 ) -> None:
-    """Move a group to another place; attempts start anew."""
-    place = _place(start)
+    """Move a group to another place; attempts start anew. The beginning, if none is named."""
+    if start and at:
+        raise InvalidError("--start and --at are both given; give one")
+    place = _place(start or "beginning")
+    partition, offset = values.place_of(at, field="--at") if at else ("", "")
 
     async def work(client: "AsyncClient", _: Progress) -> None:
-        moved = await client.admin.seek_group(topic, group, place)
+        moved = await client.admin.seek_group(
+            topic, group, place, partition=partition, at=offset
+        )
         _told(context, moved, f"group '{group}' of topic '{topic}' was moved")
 
     call(context, work, label=f"moving {group}")
@@ -211,7 +222,14 @@ def _told(context: typer.Context, group: "Group", text: str) -> None:
 def _place(text: str) -> Any:
     if text in {"beginning", "now"}:
         return text
-    return values.moment_of(text, field="--start")
+    try:
+        return values.moment_of(text, field="--start")
+    except InvalidError as error:
+        raise InvalidError(
+            f"--start is {text!r}; it must be beginning, now, or a moment with a zone, such"
+            " as 2027-01-01T09:00:00Z",
+            field="--start",
+        ) from error
 
 
 def _summed(groups: list["GroupStatus"], known: list["Group"]) -> list[dict[str, Any]]:

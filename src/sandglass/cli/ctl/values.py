@@ -87,3 +87,16 @@ def before_of(text: str, *, field: str) -> datetime | None:
     if not text:
         return None
     return datetime.now(UTC) - max(parse_duration(text, field=field), timedelta(0))
+
+
+def place_of(text: str, *, field: str) -> tuple[str, str]:
+    """
+    A partition's id and an offset, as lists show a message's place.
+
+    Raises:
+        InvalidError: there is no slash between them.
+    """
+    partition, slash, offset = text.partition("/")
+    if not slash:
+        raise InvalidError(f"{field} is {text!r}; it must be PARTITION/OFFSET", field=field)
+    return partition, offset
