@@ -185,6 +185,10 @@ class History:
         """Messages whose ack was answered."""
         return len(self._groups[group].acked) if group in self._groups else 0
 
+    def acking_by(self, group: str) -> set[int]:
+        """Messages whose ack has left a client."""
+        return self._groups[group].acking if group in self._groups else set()
+
     def unanswered(self, group: str) -> set[int]:
         """Delivered messages of which nobody knows whether they are acked."""
         seen = self._groups[group]
