@@ -299,7 +299,7 @@ class CoreMachine(RuleBasedStateMachine):
     @invariant()
     def committed_is_true_and_never_goes_back(self) -> None:
         for name in self.model.groups:
-            committed = self._group(name).committed(self.drive.store)
+            committed = self.drive.committed(self._group(name))
             assert self.floors.get(name, 0) <= committed <= self.model.committed(name)
             self.floors[name] = committed
 

@@ -111,7 +111,7 @@ class Status:
             found = partition.group(channel, group, loop.view)
         except NotFoundError:
             return GroupOffsets()
-        committed = found.committed(loop.view)
+        committed = found.committed(partition.closed, loop.view)
         return GroupOffsets(
             committed - 1 if committed > found.start else 0, found.consumed, found.acked
         )
@@ -139,7 +139,7 @@ class Status:
             ref.id,
             group.channel,
             group.name,
-            group.committed(loop.view),
+            group.committed(partition.closed, loop.view),
             group.consumed,
             unread + leased + group.retry_count,
             leased,

@@ -314,12 +314,17 @@ class Group:
                 self.cursor, self.head, self.is_aligned = self.done.floor, None, False
         self.write(scratch.changes)
 
-    def committed(self, view: View) -> int:
-        """Below it everything is settled: the floor, or the lowest offset that waits."""
+    def committed(self, closed: int, view: View) -> int:
+        """
+        Below it everything is settled: the floor, or the lowest offset that waits, and nothing
+        above what is `closed`. A group may begin in the future, and what is redriven to it
+        until then still finds its place in between.
+        """
         prefix = keys.group_prefix(b"x", self.partition, self.number)
+        bound = min(self.done.floor, closed + 1)
         for key, _ in view.range(prefix, keys.after_prefix(prefix)):
-            return min(self.done.floor, keys.offset_at_end(key))
-        return self.done.floor
+            return min(bound, keys.offset_at_end(key))
+        return bound
 
     def retry_row(self, offset: int, view: View) -> RetryPart | None:
         """The retry row that covers `offset`, or None."""

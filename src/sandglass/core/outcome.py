@@ -334,38 +334,54 @@ def _bury(
     view: View,
     held: Sequence[Group],
 ) -> Record:
-    """One record: the messages appear as dead letters, and are done with for the group."""
+    """
+    One record: the messages appear as dead letters, and are done with for the group. What is a
+    dead letter already stays one: its reader is done with it, and no other takes its place.
+    """
     operations: list[Operation] = []
     first_index = partition.assigned_index + 1
     for low, high, _ in (*main, *retry):
         prefix = group.prefix_at(low, view)
         is_redriven = prefix == group.rows_prefix(is_redriven=True)
+        if group.channel == DEAD_LETTER_CHANNEL and not is_redriven:
+            continue
         for part in read_slices(view, prefix, low, high):
-            place = part.due_ms << INDEX_BITS | part.first_index
-            body = partition.slicer(part.body, part.row_count, part.first, part.count)
             operations.append(
-                Append(
-                    DEAD_LETTER_CHANNEL,
-                    partition.assigned_index + 1,
-                    part.produced_ms,
-                    [partition.now_ms],
-                    [part.count],
-                    [body],
-                    [False],
-                    [],
-                    DeadLetterOrigin(
-                        first_place(part) if is_redriven else place,
-                        group.name,
-                        attempts,
-                        reason,
-                        group.channel,
-                    ),
-                )
+                _dead_letter(partition, group, part, attempts, reason, is_redriven=is_redriven)
             )
             partition.assigned_index += part.count
     lowest = partition.now_ms << INDEX_BITS | first_index if operations else None
     operations.append(Settle(group.number, Ending.DEAD, main, retry))
     return partition.record(operations, moment, lowest=lowest, held=held)
+
+
+def _dead_letter(
+    partition: Partition,
+    group: Group,
+    part: Slice,
+    attempts: int,
+    reason: str,
+    *,
+    is_redriven: bool,
+) -> Append:
+    place = part.due_ms << INDEX_BITS | part.first_index
+    return Append(
+        DEAD_LETTER_CHANNEL,
+        partition.assigned_index + 1,
+        part.produced_ms,
+        [partition.now_ms],
+        [part.count],
+        [partition.slicer(part.body, part.row_count, part.first, part.count)],
+        [False],
+        [],
+        DeadLetterOrigin(
+            first_place(part) if is_redriven else place,
+            group.name,
+            attempts,
+            reason,
+            group.channel,
+        ),
+    )
 
 
 def first_place(part: Slice) -> int:

@@ -41,7 +41,7 @@ def standing_of(
     )
     if not is_there or offset < group.start:
         return None
-    if offset < group.committed(view):
+    if offset < group.committed(partition.closed, view):
         return Standing.COMMITTED, 0
     leased = group.lease_at(offset)
     if leased is not None:

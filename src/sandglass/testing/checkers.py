@@ -237,7 +237,6 @@ class History:
                     operation.name,
                     operation.start,
                     partition.max_deliveries,
-                    committed=max(operation.start, partition.cut),
                     asked_after=partition.asked[operation.group],
                     most_deliveries=partition.max_deliveries,
                 )
@@ -268,7 +267,6 @@ class History:
             before.name,
             operation.start,
             before.max_deliveries,
-            committed=max(operation.start, partition.cut),
             asked_after=asked_after,
             seeks=before.seeks,
             is_going=before.is_going,
@@ -314,7 +312,12 @@ class History:
         numbers: list[int],
         record: Record,
     ) -> None:
-        """Each message that dies has its dead letter in the same record, in their order."""
+        """
+        Each message that dies has its dead letter in the same record, in their order; one that
+        is a dead letter already stays where it is.
+        """
+        if group.channel == DEAD_LETTER_CHANNEL:
+            numbers = []
         dying = iter(numbers)
         for append in record.operations:
             if not isinstance(append, Append):
@@ -415,6 +418,9 @@ class History:
             group.acked.add(number)
             return
         _check(ending is Ending.DEAD, "I5", f"dropped as {ending.name}", group, number)
+        if group.channel == DEAD_LETTER_CHANNEL:
+            group.dead.add(number)
+            return
         buried = partition.buried.get((group.number, number))
         if buried is None:
             raise Violation(f"I8: no dead letter of {number} for {group.name}")
@@ -595,9 +601,7 @@ class History:
 
     def commit(self, group: GroupHistory, committed: int) -> None:
         """A group's committed offset is shown."""
-        # Known: a group that begins in the future goes back for what comes back to it before.
-        is_ahead = any(offset < group.start for offset in group.redriven)
-        if committed < group.committed and not is_ahead:
+        if committed < group.committed:
             raise Violation(f"I10: committed goes back to {committed:x} in {group.name}")
         group.committed = committed
         partition = self.partitions[group.partition]
@@ -676,8 +680,9 @@ def _check_counts(
     """By the settings as they are now: the last attempt is the last, and no other is."""
     if operation.ending in {Ending.ACKED, Ending.EXPIRED, Ending.CLOCK}:
         return
-    if number in group.expired:
-        return
+    is_dead = operation.ending is Ending.DEAD
+    if number in group.expired or (is_dead and group.channel == DEAD_LETTER_CHANNEL):
+        return  # a reader of dead letters may give one up at once; nothing says why
     reasons = {
         each.origin.reason
         for each in record.operations
@@ -689,7 +694,6 @@ def _check_counts(
     is_last = group.attempts.get(number, 0) + 1 >= group.max_deliveries
     if operation.ending is Ending.RELEASED or reasons & {"released"}:
         is_last = releases >= limits.RELEASE_FACTOR * group.max_deliveries
-    is_dead = operation.ending is Ending.DEAD
     _check(is_last == is_dead, "I8", f"ends as {operation.ending.name}", group, number)
 
 

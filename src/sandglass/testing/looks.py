@@ -26,7 +26,7 @@ def check_standings(
     acked = max((history.sent[number].offset for number in known.acked), default=0)
     if group.acked != acked:
         raise Violation(f"{known.name}: the greatest ack is {acked:x}, not {group.acked:x}")
-    committed = group.committed(view)
+    committed = group.committed(partition.closed, view)
     channel = history.partitions[known.partition].channel(known.channel)
     for offset, number in channel.numbers.items():
         found = standing_of(partition, group, offset, view)

@@ -125,7 +125,8 @@ class Simulation:
             if partition is None:
                 continue
             group = partition.group(known.channel, known.name, self.world.node.view)
-            self.world.history.commit(known, group.committed(self.world.node.view))
+            committed = group.committed(partition.closed, self.world.node.view)
+            self.world.history.commit(known, committed)
             if not self.world.node.queue and not self.world.node.is_syncing:
                 counted = (
                     group.acked_count,

@@ -147,6 +147,9 @@ class Drive:
             self.apply(record)
         return self.partition.group(channel, name, self.store)
 
+    def committed(self, group: Group) -> int:
+        return group.committed(self.partition.closed, self.store)
+
     def read(
         self, group: Group, credit_count: int = 1000, credit_bytes: int = 1_000_000
     ) -> Consumer:

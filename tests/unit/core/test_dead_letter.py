@@ -5,13 +5,32 @@ import pytest
 from sandglass.core import keys, outcome
 from sandglass.core.dead_letter import Selection, admit_purge, admit_redrive
 from sandglass.core.membership import admit_drop
-from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL
+from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL, DeadLetterOrigin
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.outcome import first_place
-from sandglass.core.record import Cut, Ending, Purge, Redrive
+from sandglass.core.record import Append, Cut, Ending, Purge, Redrive
 from sandglass.core.view import Overlay
 from sandglass.errors import LeaseLostError
 from tests.unit.core.drive import Drive, numbers_of, offset
+
+
+def bury_again(drive: Drive, reader: str) -> None:
+    """A dead letter of a dead letter, as only stores of early versions hold them."""
+    (letter,) = drive.letters()
+    place = letter.due_ms << INDEX_BITS | letter.first_index
+    append = Append(
+        DEAD_LETTER_CHANNEL,
+        drive.partition.assigned_index + 1,
+        letter.produced_ms,
+        [drive.wall_ms],
+        [1],
+        [letter.body],
+        [False],
+        [],
+        DeadLetterOrigin(place, reader, 1, "dead", DEAD_LETTER_CHANNEL),
+    )
+    drive.partition.assigned_index += 1
+    drive.apply(drive.partition.record([append], drive.moment))
 
 
 def died(count: int = 1, *, group: str = "g", channel: str = "master") -> Drive:
@@ -115,7 +134,7 @@ def test_a_message_whose_original_is_gone_comes_back_all_the_same() -> None:
 def test_committed_does_not_go_back_and_waits_for_the_redriven_message() -> None:
     drive = died(2)
     group = drive.group()
-    before = group.committed(drive.store)
+    before = drive.committed(group)
     drive.go(5)
     drive.redrive(drive.letters())
     drive.produce()
@@ -124,10 +143,30 @@ def test_committed_does_not_go_back_and_waits_for_the_redriven_message() -> None
     main = next(each for each in deliveries if not each.lease.is_retry)
     drive.end(main, Ending.ACKED)
 
-    waiting = group.committed(drive.store)
+    waiting = drive.committed(group)
     drive.end(next(each for each in deliveries if each.lease.is_retry), Ending.ACKED)
 
-    assert before <= waiting < group.committed(drive.store)
+    assert before <= waiting < drive.committed(group)
+
+
+def test_committed_of_a_group_that_starts_in_the_future_does_not_go_back_either() -> None:
+    """What is redriven to it finds its place before the start."""
+    drive = died()
+    group = drive.group()
+    drive.seek(group, (drive.wall_ms + 1000) << INDEX_BITS)
+    before = drive.committed(group)
+
+    drive.go(5)
+    drive.redrive(drive.letters())
+    waiting = drive.committed(group)
+    drive.read(group)
+    drive.end(drive.dispatch()[0], Ending.ACKED)
+    drive.go(2000)
+    last = drive.produce()
+    drive.end(drive.dispatch()[0], Ending.ACKED)
+
+    assert before <= waiting < drive.committed(group)
+    assert offset(drive.wall_ms, last.first_index) < drive.committed(group)
 
 
 def redriven_between() -> tuple[Drive, list[int]]:
@@ -162,7 +201,7 @@ def test_a_lease_of_the_main_order_does_not_reach_over_a_redriven_message() -> N
     assert [1, 2, 3] == sorted(n for each in again for n in numbers_of(each.slices))
     assert (0, 3) == (group.retry_count, group.acked_count)
     assert [] == drive.take()
-    assert offset(drive.wall_ms - 1, drive.partition.last_index) < group.committed(drive.store)
+    assert offset(drive.wall_ms - 1, drive.partition.last_index) < drive.committed(group)
 
 
 def test_neither_does_an_outcome_by_offset() -> None:
@@ -202,15 +241,27 @@ def test_a_purge_leaves_its_readers_what_came_back_to_them_in_between() -> None:
     """A letter of a letter is redriven to the reader; then a later letter is purged."""
     drive = died()
     reader = drive.group("reader", channel=DEAD_LETTER_CHANNEL)
-    consumer = drive.read(reader)
-    drive.end(drive.dispatch()[0], Ending.DEAD)
-    drive.partition.remove_consumer(reader, consumer)
+    bury_again(drive, "reader")
     drive.redrive(drive.letters(Selection(group="reader")))
     bury(drive)
 
     drive.purge(drive.letters()[-1:])
 
     assert 1 == reader.retry_count
+
+
+def test_a_letter_of_a_letter_that_came_back_becomes_a_dead_letter_again() -> None:
+    """It stands where nobody can read it: without another it would be gone."""
+    drive = died()
+    drive.read(drive.group("reader", channel=DEAD_LETTER_CHANNEL))
+    bury_again(drive, "reader")
+    drive.end(drive.dispatch()[0], Ending.ACKED)
+    drive.redrive(drive.letters(Selection(group="reader")))
+    assert 1 == len(drive.letters())
+
+    drive.end(drive.dispatch()[0], Ending.DEAD)
+
+    assert ["g", "reader"] == [each.origin.group for each in drive.letters() if each.origin]
 
 
 def test_an_outcome_by_offset_for_a_letter_that_goes_is_ignored() -> None:
@@ -342,7 +393,7 @@ def test_a_lease_on_a_dead_letter_that_goes_is_lost_and_the_others_stand() -> No
     assert (2, 1) == (reader.acked_count, reader.expired_count)
     drive.produce()
     top = row.due_ms << INDEX_BITS | row.first_index + 2
-    assert reader.committed(drive.store) > top
+    assert drive.committed(reader) > top
 
 
 def test_what_waits_for_a_reader_or_was_not_read_expires_with_its_dead_letter() -> None:
@@ -372,17 +423,36 @@ def test_nothing_is_handed_out_to_readers_while_a_purge_is_on_its_way() -> None:
     assert [] == drive.take()
 
 
-def test_a_dead_letter_that_its_reader_gives_up_names_its_place_among_them() -> None:
-    drive = died(1)
-    (letter,) = drive.letters()
-    drive.read(drive.group("r", channel=DEAD_LETTER_CHANNEL))
+def test_a_dead_letter_that_its_reader_gives_up_stays_one_and_makes_no_other() -> None:
+    drive = died(2)
+    (letters,) = drive.letters()
+    reader, other = [drive.group(name, channel=DEAD_LETTER_CHANNEL) for name in ("r", "o")]
+    drive.read(reader)
 
+    (delivery,) = drive.dispatch()
+    drive.end(delivery, Ending.DEAD, [(0, 1)])
+    for _ in range(drive.max_deliveries):
+        drive.end(delivery, Ending.NACKED)
+        drive.go(1)
+        (delivery,) = drive.dispatch() or [delivery]
+
+    assert [letters] == drive.letters()
+    assert (2, 0, []) == (reader.dead_count, reader.retry_count, drive.dispatch())
+    drive.read(other)
+    assert [1, 2] == drive.take()
+
+
+def test_a_dead_letter_that_was_given_up_can_still_be_redriven() -> None:
+    drive = died()
+    reader = drive.group("r", channel=DEAD_LETTER_CHANNEL)
+    drive.read(reader)
     drive.end(drive.dispatch()[0], Ending.DEAD)
 
-    origin = drive.letters()[-1].origin
-    assert origin is not None
-    assert (letter.due_ms << INDEX_BITS | letter.first_index) == origin.offset
-    assert ("r", DEAD_LETTER_CHANNEL) == (origin.group, origin.channel)
+    assert 1 == drive.redrive(drive.letters())
+    drive.read(drive.group())
+
+    assert [1] == drive.take()
+    assert (1, 0) == (reader.dead_count, reader.expired_count)
 
 
 def test_a_lease_of_nothing_but_what_goes_ends_and_others_stand() -> None:

@@ -283,7 +283,7 @@ def test_part_of_a_retry_row_that_holds_nothing_is_passed_over() -> None:
     assert [] == drive.take()
 
     assert (1, 0) == (group.acked_count, group.retry_count)
-    assert offset(START_MS, 2) == group.committed(drive.store)
+    assert offset(START_MS, 2) == drive.committed(group)
 
 
 def test_dead_letters_of_different_origin_come_in_deliveries_of_their_own() -> None:

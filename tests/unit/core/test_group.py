@@ -28,7 +28,7 @@ def test_acked_messages_are_done_and_never_come_again() -> None:
 
     assert [] == drive.take()
     assert 3 == group.acked_count
-    assert offset(START_MS, 4) == group.committed(drive.store)
+    assert offset(START_MS, 4) == drive.committed(group)
 
 
 def test_nacked_message_comes_again_before_newer_ones_as_the_next_attempt() -> None:
@@ -89,7 +89,7 @@ def test_each_part_of_a_delivery_may_end_otherwise() -> None:
     drive.go(10)
     assert [3] == drive.take()
     assert (2, 3) == (group.acked_count, group.retry_count)
-    assert offset(START_MS, 1) >= group.committed(drive.store)
+    assert offset(START_MS, 1) >= drive.committed(group)
 
 
 def test_parts_of_a_retried_delivery_may_end_otherwise_in_one_outcome() -> None:
@@ -650,14 +650,14 @@ def test_group_is_loaded_from_the_view_as_it_was() -> None:
     (delivery,) = drive.dispatch()
     drive.end(delivery, Ending.ACKED, [(0, 2), (4, 1), (6, 1)])
     drive.end(delivery, Ending.NACKED, [(3, 1)], delay_ms=40)
-    committed = group.committed(drive.store)
+    committed = drive.committed(group)
 
     drive.restart()
 
     loaded = drive.group()
     assert (group.done, group.start, group.acked_count) == (loaded.done, 0, 4)
     assert (1, 1) == (loaded.retry_count, loaded.moved_count)
-    assert committed == loaded.committed(drive.store)
+    assert committed == drive.committed(loaded)
     drive.read(loaded)
     assert [3, 6, 8, 9] == drive.take()
     drive.go(40)

@@ -338,7 +338,7 @@ def test_what_is_cut_unread_has_expired() -> None:
 
     assert [] == drive.take()
     assert (3, 0, 0) == (group.expired_count, group.acked_count, group.retry_count)
-    assert offset(drive.wall_ms, 0) == group.committed(drive.store)
+    assert offset(drive.wall_ms, 0) == drive.committed(group)
 
 
 def test_outcome_for_what_was_cut_under_a_lease_changes_nothing() -> None:
@@ -412,7 +412,7 @@ def test_group_made_after_a_cut_begins_there() -> None:
 
     group = drive.group()
 
-    assert offset(drive.wall_ms, 0) == group.committed(drive.store)
+    assert offset(drive.wall_ms, 0) == drive.committed(group)
     assert 0 == group.expired_count
 
 
