@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sandglass.adapters.memory_store import MemoryStore
 from sandglass.adapters.rocksdb import CUT_ROW_COUNT_MAX, RocksStore
+from sandglass.adapters.shared_store import StorePart
 from sandglass.core.view import RESERVED_KEY, Changes, Row
 from sandglass.errors import BusyError
 from sandglass.ports import Store
@@ -100,9 +101,36 @@ class RocksHarness:
         )
 
 
-HARNESSES: dict[str, type[MemoryHarness] | type[RocksHarness]] = {
+class PartHarness:
+    """A part of a database, between two others that hold something."""
+
+    def __init__(self) -> None:
+        self._below = RocksHarness()
+        for number in (6, 8):
+            neighbour = StorePart(self._below.store, number)
+            neighbour.write(Changes({LOWEST + b"a": b"other", HIGHEST: b"other"}), 100)
+        self.store = StorePart(self._below.store, 7)
+
+    def restart(self) -> None:
+        self._below.restart()
+        self.store = StorePart(self._below.store, 7)
+
+    def crash(self) -> None:
+        self._below.crash()
+        self.store = StorePart(self._below.store, 7)
+
+    def end(self) -> None:
+        for number in (6, 8):
+            neighbour = StorePart(self._below.store, number)
+            assert neighbour.applied_position in {0, 100}  # a crash may have taken it
+            assert len(list(neighbour.range(LOWEST, HIGHEST + b"\xff"))) in {0, 2}
+        self._below.end()
+
+
+HARNESSES: dict[str, type[MemoryHarness] | type[RocksHarness] | type[PartHarness]] = {
     "memory": MemoryHarness,
     "rocksdb": RocksHarness,
+    "part": PartHarness,
 }
 
 
