@@ -157,6 +157,11 @@ class Writer:
         """Nothing waits, and nothing is under way."""
         return not self._waiting and not self._flights
 
+    @property
+    def oldest(self) -> Outgoing | None:
+        """Of what is under way the first that isn't committed."""
+        return self._flights[0].outgoing if self._flights else None
+
     # --- the fence ----------------------------------------------------------------------------
 
     def fence(self, record: bytes) -> Outgoing:
