@@ -62,9 +62,26 @@ class LeaseLostError(ConflictError):
 
 
 class NotLeaderError(SandglassError):
-    """Another node leads the partition; go there."""
+    """Another node leads the partition; go there: `leader` is its address, if it is known."""
 
     code = "NOT_LEADER"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        retry_after_ms: int = 0,
+        is_result_unknown: bool = False,
+        leader: str = "",
+    ) -> None:
+        super().__init__(
+            message,
+            field=field,
+            retry_after_ms=retry_after_ms,
+            is_result_unknown=is_result_unknown,
+        )
+        self.leader = leader
 
 
 class PreconditionError(SandglassError):

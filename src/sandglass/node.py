@@ -15,6 +15,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandglass.adapters.filelog import RESERVE_BYTES_DEFAULT, SEGMENT_BYTES_DEFAULT, FileLog
 from sandglass.adapters.files import Files, make_directories, translate
@@ -45,11 +46,31 @@ from sandglass.web import server as web
 from sandglass.web.metrics import Scrapes
 from sandglass.wire.convert import slice_body
 
+if TYPE_CHECKING:
+    from sandglass.cluster.cluster import Cluster
+
 logger = logging.getLogger(__name__)
 
 SUPERBLOCK = "superblock"
 STORE = "store-000"
+ENGINE = "engine"
 NO_CLUSTER = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """
+    A node's place in a cluster: the ports of its engine, and the route addresses (host:port) of
+    the others'. `advertise_host` is how other nodes reach this one; empty for `bind_addr`.
+    """
+
+    client_port: int
+    route_port: int
+    peers: tuple[str, ...]
+    is_founder: bool
+    secret: bytes = b""
+    advertise_host: str = ""
+    engine_binary: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,7 @@ class NodeConfig:
     http_hosts: tuple[str, ...] = ()
     session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
     stop_grace_ms: int = 5000
+    cluster: ClusterSettings | None = None
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
     reserve_bytes: int = RESERVE_BYTES_DEFAULT
 
@@ -104,6 +126,8 @@ class Node:
         self._web: web.Surface | None = None
         self._superblock: Superblock | None = None
         self._watch: asyncio.Task[None] | None = None
+        self.cluster: Cluster | None = None
+        """Its part in a cluster, if it has one."""
 
     @property
     def broker(self) -> Broker:
@@ -165,6 +189,9 @@ class Node:
             if self.config.http_port is not None:
                 self._web = await self._serve_http(self._broker, self.config.http_port)
             self._watch = asyncio.create_task(self.access.watch(), name="access-watch")
+            if self.config.cluster is not None:
+                self.cluster = self._cluster(self._broker, ids, self.config.cluster)
+                await self.cluster.start()
         except BaseException:
             await self.stop()
             raise
@@ -189,6 +216,8 @@ class Node:
             self._web = None
         if self._broker is not None:
             await self._broker.stop()
+        if self.cluster is not None:
+            await self.cluster.stop()
         if self._loop is not None:
             await self._loop.stop()
         if self._watch is not None:
@@ -207,6 +236,52 @@ class Node:
             names=self.config.http_hosts,
             access=self.access,
         )
+
+    def _cluster(self, broker: Broker, ids: Generator, settings: ClusterSettings) -> "Cluster":
+        try:
+            # Here, because a node alone doesn't need what they bring.
+            from sandglass.adapters.engine import EngineConfig
+            from sandglass.cluster.cluster import Cluster, ClusterConfig, Identity
+        except ModuleNotFoundError as error:
+            raise PreconditionError(
+                f"a cluster needs the package {error.name}: install sandglass[cluster]"
+            ) from error
+        superblock = self._superblock
+        assert superblock is not None
+        host = settings.advertise_host or self.config.bind_addr
+        shown = f"[{host}]" if ":" in host else host
+        engine = EngineConfig(
+            name=self.config.name,
+            directory=self.config.data / ENGINE,
+            bind_addr=self.config.bind_addr,
+            client_port=settings.client_port,
+            route_port=settings.route_port,
+            peers=settings.peers,
+            secret=settings.secret,
+            binary=settings.engine_binary,
+        )
+        return Cluster(
+            ClusterConfig(
+                engine,
+                settings.is_founder,
+                self.config.data / STORE / "replicas",
+                grpc=f"{shown}:{self.grpc_port}",
+                http="" if self._web is None else f"{shown}:{self.http_port}",
+            ),
+            broker.loops,
+            Identity(superblock.node_id, superblock.cluster_id, self._save_cluster_id),
+            clock=self.clock,
+            entropy=self.entropy,
+            ids=ids,
+            slicer=slice_body,
+            stopwatch_ns=stopwatch_ns,
+        )
+
+    def _save_cluster_id(self, cluster_id: bytes) -> None:
+        assert self._superblock is not None
+        superblock = replace(self._superblock, cluster_id=cluster_id)
+        save_superblock(self.config.data / SUPERBLOCK, superblock)
+        self._superblock = superblock
 
     def _open(self) -> None:
         data = self.config.data

@@ -177,29 +177,41 @@ class Settings:
     )
     raft_port: int = setting(
         9190,
-        "Client port of the cluster's engine. Accepted; unused until there is a cluster.",
+        "Client port of the cluster's engine: this node's own, on bind_addr.",
         low=0,
         high=PORT_MAX,
         bare=True,
     )
     gossip_port: int = setting(
         9900,
-        "Route port of the cluster's engine. Accepted; unused until there is a cluster.",
+        "Route port of the cluster's engine: the other nodes' engines connect to it.",
         low=0,
         high=PORT_MAX,
         bare=True,
     )
     initial_peers: tuple[str, ...] = setting(
         (),
-        "Route addresses (host:port) of other nodes. Accepted; the node serves alone and says"
-        " so until there is a cluster.",
+        "Route addresses (host:port, with their gossip_port) of the other nodes. With any, the"
+        " node is part of a cluster and runs an engine; without, it is one machine.",
         short="p",
         bare=True,
     )
     bootstrap_raft: bool = setting(
         False,
-        "Found the cluster. Accepted; no effect until there is a cluster.",
+        "Found the cluster, if nobody has: exactly one of its nodes.",
         bare=True,
+    )
+    cluster_secret_file: Path | None = setting(
+        None,
+        "File with the cluster's secret, the same on all nodes, mode 0600: engines know each"
+        " other by it. Needed beyond loopback.",
+        kind=Path,
+    )
+    engine_binary: Path | None = setting(
+        None,
+        "A nats-server (2.12 or newer) to run as the engine, instead of the one that comes with"
+        " sandglass[cluster].",
+        kind=Path,
     )
     offset_replication_factor: int = setting(
         3,

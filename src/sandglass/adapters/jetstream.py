@@ -320,7 +320,13 @@ class JetStreamLog:
         self._changed.set()
 
     def start(self) -> None:
-        """Begins to send: the epoch is open, and nothing else reads for this log."""
+        """
+        Begins to send: the epoch is open, and nothing else reads for this log.
+
+        Raises:
+            UnavailableError: another has opened one since.
+        """
+        self._check_alive()
         assert self.writer.phase is Phase.LEADING
         self._marks.append(self.writer.mark)
         self._tasks = [

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sandglass.broker.loops import Loops
+from sandglass.broker.loops import Loops, is_replicated
 from sandglass.core import limits
 from sandglass.core.machine import encode_topic
 from sandglass.core.record import DeleteTopic, PutTopic
@@ -42,7 +42,7 @@ class Catalog:
 
     def topics(self) -> list[Topic]:
         """All topics, by name."""
-        return [topic for _, topic in sorted(self.loop.machine.topics.items())]
+        return self.loops.topics()
 
     def topic(self, name: str) -> Topic:
         """
@@ -51,7 +51,7 @@ class Catalog:
         Raises:
             NotFoundError: there is none.
         """
-        topic = self.loop.machine.topics.get(name)
+        topic = self.loops.topic(name)
         if topic is None:
             raise NotFoundError(
                 f"ErrTopicNotFound: topic {name[:200]!r} not found", field="topic"
@@ -105,16 +105,13 @@ class Catalog:
         settings = settings or TopicSettings()
         settings.check()
         machine = self.loop.machine
-        if name in machine.topics or name in self._creating:
+        if self.loops.topic(name) is not None or name in self._creating:
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
             )
         if replication_factor > 1:
-            raise PreconditionError(
-                f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
-                f" {replication_factor} members, and this node serves alone:"
-                f" {replication_factor - 1} missing",
-                field="replication_factor",
+            return await self._create_replicated(
+                name, kind, partition_count, replication_factor, settings
             )
         if len(machine.topics) + len(self._creating) >= limits.TOPIC_COUNT_MAX:
             raise BusyError(f"there are {limits.TOPIC_COUNT_MAX} topics, the most there may be")
@@ -135,6 +132,30 @@ class Catalog:
         )
         return topic
 
+    async def _create_replicated(
+        self,
+        name: str,
+        kind: TopicKind,
+        partition_count: int,
+        replication_factor: int,
+        settings: TopicSettings,
+    ) -> Topic:
+        shared = self.loops.shared
+        if shared is None:
+            raise PreconditionError(
+                f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
+                f" {replication_factor} members, and {self.loops.why_alone()}:"
+                f" {replication_factor - 1} missing",
+                field="replication_factor",
+            )
+        self._creating.add(name)
+        try:
+            return await shared.create_topic(
+                name, kind, partition_count, replication_factor, settings
+            )
+        finally:
+            self._creating.discard(name)
+
     async def change_topic(self, name: str, **changes: Any) -> Topic:
         """
         Changes settings of a topic: those of `TopicSettings` that are given.
@@ -148,6 +169,10 @@ class Catalog:
         settings.check()
         topic = self._changing[name] = replace(topic, settings=settings)
         try:
+            if is_replicated(topic.partitions[0].number):
+                assert self.loops.shared is not None
+                await self.loops.shared.change_topic(topic)
+                return topic
             operation = PutTopic(name, encode_topic(topic))
             record = self.loop.machine.record([operation], self.loop.moment())
             await self.loop.commit(record)
@@ -166,6 +191,12 @@ class Catalog:
         topic = self.topic(name)
         numbers = [ref.number for ref in topic.partitions]
         self.on_deleted(topic)
+        if is_replicated(topic.partitions[0].number):
+            assert self.loops.shared is not None
+            await self.loops.shared.delete_topic(topic)
+            self._spread.pop(name, None)
+            self.on_deleted(topic)
+            return
         machine = self.loop.machine
         operation = DeleteTopic(name, numbers)
 

@@ -64,6 +64,7 @@ class Consumers:
         loops.on_deliveries = self._deliver
         loops.on_dispatched = self._dispatched
         loops.on_stopped = self._stopped
+        loops.on_lost = self._lost
 
     @property
     def reading_count(self) -> int:
@@ -564,6 +565,13 @@ class Consumers:
             if is_last or subscription.drain_targets is not None:
                 self._forget(subscription)
                 subscription.receiver.ended(subscription, error)
+
+    def _lost(self, number: int, error: SandglassError) -> None:
+        """A partition is led elsewhere now: who reads it has to go there."""
+        self._ready_list.dropped(number)
+        for subscription in [*self._subscriptions.values()]:
+            if number in subscription.groups:
+                self._end(subscription, error)
 
     async def stop(self) -> None:
         """Waits for what is being given back."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from sandglass.broker.inbox import resolve
-from sandglass.broker.loops import Loops
+from sandglass.broker.loops import Loops, is_replicated
 from sandglass.core import limits
 from sandglass.core.machine import encode_group
 from sandglass.core.membership import admit_drop, admit_group, admit_seek
@@ -36,6 +36,7 @@ from sandglass.errors import (
     NotFoundError,
     PreconditionError,
     SandglassError,
+    UnavailableError,
 )
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Groups:
 
     def all(self, topic: Topic) -> list[TopicGroup]:
         """The groups of a topic, by name, those excepted that are being deleted."""
-        known = self.loop.machine.groups.get(topic.name, {})
+        known = self.loops.groups(topic.name)
         return [group for _, group in sorted(known.items()) if not group.is_going]
 
     def group(self, topic: Topic, name: str) -> TopicGroup:
@@ -223,7 +224,7 @@ class Groups:
     def _new(
         self, topic: Topic, name: str, start: Start, settings: GroupSettings
     ) -> TopicGroup:
-        known = self.loop.machine.groups.get(topic.name, {})
+        known = self.loops.groups(topic.name)
         if len(known) + len(self._coming) >= limits.GROUP_COUNT_MAX:
             raise BusyError(
                 f"topic '{topic.name}' has {len(known)} groups, the most it may have",
@@ -298,11 +299,15 @@ class Groups:
 
     async def _drop(self, group: TopicGroup) -> None:
         machine = self.loop.machine
-        topic = machine.topics.get(group.topic)
+        topic = self.loops.topic(group.topic)
         for ref in topic.partitions if topic is not None else ():
             loop = self.loops.working(ref.number)
             if loop is not None:
                 await self._drop_from(loop.partition(ref.number), group)
+        if self._is_shared(group.topic):
+            assert self.loops.shared is not None
+            await self.loops.shared.delete_group(group.topic, group.name)
+            return
         operation = DeleteGroup(group.topic, group.name)
         await self.loop.commit(machine.record([operation], self.loop.moment()))
 
@@ -330,7 +335,7 @@ class Groups:
 
     def _find(self, topic: str, name: str) -> TopicGroup | None:
         coming = self._coming.get((topic, name))
-        return coming or self.loop.machine.groups.get(topic, {}).get(name)
+        return coming or self.loops.groups(topic).get(name)
 
     def _put(self, group: TopicGroup) -> Awaitable[None]:
         """Queues the group's row; what it returns waits until it is applied."""
@@ -343,7 +348,27 @@ class Groups:
                 del self._coming[key]
             resolve(future, error)
 
+        if self._is_shared(group.topic):
+            assert self.loops.shared is not None
+            putting = asyncio.create_task(self.loops.shared.put_group(group))
+            putting.add_done_callback(lambda task: done(_error_of(task)))
+            return asyncio.shield(future)
         machine, moment = self.loop.machine, self.loop.moment()
         operation = PutGroup(group.topic, group.name, encode_group(group))
         self.loop.submit(machine.record([operation], moment), done)
         return asyncio.shield(future)
+
+    def _is_shared(self, topic: str) -> bool:
+        """Are the groups of a topic in the cluster's catalog?"""
+        found = self.loops.topic(topic)
+        return found is not None and is_replicated(found.partitions[0].number)
+
+
+def _error_of(task: "asyncio.Task[None]") -> SandglassError | None:
+    """How a change of the cluster's catalog ended."""
+    if task.cancelled():
+        return UnavailableError("the node is stopping", is_result_unknown=True)
+    error = task.exception()
+    if error is None or isinstance(error, SandglassError):
+        return error
+    raise error

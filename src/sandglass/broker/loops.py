@@ -5,13 +5,14 @@ Everything that concerns a partition asks here first. A partition that is led el
 refused with an error that says where.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.shared_catalog import SharedCatalog
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
-from sandglass.core.topic import Topic
+from sandglass.core.topic import Topic, TopicGroup
 from sandglass.errors import NotLeaderError, SandglassError
 
 
@@ -23,7 +24,8 @@ def is_replicated(number: int) -> bool:
 class Loops:
     """
     `own` is the loop of the node's own log. What a loop tells goes to whoever has set
-    `on_deliveries`, `on_dispatched` and `on_stopped` here, whichever loop it is.
+    `on_deliveries`, `on_dispatched` and `on_stopped` here, whichever loop it is; `on_lost` is
+    told a partition that isn't led here any more.
     """
 
     def __init__(self, own: NodeLoop) -> None:
@@ -31,10 +33,15 @@ class Loops:
         self.on_deliveries: Callable[[list[Delivery]], None] = lambda _: None
         self.on_dispatched: Callable[[Partition], None] = lambda _: None
         self.on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
+        self.on_lost: Callable[[int, SandglassError], None] = lambda *_: None
         self.whereabouts: Callable[[int], NotLeaderError] = lambda number: NotLeaderError(
             f"partition {number} is not led here"
         )
         """Why a replicated partition isn't led here, and where it is."""
+        self.shared: SharedCatalog | None = None
+        """The cluster's topics and groups, once the node has joined one."""
+        self.why_alone: Callable[[], str] = lambda: "this node serves alone"
+        """Why there is none."""
         self._led: dict[int, NodeLoop] = {}
         self._listen(own)
 
@@ -88,7 +95,24 @@ class Loops:
 
     def topics(self) -> list[Topic]:
         """All topics that are known here, by name."""
-        return [topic for _, topic in sorted(self.own.machine.topics.items())]
+        found = self.own.machine.topics
+        if self.shared is not None:
+            found = {**self.shared.topics, **found}
+        return [topic for _, topic in sorted(found.items())]
+
+    def topic(self, name: str) -> Topic | None:
+        """A topic by its name; None if none is known."""
+        found = self.own.machine.topics.get(name)
+        if found is None and self.shared is not None:
+            found = self.shared.topics.get(name)
+        return found
+
+    def groups(self, topic: str) -> Mapping[str, TopicGroup]:
+        """The groups of a topic, by name."""
+        found = self.own.machine.groups.get(topic)
+        if found is None and self.shared is not None:
+            found = self.shared.groups.get(topic)
+        return found or {}
 
     async def freshen(self, numbers: Iterable[int]) -> None:
         """See `NodeLoop.freshen`."""
@@ -103,9 +127,10 @@ class Loops:
         self._led[number] = loop
         self._listen(loop)
 
-    def remove(self, number: int) -> None:
-        """The node leads a replicated partition no longer."""
-        self._led.pop(number, None)
+    def remove(self, number: int, error: SandglassError) -> None:
+        """The node leads a replicated partition no longer; who reads it is told why."""
+        if self._led.pop(number, None) is not None:
+            self.on_lost(number, error)
 
     def _listen(self, loop: NodeLoop) -> None:
         loop.on_deliveries = self._deliveries

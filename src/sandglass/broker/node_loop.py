@@ -40,6 +40,7 @@ from sandglass.broker.leader_clock import LeaderClock
 from sandglass.broker.promises import PROMISE_AHEAD_MS, Promises
 from sandglass.core import codec, limits, outcome
 from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.keys import MARK_KEY
 from sandglass.core.machine import Machine
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
@@ -94,6 +95,8 @@ class NodeLoop:
     on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
     on_failure: Callable[[BaseException], None] = lambda _: None
     housekeeping: Callable[[Moment], None] = lambda _: None
+    may_serve: Callable[[], bool] = lambda: True
+    """Asked in each turn before anything is handed out, and before anything is read."""
     stopwatch_ns: Callable[[], int] = lambda: 0
     """For measuring, and to end a turn that takes long; any thread may ask."""
 
@@ -137,6 +140,10 @@ class NodeLoop:
     """Its epoch is durable."""
     _is_stopping: bool = False
     _task: asyncio.Task[None] | None = None
+    _synced: Callable[[], Awaitable[int]] | None = None
+    """Awaits the log, where it isn't synced in a thread."""
+    _mark_at: Callable[[int], bytes] | None = None
+    """By position: what the store of a replicated log keeps beside it."""
     _thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="sandglass-sync")
     )
@@ -151,23 +158,97 @@ class NodeLoop:
             CorruptError: log and view don't fit together, or one is damaged.
             UnavailableError: the log takes nothing; its text says why.
         """
+        self.open()
+        for position, raw in self.log.read(self._applied + 1):
+            self.replay(position, raw)
+            if len(self.view.changes.rows) >= limits.REPLAY_ROW_COUNT:
+                self.write_replayed()
+        for number in quarantine.release(self.machine, self.view):
+            del self.stopped[number]
+            self._damaged.discard(number)
+        self.write_replayed()
+        await self._start_clocks()
+        epoch = self.commit(self.machine.lead(self.moment()))
+        self._begin()
+        # Tokens carry the epoch: none is given out before it can't be anybody else's.
+        await epoch
+        self._is_leading = True
+
+    def open(self) -> None:
+        """Finds what the store holds. Leads nothing yet: a replica follows its log so."""
         self.view = Overlay(self.store)
         self.machine = Machine.load(self.slicer, self.view)
         self._promises = Promises(self.machine)
         self._applied = self.store.applied_position
-        self._replay()
+        self.stopped = {number: reason for number, _, reason in quarantine.read(self.view)}
+
+    def replay(self, position: int, raw: bytes) -> None:
+        """Carries out a record of the log that another wrote, or this one before it ended."""
+        assert position == self._applied + 1, "a record was left out"
+        self._applied = position
+        self._apply(codec.decode(raw))
+
+    def write_replayed(self, mark: bytes | None = None) -> None:
+        """
+        Writes what was replayed, with the mark of the log's reader where there is one.
+
+        Raises:
+            BusyError: the store is stalled; repeat.
+        """
+        if mark is not None:
+            self.view.changes.rows[MARK_KEY] = mark
+        if not self.view.changes and self._applied == self.store.applied_position:
+            return
+        changes = self.view.take()
+        try:
+            self.store.write(changes, self._applied)
+        except BusyError:
+            self.view.lay(changes)
+            raise
+
+    def opening(self, epoch: int) -> bytes:
+        """
+        The record that opens an epoch, for the fence of a replicated log: it carries the clocks
+        as they were logged, for others may still write.
+        """
+        reached_ms, steady_ms = self.machine.clocks(self.view)
+        return codec.encode(self.machine.opening(epoch, Moment(reached_ms, steady_ms, 0)))
+
+    async def take_over(
+        self, log: Log, synced: Callable[[], Awaitable[int]], mark_at: Callable[[int], bytes]
+    ) -> None:
+        """
+        Begins to lead a replicated log, whose last record applied opened the epoch.
+
+        Args:
+            synced: waits until what was appended is durable.
+            mark_at: what the store keeps beside an applied position.
+        """
+        self.log, self._synced, self._mark_at = log, synced, mark_at
+        await self._start_clocks()
+        self.machine.take_over(self.moment())
+        self._begin()
+        self._is_leading = True
+
+    async def _start_clocks(self) -> None:
         reached_ms, steady_ms = self.machine.clocks(self.view)
         wall_ms = await self._wait_out_promise()
         self.clocks = LeaderClock(self.clock, self.stats, self.chance)
         self.clocks.start(wall_ms=wall_ms, steady_ms=steady_ms, reached_ms=reached_ms)
-        moment = self.moment()
-        epoch = self.commit(self.machine.lead(moment))
+
+    def _begin(self) -> None:
         # What the leader before promised counts as reached: a clock below it stands back.
         self.clocks.reached_ms = max(self.clocks.reached_ms, self.machine.closing_ms)
         self._task = asyncio.create_task(self._run(), name="sandglass-loop")
-        # Tokens carry the epoch: none is given out before it can't be anybody else's.
-        await epoch
-        self._is_leading = True
+
+    def abandon(self, error: SandglassError) -> None:
+        """Leads no longer, at once; who waits is told. Nothing more is written."""
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown(wait=False)
+        if self.failure is None:
+            self.failure = error
+        self._refuse_all(error)
 
     async def stop(self) -> None:
         """Finishes what is queued, closes the offsets exactly, and ends the loop."""
@@ -182,22 +263,6 @@ class NodeLoop:
         if self.failure is None:
             self.failure = UnavailableError("the node has stopped")
             self._refuse_all(self.failure)
-
-    def _replay(self) -> None:
-        self.stopped = {number: reason for number, _, reason in quarantine.read(self.view)}
-        for position, raw in self.log.read(self._applied + 1):
-            self._applied = position
-            self._apply(codec.decode(raw))
-            if len(self.view.changes.rows) >= limits.REPLAY_ROW_COUNT:
-                self._write_all()
-        for number in quarantine.release(self.machine, self.view):
-            del self.stopped[number]
-            self._damaged.discard(number)
-        self._write_all()
-
-    def _write_all(self) -> None:
-        if self.view.changes or self._applied != self.store.applied_position:
-            self.store.write(self.view.take(), self._applied)
 
     async def _wait_out_promise(self) -> int:
         """Until the clock has passed the promise; a clock further behind was stepped back."""
@@ -225,6 +290,11 @@ class NodeLoop:
         """
         if self.failure is not None:
             raise self.failure
+        if not self.may_serve():
+            raise UnavailableError(
+                "the lease of this node is not renewed just now",
+                retry_after_ms=limits.BUSY_RETRY_MS,
+            )
         error = self._error_of(number)
         if error is not None:
             raise error
@@ -394,9 +464,19 @@ class NodeLoop:
         self._syncing = self._inbox.take(len(raws))
         self.stats.record_count += len(self._syncing)
         self.stats.sync_count += 1
-        loop = asyncio.get_running_loop()
-        self._sync = loop.run_in_executor(self._thread, self._timed_sync)
+        self._sync = self._begin_sync()
         self._sync.add_done_callback(lambda _: self._kick.set())
+
+    def _begin_sync(self) -> "asyncio.Future[int]":
+        if self._synced is not None:
+            return asyncio.ensure_future(self._await_log())
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._timed_sync)
+
+    async def _await_log(self) -> int:
+        assert self._synced is not None
+        began_ns = self.stopwatch_ns()
+        await self._synced()
+        return self.stopwatch_ns() - began_ns
 
     def _timed_sync(self) -> int:
         """In the sync thread; how long it took, in ns."""
@@ -502,6 +582,8 @@ class NodeLoop:
         if not self.view.changes:
             self.is_stalled = False
             return
+        if self._mark_at is not None:
+            self.view.changes.rows[MARK_KEY] = self._mark_at(self._applied)
         changes = self.view.take()
         try:
             self.store.write(changes, self._applied)
@@ -520,7 +602,7 @@ class NodeLoop:
         agenda = self._agenda
         agenda.look(moment)
         self._has_delivered = False
-        if not agenda.ready or self._is_stopping:
+        if not agenda.ready or self._is_stopping or not self.may_serve():
             return
         promised = self.promised(moment)
         until_ns = self.stopwatch_ns() + DISPATCH_NS
@@ -606,7 +688,7 @@ class NodeLoop:
             # Nothing is lost: the next start waits the promise out, as after a crash.
             logger.warning("stopping without a last record: %s", error)
             return
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.log.sync)
+        await self._begin_sync()
         self._applied += 1
         self.view.lay(self.machine.apply(record, self.view))
         self._write()

@@ -21,8 +21,15 @@ import typer
 
 from sandglass.cli import ending, flags, show, token
 from sandglass.cli.config import SERVER_CONFIG_ENV, Loaded, load
-from sandglass.errors import InvalidError, NoSpaceError, NotFoundError, SandglassError
+from sandglass.errors import (
+    InvalidError,
+    NoSpaceError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+)
 from sandglass.security.access import Access
+from sandglass.security.files import read_file
 from sandglass.security.reach import exposure_of, is_loopback
 from sandglass.security.tls import tls_files
 from sandglass.settings import Settings
@@ -34,6 +41,11 @@ TOOL: Final = "sandglass"
 
 STOP_S_MAX: Final = 9.5
 """Ten seconds from signal to exit are promised; the rest is the interpreter's."""
+
+SECRET_BYTES_MIN = 16
+"""Of a cluster's secret: less can be guessed."""
+
+SECRET_BYTES_MAX = 4096
 
 FILE_COUNT: Final = 65_536
 """Open files to ask for: 10,000 connections, and what RocksDB likes to keep open."""
@@ -78,10 +90,11 @@ def start(context: typer.Context, **given: Any) -> None:
     loaded = context.obj()
     try:
         access = access_of(loaded.settings)
+        secret = cluster_secret_of(loaded.settings)
     except SandglassError as error:
         ending.failed(TOOL, error.message)
         raise typer.Exit(ending.WRONG_USAGE) from error
-    raise typer.Exit(_serve(loaded, access))
+    raise typer.Exit(_serve(loaded, access, secret))
 
 
 @app.command()
@@ -123,6 +136,37 @@ def access_of(settings: Settings) -> Access:
     return Access(tls_files=files, token_file=settings.token_file)
 
 
+def cluster_secret_of(settings: Settings) -> bytes:
+    """
+    The secret by which the engines of a cluster know each other; none on loopback.
+
+    Raises:
+        InvalidError: others could reach the engine, and there is no secret.
+        PreconditionError: others may read the file, or it is too short to be a secret.
+        NotFoundError: it can't be read.
+    """
+    path = settings.cluster_secret_file
+    if path is None:
+        is_exposed = bool(settings.initial_peers) and not is_loopback(settings.bind_addr)
+        if is_exposed and not settings.insecure:
+            raise InvalidError(
+                f"bind_addr {settings.bind_addr} is beyond loopback: a cluster there needs"
+                " --cluster_secret_file, or --insecure",
+                field="cluster_secret_file",
+            )
+        return b""
+    secret = read_file(
+        path, what="cluster secret file", bytes_max=SECRET_BYTES_MAX, is_private=True
+    ).strip()
+    if len(secret) < SECRET_BYTES_MIN:
+        raise PreconditionError(
+            f"cluster_secret_file {path} holds {len(secret)} bytes; a secret has"
+            f" {SECRET_BYTES_MIN} at least",
+            field="cluster_secret_file",
+        )
+    return secret
+
+
 flags.declare(
     app,
     start,
@@ -135,7 +179,7 @@ flags.declare(
 # --- serving ---
 
 
-def _serve(loaded: Loaded[Settings], access: Access) -> int:
+def _serve(loaded: Loaded[Settings], access: Access, secret: bytes) -> int:
     settings = loaded.settings
     # gRPC would put lines of its own form into the log, one for each handshake that fails.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -146,7 +190,7 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
 
         from sandglass.adapters import interpreter
         from sandglass.cli import logs
-        from sandglass.node import Node, NodeConfig
+        from sandglass.node import ClusterSettings, Node, NodeConfig
     except ModuleNotFoundError as error:
         return ending.failed(
             TOOL, f"the server needs the package {error.name}: install sandglass[server]"
@@ -157,6 +201,17 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
     interpreter.prepare()
     _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        cluster = None
+        if settings.initial_peers:
+            cluster = ClusterSettings(
+                client_port=settings.raft_port,
+                route_port=settings.gossip_port,
+                peers=settings.initial_peers,
+                is_founder=settings.bootstrap_raft,
+                secret=secret,
+                advertise_host=settings.advertise_addr,
+                engine_binary=settings.engine_binary,
+            )
         node = Node(
             NodeConfig(
                 data=settings.data,
@@ -167,6 +222,7 @@ def _serve(loaded: Loaded[Settings], access: Access) -> int:
                 http_hosts=(*settings.http_hosts, settings.advertise_addr),
                 session_grace_ms=settings.session_grace // timedelta(milliseconds=1),
                 stop_grace_ms=settings.stop_grace // timedelta(milliseconds=1),
+                cluster=cluster,
             ),
             access=access,
         )
@@ -191,11 +247,6 @@ def _say_settings(log: Any, loaded: Loaded[Settings], access: Access) -> None:
         log.info("settings read", config=loaded.config)
     for note in loaded.notes:
         log.warning(note)
-    if settings.initial_peers:
-        log.warning(
-            "serving alone: initial_peers are read, and not used until there is a cluster",
-            initial_peers=list(settings.initial_peers),
-        )
     if access.tls is not None:
         log.info("TLS", certificate_ends=access.tls.ends, asks=access.tls.client_ca is not None)
     if settings.insecure and not is_loopback(settings.bind_addr):

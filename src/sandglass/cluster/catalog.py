@@ -1,0 +1,283 @@
+"""
+The catalog of a cluster, in what its members agree on.
+
+| entry | holds |
+| --- | --- |
+| `topic.<name>` | a replicated topic, and which members hold its partitions |
+| `group.<topic>.<name>` | a group of it |
+| `leader.<number>` | which member leads a partition, since which incarnation, in which epoch |
+| `numbers` | the next number of a partition |
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sandglass.adapters.jetstream import Stream
+from sandglass.adapters.nats import Connection
+from sandglass.cluster.members import Members, key_part
+from sandglass.core import limits
+from sandglass.core.machine import decode_group, decode_topic, encode_group, encode_topic
+from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, TopicSettings
+from sandglass.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+)
+from sandglass.ports import Clock, Placement
+from sandglass.sandflake import Generator
+
+TOPICS: Final = "topic."
+GROUPS: Final = "group."
+LEADERS: Final = "leader."
+NUMBERS: Final = "numbers"
+PLACED_VERSION: Final = 1
+AGAIN_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A topic, and for each partition the members that hold it, the first to lead first."""
+
+    topic: Topic
+    replicas: tuple[tuple[str, ...], ...]
+
+    def encode(self) -> bytes:
+        """The entry's value: JSON, so that a person can read it."""
+        fields = {
+            "version": PLACED_VERSION,
+            "topic": json.loads(encode_topic(self.topic)),
+            "replicas": self.replicas,
+        }
+        return json.dumps(fields, sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Placed":
+        """Reads an entry's value."""
+        fields = json.loads(value)
+        assert fields["version"] == PLACED_VERSION, "a topic's entry of another version"
+        topic = decode_topic(json.dumps(fields["topic"]).encode())
+        return cls(topic, tuple(map(tuple, fields["replicas"])))
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Who leads a partition. It holds while that incarnation of the member is there."""
+
+    node: str
+    incarnation: str
+    epoch: int
+
+    def encode(self) -> bytes:
+        """The entry's value."""
+        fields = {"node": self.node, "incarnation": self.incarnation, "epoch": self.epoch}
+        return json.dumps(fields, sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Leadership":
+        """Reads an entry's value."""
+        found = json.loads(value)
+        return cls(found["node"], found["incarnation"], found["epoch"])
+
+
+NOBODY: Final = Leadership("", "", 0)
+
+
+class ClusterCatalog:
+    """`SharedCatalog` over what the members agree on. All calls run in the loop's thread."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        members: Members,
+        connection: Connection,
+        ids: Generator,
+        clock: Clock,
+    ) -> None:
+        self.placement = placement
+        self.members = members
+        self.connection = connection
+        self.ids = ids
+        self.clock = clock
+        self.placed: dict[str, Placed] = {}
+        self._groups: dict[str, dict[str, TopicGroup]] = {}
+        for key in [*placement.entries]:
+            self._on_entry(key)
+        placement.follow(self._on_entry)
+
+    # --- the protocol -------------------------------------------------------------------------
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """See `SharedCatalog.topics`."""
+        return {name: placed.topic for name, placed in self.placed.items()}
+
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, TopicGroup]]:
+        """See `SharedCatalog.groups`."""
+        return self._groups
+
+    async def create_topic(
+        self,
+        name: str,
+        kind: TopicKind,
+        partition_count: int,
+        replication_factor: int,
+        settings: TopicSettings,
+    ) -> Topic:
+        """See `SharedCatalog.create_topic`."""
+        members = [member.name for member in self.members.alive]
+        if replication_factor > len(members):
+            raise PreconditionError(
+                f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
+                f" {replication_factor} members, and {len(members)} are there:"
+                f" {replication_factor - len(members)} missing",
+                field="replication_factor",
+            )
+        if TOPICS + key_part(name) in self.placement.entries:
+            raise ConflictError(
+                f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
+            )
+        first = await self._take_numbers(partition_count)
+        refs = tuple(
+            PartitionRef(str(self.ids.next()), first + place)
+            for place in range(partition_count)
+        )
+        replicas = tuple(
+            tuple(
+                members[(first + place + rank) % len(members)]
+                for rank in range(replication_factor)
+            )
+            for place in range(partition_count)
+        )
+        topic = Topic(name, kind, refs, replication_factor, self.clock.wall_ms(), settings)
+        for ref in refs:
+            await Stream(self.connection, ref.number).create(replication_factor)
+        try:
+            await self.placement.set(
+                TOPICS + key_part(name), Placed(topic, replicas).encode(), 0
+            )
+        except ConflictError:
+            for ref in refs:
+                await Stream(self.connection, ref.number).delete()
+            raise ConflictError(
+                f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
+            ) from None
+        return topic
+
+    async def change_topic(self, topic: Topic) -> None:
+        """See `SharedCatalog.change_topic`."""
+        key = TOPICS + key_part(topic.name)
+        while True:
+            entry = self.placement.entries.get(key)
+            if entry is None:
+                raise NotFoundError(
+                    f"ErrTopicNotFound: topic {topic.name!r} not found", field="topic"
+                )
+            placed = replace(Placed.decode(entry.value), topic=topic)
+            with suppress(ConflictError):
+                await self.placement.set(key, placed.encode(), entry.revision)
+                return
+            await asyncio.sleep(AGAIN_S)
+
+    async def delete_topic(self, topic: Topic) -> None:
+        """See `SharedCatalog.delete_topic`."""
+        for name in [*self._groups.get(topic.name, {})]:
+            await self.delete_group(topic.name, name)
+        await self.placement.delete(TOPICS + key_part(topic.name))
+        for ref in topic.partitions:
+            await Stream(self.connection, ref.number).delete()
+            with suppress(SandglassError):
+                await self.placement.delete(f"{LEADERS}{ref.number}")
+
+    async def put_group(self, group: TopicGroup) -> None:
+        """See `SharedCatalog.put_group`."""
+        await self.placement.set(_group_key(group.topic, group.name), encode_group(group))
+
+    async def delete_group(self, topic: str, name: str) -> None:
+        """See `SharedCatalog.delete_group`."""
+        await self.placement.delete(_group_key(topic, name))
+
+    # --- leaders ------------------------------------------------------------------------------
+
+    def leadership(self, number: int) -> Leadership:
+        """Who is entered as the leader of a partition, there or not."""
+        entry = self.placement.entries.get(f"{LEADERS}{number}")
+        return NOBODY if entry is None else Leadership.decode(entry.value)
+
+    async def lead(self, number: int, epoch: int) -> bool:
+        """
+        Enters this node as a partition's leader; false if another was faster.
+
+        Raises:
+            UnavailableError: no quorum.
+        """
+        key = f"{LEADERS}{number}"
+        entry = self.placement.entries.get(key)
+        me = self.members.me
+        value = Leadership(me.name, me.incarnation, epoch).encode()
+        try:
+            await self.placement.set(key, value, 0 if entry is None else entry.revision)
+        except ConflictError:
+            return False
+        return True
+
+    async def yield_(self, number: int, epoch: int) -> None:
+        """
+        Enters that nobody leads a partition, if this node was entered, in this epoch.
+
+        Raises:
+            UnavailableError: no quorum.
+        """
+        key = f"{LEADERS}{number}"
+        entry = self.placement.entries.get(key)
+        if entry is None:
+            return
+        found, me = Leadership.decode(entry.value), self.members.me
+        if (found.node, found.incarnation, found.epoch) == (me.name, me.incarnation, epoch):
+            with suppress(ConflictError):
+                await self.placement.set(
+                    key, replace(found, node="", incarnation="").encode(), entry.revision
+                )
+
+    # --- what is known ------------------------------------------------------------------------
+
+    def _on_entry(self, key: str) -> None:
+        entry = self.placement.entries.get(key)
+        if key.startswith(TOPICS):
+            name = key.removeprefix(TOPICS).replace("=2E", ".")
+            if entry is None:
+                self.placed.pop(name, None)
+            else:
+                self.placed[name] = Placed.decode(entry.value)
+        elif key.startswith(GROUPS):
+            topic, name = (part.replace("=2E", ".") for part in key.split(".")[1:])
+            if entry is None:
+                self._groups.get(topic, {}).pop(name, None)
+            else:
+                self._groups.setdefault(topic, {})[name] = decode_group(entry.value)
+
+    async def _take_numbers(self, count: int) -> int:
+        """The first of so many numbers that no partition ever had."""
+        while True:
+            entry = self.placement.entries.get(NUMBERS)
+            first = limits.REPLICATED_NUMBER_MIN if entry is None else int(entry.value)
+            if first - limits.REPLICATED_NUMBER_MIN + count >= limits.REPLICATED_NUMBER_MIN:
+                raise BusyError("the numbers of partitions are used up")
+            with suppress(ConflictError):
+                await self.placement.set(
+                    NUMBERS,
+                    str(first + count).encode(),
+                    0 if entry is None else entry.revision,
+                )
+                return first
+            await asyncio.sleep(AGAIN_S)  # until it is known here what was faster
+
+
+def _group_key(topic: str, name: str) -> str:
+    return f"{GROUPS}{key_part(topic)}.{key_part(name)}"

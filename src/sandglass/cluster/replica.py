@@ -1,0 +1,280 @@
+"""
+A replica of one partition on this node: it follows its log, and leads it when it is its turn.
+
+    FOLLOWING --lead()--> OPENING --own fence read--> LEADING --deposed, or told so--> FOLLOWING
+        |
+        '--the log is not what it was--> FROZEN
+
+1. What is applied is what the log's reader accepted, in order, with the reader's mark in the
+   same write.
+2. A leader serves only after it has read its own fence back and applied everything before it,
+   after the promise of the leader before is over, and while its node's lease is valid.
+3. One that ends to lead drops all that it held in memory, and begins anew from its store: what
+   it had admitted may be in the log or not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import Enum
+
+from sandglass.adapters.jetstream import Follower, JetStreamLog, Stream
+from sandglass.adapters.memory_log import MemoryLog
+from sandglass.adapters.shared_store import StorePart
+from sandglass.broker.node_loop import NodeLoop
+from sandglass.core.partition import Slicer
+from sandglass.errors import BusyError, SandglassError, UnavailableError
+from sandglass.ports import Clock, Entropy
+from sandglass.replication.entry import WRITER_BYTES
+from sandglass.replication.reader import Accepted, Frozen, Mark, Reader
+from sandglass.replication.writer import Writer
+from sandglass.telemetry import Counts
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S = 0.5
+YIELD_S = 3.0
+"""How long a hand-over may take: without a quorum nothing more becomes durable."""
+
+
+class State(Enum):
+    """What a replica does."""
+
+    STARTING = "starting"
+    FOLLOWING = "following"
+    OPENING = "opening"
+    LEADING = "leading"
+    FROZEN = "frozen"
+
+
+class Replica:
+    """
+    `start` once, `stop` once. `on_leading` is awaited when it leads, `on_ended` told when it
+    does no longer.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        part: StorePart,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        slicer: Slicer,
+        stats: Counts,
+        stopwatch_ns: Callable[[], int],
+        may_serve: Callable[[], bool],
+        on_leading: Callable[["Replica"], Awaitable[None]],
+        on_ended: Callable[["Replica"], None],
+    ) -> None:
+        self.stream = stream
+        self.number = stream.number
+        self.state = State.STARTING
+        self.trouble = ""
+        """Why it is frozen, or doesn't get on."""
+        self.epoch = 0
+        """The one that it leads, or wants to."""
+        self.loop: NodeLoop | None = None
+        self._part = part
+        self._clock = clock
+        self._entropy = entropy
+        self._slicer = slicer
+        self._stats = stats
+        self._stopwatch_ns = stopwatch_ns
+        self._may_serve = may_serve
+        self._on_leading = on_leading
+        self._on_ended = on_ended
+        self._wanted = asyncio.Event()
+        self._unwanted = asyncio.Event()
+        self._failed: asyncio.Future[BaseException] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._log: JetStreamLog | None = None
+        self._follower: Follower | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """Where it stands in its log."""
+        if self._log is not None and self.state is State.LEADING:
+            return self._log.writer.mark
+        return self._follower.reader.mark if self._follower is not None else Mark()
+
+    @property
+    def is_current(self) -> bool:
+        """It has read what its log held when it began, and could lead."""
+        return (
+            self.state is State.FOLLOWING
+            and self._follower is not None
+            and self._follower.is_current
+        )
+
+    @property
+    def is_called(self) -> bool:
+        """It was told to lead, and has not ended that."""
+        return self._wanted.is_set()
+
+    def start(self) -> None:
+        """Follows its log, from where its store stands."""
+        self._task = asyncio.create_task(self._run(), name=f"replica {self.number}")
+
+    async def stop(self) -> None:
+        """Hands over what it leads, with exact closed offsets, and ends."""
+        await self.yield_()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def lead(self, epoch: int) -> None:
+        """It is its turn, in this epoch, which the catalog gave to it alone."""
+        assert epoch > self.mark.epoch
+        self.epoch = epoch
+        self._unwanted.clear()
+        self._wanted.set()
+
+    async def yield_(self) -> None:
+        """
+        Leads no longer: what is queued is finished first, and the offsets are closed exactly.
+        """
+        self._wanted.clear()
+        self._unwanted.set()
+        ended = self._ended
+        if ended is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(YIELD_S):
+                    await asyncio.shield(ended)
+
+    def drop(self) -> None:
+        """Leads no longer, at once: another does."""
+        self._wanted.clear()
+        self._unwanted.set()
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(UnavailableError("another node leads this partition"))
+
+    # --- its life -----------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while self.state is not State.FROZEN:
+            try:
+                await self._follow_and_lead()
+            except (SandglassError, TimeoutError) as error:
+                self.trouble = str(error)
+                self._wanted.clear()
+                logger.warning("partition %d: %s", self.number, error)
+                await asyncio.sleep(AGAIN_S)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self.trouble = f"a defect: {error}"
+                logger.exception("partition %d stands still", self.number)
+                self.state = State.FROZEN
+        logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
+
+    async def _follow_and_lead(self) -> None:
+        self.state = State.STARTING
+        loop = self.loop = self._new_loop()
+        follower = self._follower = Follower(
+            self.stream, Reader(Mark.decode(self._part.mark)), self._on_accepted, self._freeze
+        )
+        try:
+            await follower.open()
+            await follower.current()
+            if self.state is State.FROZEN:
+                return
+            self.state, self.trouble = State.FOLLOWING, ""
+            await self._wanted.wait()
+            self.state = State.OPENING
+            await self._open_epoch(loop, follower)
+        finally:
+            await follower.close()
+        if self.state is State.OPENING:
+            await self._lead(loop)
+
+    def _new_loop(self) -> NodeLoop:
+        loop = NodeLoop(
+            MemoryLog(),
+            self._part,
+            self._clock,
+            self._slicer,
+            stats=self._stats,
+            stopwatch_ns=self._stopwatch_ns,
+            may_serve=self._may_serve,
+        )
+        loop.open()
+        return loop
+
+    async def _on_accepted(self, accepted: Accepted) -> None:
+        log, loop = self._log, self.loop
+        assert loop is not None
+        for position, record in accepted.records():
+            loop.replay(position, record)
+        while True:
+            try:
+                loop.write_replayed(accepted.mark.encode())
+                break
+            except BusyError as error:
+                await asyncio.sleep(max(1, error.retry_after_ms) / 1000)
+        if log is not None:
+            log.observed(accepted)
+
+    def _freeze(self, frozen: Frozen) -> None:
+        self.state, self.trouble = State.FROZEN, frozen.reason
+
+    # --- leading ------------------------------------------------------------------------------
+
+    async def _open_epoch(self, loop: NodeLoop, follower: Follower) -> None:
+        writer = Writer(
+            self._entropy.token_bytes(WRITER_BYTES), self.epoch, follower.reader.mark
+        )
+        log = self._log = JetStreamLog(self.stream, writer, self._clock)
+        opening = asyncio.create_task(log.open_epoch(loop.opening(self.epoch)))
+        unwanted = asyncio.create_task(self._unwanted.wait())
+        try:
+            await asyncio.wait({opening, unwanted}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                raise UnavailableError("another node is to lead this partition")
+            opening.result()
+        except BaseException:
+            self._log = None
+            raise
+        finally:
+            for task in (opening, unwanted):
+                task.cancel()
+            await asyncio.gather(opening, unwanted, return_exceptions=True)
+
+    async def _lead(self, loop: NodeLoop) -> None:
+        log = self._log
+        assert log is not None
+        failed = self._failed = asyncio.get_running_loop().create_future()
+        ended = self._ended = asyncio.get_running_loop().create_future()
+
+        def fail(error: BaseException) -> None:
+            if not failed.done():
+                failed.set_result(error)
+
+        log.on_deposed = lambda: fail(UnavailableError("another node leads this partition"))
+        loop.on_failure = fail
+        try:
+            log.start()
+            await loop.take_over(
+                log, log.synced, lambda position: log.mark_at(position).encode()
+            )
+            self.state = State.LEADING
+            logger.info("partition %d is led here, in epoch %d", self.number, self.epoch)
+            await self._on_leading(self)
+            unwanted = asyncio.create_task(self._unwanted.wait())
+            await asyncio.wait({unwanted, failed}, return_when=asyncio.FIRST_COMPLETED)
+            unwanted.cancel()
+            if not failed.done():
+                async with asyncio.timeout(YIELD_S):
+                    await loop.stop()
+        finally:
+            self._on_ended(self)
+            self._log = None
+            self._wanted.clear()
+            ended.set_result(None)
+            log.close()
+            loop.abandon(
+                UnavailableError("another node leads this partition", is_result_unknown=True)
+            )
