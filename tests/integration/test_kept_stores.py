@@ -25,8 +25,6 @@ from sandglass.adapters.superblock import (
 )
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.core import codec, keys
-from sandglass.core.machine import Machine
-from sandglass.core.view import Overlay
 from sandglass.testing import Broker
 from sandglass.wire.convert import slice_body
 from tests.integration.kept_store import LATER_MS, LongAgo
@@ -130,10 +128,8 @@ def test_a_log_makes_the_rows_that_the_version_of_the_view_says(own: Path) -> No
     log = FileLog(own / "store-000" / "log", node_id=superblock.node_id)
     kept = RocksStore(own / "store-000" / "view", is_new=False)
     loop = NodeLoop(log, MemoryStore(), LongAgo(), slice_body)
-    loop.view = Overlay(loop.store)
-    loop.machine = Machine.load(slice_body, loop.view)
 
-    loop._replay()
+    loop.recover()
 
     assert SUPERBLOCK_VERSION == keys.VIEW_VERSION
     assert kept.applied_position == loop.store.applied_position

@@ -568,7 +568,7 @@ class Consumers:
 
     def _lost(self, number: int, error: SandglassError) -> None:
         """A partition is led elsewhere now: who reads it has to go there."""
-        self._ready_list.dropped(number)
+        self._ready_list.stopped(number)
         for subscription in [*self._subscriptions.values()]:
             if number in subscription.groups:
                 self._end(subscription, error)

@@ -158,6 +158,16 @@ class NodeLoop:
             CorruptError: log and view don't fit together, or one is damaged.
             UnavailableError: the log takes nothing; its text says why.
         """
+        self.recover()
+        await self._start_clocks()
+        epoch = self.commit(self.machine.lead(self.moment()))
+        self._begin()
+        # Tokens carry the epoch: none is given out before it can't be anybody else's.
+        await epoch
+        self._is_leading = True
+
+    def recover(self) -> None:
+        """Finds what the store holds, and carries out what the log has beyond."""
         self.open()
         for position, raw in self.log.read(self._applied + 1):
             self.replay(position, raw)
@@ -167,12 +177,6 @@ class NodeLoop:
             del self.stopped[number]
             self._damaged.discard(number)
         self.write_replayed()
-        await self._start_clocks()
-        epoch = self.commit(self.machine.lead(self.moment()))
-        self._begin()
-        # Tokens carry the epoch: none is given out before it can't be anybody else's.
-        await epoch
-        self._is_leading = True
 
     def open(self) -> None:
         """Finds what the store holds. Leads nothing yet: a replica follows its log so."""

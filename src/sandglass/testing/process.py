@@ -43,6 +43,7 @@ class NodeProcess:
 
     Args:
         data: its data directory, kept.
+        name: what it calls itself.
         flags: further flags of `sandglass`.
         command: arguments of Python that run it, for a node with faults built in.
         stderr_path: where what it says is kept; by default beside `data`.
@@ -52,11 +53,13 @@ class NodeProcess:
         self,
         data: Path,
         *,
+        name: str = "test",
         flags: Sequence[str] = (),
         command: Sequence[str] = _COMMAND,
         stderr_path: Path | None = None,
     ) -> None:
         self.data = data
+        self.name = name
         self.flags = list(flags)
         self.command = list(command)
         self.stderr_path = stderr_path or data.with_name(data.name + ".stderr")
@@ -97,6 +100,11 @@ class NodeProcess:
         """Of the process, running or not."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def was_started(self) -> bool:
+        """There is a process, or was one."""
+        return self._process is not None
 
     @property
     def is_running(self) -> bool:
@@ -144,7 +152,7 @@ class NodeProcess:
             f"--grpc_port={grpc_port}",
             "--http_port=0",
             "--bind_addr=127.0.0.1",
-            "--name=test",
+            f"--name={self.name}",
             "--log_format=json",
             *self.flags,
         ]

@@ -1,0 +1,61 @@
+"""Three nodes and their engines: topics of three replicas, and a node that is killed."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sandglass import AsyncClient, Message, SandglassError
+from sandglass.testing.cluster import ClusterProcesses
+from sandglass.testing.process import NodeProcess
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_S = 60.0
+
+
+async def leader_of(cluster: ClusterProcesses, topic: str) -> NodeProcess:
+    """The node that leads the one partition of a topic."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            for node in cluster.nodes:
+                if node.is_running and await can_produce(node, topic):
+                    return node
+            await asyncio.sleep(0.1)
+
+
+async def can_produce(node: NodeProcess, topic: str) -> bool:
+    try:
+        async with AsyncClient(node.address, timeout=timedelta(seconds=1)) as client:
+            await client.produce(topic, b"probe")
+    except SandglassError:
+        return False
+    return True
+
+
+async def test_a_killed_leader_loses_nothing(tmp_path: Path) -> None:
+    async with ClusterProcesses(tmp_path) as cluster:
+        async with AsyncClient(cluster.nodes[0].address) as client:
+            await client.create_topic("orders", replication_factor=3)
+        first = await leader_of(cluster, "orders")
+        sent = [b"%d" % number for number in range(2000)]
+        async with AsyncClient(first.address) as client:
+            await client.produce_many("orders", [Message(value) for value in sent])
+        first.kill()
+        await first.wait()
+        second = await leader_of(cluster, "orders")
+        assert second is not first
+        found: list[bytes] = []
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            AsyncClient(second.address) as client,
+            client.consume("orders", group="g", drain=True) as messages,
+        ):
+            async for message in messages:
+                if message.value != b"probe":
+                    found.append(message.value)
+                await message.ack()
+        assert found == sent
+        await first.start()
+        await cluster.joined(first)
