@@ -56,6 +56,7 @@ class Log(Protocol):
     def sync(self) -> int:
         """
         Writes and makes durable what was appended before the call; returns `durable_position`.
+        With nothing to write, it may note that all is durable: for a log that is quiet.
 
         Blocking, and safe to call in another thread while `append` goes on; one at a time.
 

@@ -30,7 +30,8 @@ class RawSession:
     Collects every item that comes; `take` waits for one, with a deadline.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, deadline_s: float = DEADLINE_S) -> None:
+        self.deadline_s = deadline_s
         stub: Any = broker_pb2_grpc.BrokerStub(channel)
         self.call: Any = stub.Session()
         self.welcome = broker_pb2.Welcome()
@@ -96,7 +97,7 @@ class RawSession:
         check: Callable[[Any], bool] = lambda _: True,
     ) -> Any:
         """The next item of a kind, or of some kinds, taken out; fails after a deadline."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(self.deadline_s):
             while True:
                 for item in self.items:
                     if isinstance(item, kind) and check(item):

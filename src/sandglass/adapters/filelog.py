@@ -20,8 +20,8 @@ pending batches and the list of segments, and is never held over a write or a sy
 written and durable is changed by `sync` alone, and read everywhere.
 
 A known weakness: the batches of the very last sync before a crash have no mark yet. Damage to
-them by anything but the crash looks like a torn tail, and they are dropped without a word. A
-clean stop leaves a mark behind everything.
+them by anything but the crash looks like a torn tail, and they are dropped without a word. The
+next batch marks them, a sync with nothing to sync, and a clean stop.
 """
 
 import re
@@ -222,6 +222,8 @@ class FileLog:
                 for _, group in groupby(pending, lambda item: item[0].number):
                     items = list(group)
                     self._write(items[0][0], [batch for _, batch in items])
+                if not pending:
+                    self._leave_mark()
                 self._empty_trash()
                 self._prepare()
             except OSError as exc:
@@ -374,6 +376,19 @@ class FileLog:
             self._files.close(before.fd)
             before.fd = -1
         before.after_position = segment.first_position
+
+    def _leave_mark(self) -> None:
+        """For a log that is quiet: as `_write_mark`, if there is room for this and the last."""
+        segment = self._current
+        if segment is None or self._mark == self._durable:
+            return
+        with self._lock:
+            if not segment.has_room(FRAME_HEAD_BYTES, may_use_reserve=True):
+                return
+            segment.planned_bytes += FRAME_HEAD_BYTES
+        self._write_mark()
+        self._mark = self._durable
+        segment.end_bytes = segment.written_bytes
 
     def _write_mark(self) -> None:
         """Says in the file that all is durable, so that the next open need not wonder."""

@@ -130,6 +130,10 @@ class NodeLoop:
     _append_again_ms: int = 0
     """No room, not even in the reserve: when to try once more."""
     _housekeeping_ms: int = 0
+    _seen_sync_count: int = 0
+    """When the house was kept."""
+    _settled_sync_count: int = 0
+    """With the last sync of nothing."""
     _has_delivered: bool = False
     """The last turn handed something out."""
     _damaged: set[int] = field(default_factory=set[int])
@@ -467,6 +471,9 @@ class NodeLoop:
                 return
         self._syncing = self._inbox.take(len(raws))
         self.stats.record_count += len(self._syncing)
+        self._start_sync()
+
+    def _start_sync(self) -> None:
         self.stats.sync_count += 1
         self._sync = self._begin_sync()
         self._sync.add_done_callback(lambda _: self._kick.set())
@@ -682,6 +689,21 @@ class NodeLoop:
         self.housekeeping(moment)
         self.log.trim(self.store.flushed_position() + 1)
         self.is_full = False  # the next batch tries the disk anew
+        self._settle_log()
+
+    def _settle_log(self) -> None:
+        """
+        A log that was quiet since the last time is synced once more, with nothing to sync: it
+        notes that all is durable, and what is damaged from then on is no torn tail.
+        """
+        sync_count = self.stats.sync_count
+        if sync_count == self._settled_sync_count:
+            return
+        if sync_count != self._seen_sync_count:
+            self._seen_sync_count = sync_count
+        elif self._sync is None and not self._inbox:
+            self._start_sync()
+            self._settled_sync_count = self.stats.sync_count
 
     async def _finish(self) -> None:
         moment = self.moment()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -234,16 +235,54 @@ def test_many_batches_take_one_write_and_one_sync(tmp_path: Path) -> None:
     log.close()
 
 
-def test_sync_of_nothing_makes_no_system_call(tmp_path: Path) -> None:
+def test_the_first_sync_of_nothing_leaves_a_mark_and_the_next_makes_no_system_call(
+    tmp_path: Path,
+) -> None:
     files = FaultyFiles()
     log = opened(tmp_path, files)
     put(log, b"a")
     files.calls.clear()
 
     log.sync()
+    log.sync()
 
-    assert files.calls == []
+    assert files.calls == [("write", FIRST), ("sync", FIRST)]
+    put(log, b"b")
+    assert all_of(log) == [b"a", b"b"]
     log.close()
+
+
+def test_marks_of_a_quiet_log_take_no_room_that_was_promised(tmp_path: Path) -> None:
+    """However full the segment is; and the next one continues it."""
+    for size in range(SEGMENT_BYTES - HEADER_BYTES - 5 * FRAME_HEAD_BYTES, SEGMENT_BYTES, 11):
+        directory = tmp_path / f"{size}"
+        log = opened(directory)
+        put(log, b"x" * size)
+        log.sync()
+        log.append([b"between"])
+        log.sync()
+        log.sync()
+        put(log, RECORD)
+        log.sync()
+        log.close()
+
+        log = opened(directory)
+        assert all_of(log) == [b"x" * size, b"between", RECORD]
+        log.close()
+
+
+def test_damage_to_the_last_batch_of_a_quiet_log_is_no_torn_tail(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    put(log, b"a")
+    put(log, b"last")
+    log.sync()
+    shutil.copytree(tmp_path / "log", tmp_path / "killed")
+    log.close()
+    path = tmp_path / "killed" / FIRST
+    path.write_bytes(path.read_bytes().replace(b"last", b"lost"))
+
+    with pytest.raises(CorruptError, match="position 2 had been durable"):
+        opened(tmp_path / "killed")
 
 
 def test_large_records_are_written_without_a_copy(tmp_path: Path) -> None:
@@ -485,6 +524,7 @@ def test_trimmed_files_go_with_the_next_sync_the_oldest_first(tmp_path: Path) ->
     log = opened(tmp_path, files)
     for _ in range(9):
         put(log, RECORD)
+    log.sync()
     files.calls.clear()
 
     log.trim(7)

@@ -41,6 +41,16 @@ async def test_nothing_is_answered_or_handed_out_before_its_sync(shell: Shell) -
     assert (answer.told, acked.told) == ([None], [None])
 
 
+async def test_a_log_that_is_quiet_is_synced_once_more_and_no_more(shell: Shell) -> None:
+    await shell.produce(b"x")
+    await shell.advance(1100)
+    before = shell.loop.stats.sync_count
+
+    await shell.advance(5000)
+
+    assert shell.loop.stats.sync_count == before + 1
+
+
 async def test_what_waits_while_a_sync_runs_shares_the_next_one(shell: Shell) -> None:
     await shell.quiet()
     shell.log.hold_sync()
