@@ -39,6 +39,9 @@ from sandglass.testing.seen import take_messages
 ROOM_RETRY_MS = 10
 """How long to wait where the disk has no room, before trying once more."""
 
+_GOLDEN = 0.6180339887498949
+"""Steps of it reach everywhere in [0, 1), evenly."""
+
 Landed = Callable[[], None]
 
 
@@ -96,6 +99,8 @@ class SimulatedNode:
         """The disk has no room for another segment."""
         self.has_reserve = True
         self.refused_count = 0
+        self.spread = 0.0
+        """In [0, 1): the chance of each moment, as the node's loop gives it."""
         self.load()
 
     # --- start and end ------------------------------------------------------------------------
@@ -182,7 +187,8 @@ class SimulatedNode:
 
     def moment(self, wall_ms: int, monotonic_ms: int) -> Moment:
         """The leader's clocks."""
-        moment = self.time.read(wall_ms, monotonic_ms)
+        self.spread = (self.spread + _GOLDEN) % 1
+        moment = self.time.read(wall_ms, monotonic_ms, self.spread)
         self.history.see(moment.wall_ms, monotonic_ms)
         return moment
 
