@@ -31,8 +31,9 @@ demo: install ## a day of departures in half a minute, then ten thousand e-mails
 test: install ## run the tests, two at a time
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not fault" $(ARGS)
 
-fuzz: install ## random bytes against every decoder, SECONDS each
+fuzz: install ## random bytes against every decoder, SECONDS each; then hostile requests
 	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
+	$(BIN)/pytest -q -n 2 --hypothesis-profile=fuzz tests/integration/test_hostile_requests.py
 
 test-faults: install ## kill, tear, fill and starve real processes for longer than `make test` does
 	$(BIN)/pytest -q -n 2 --dist worksteal -m fault $(ARGS)

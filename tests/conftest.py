@@ -6,4 +6,5 @@ import hypothesis
 
 # No timed assertions: how long an example takes says what else the machine does.
 hypothesis.settings.register_profile("sandglass", deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("sandglass")
