@@ -112,7 +112,7 @@ async def burst(bench: Bench) -> list[Figure]:
     count = _sizes(bench).burst_count
     batches = _batches(count)
     async with bench.session(NODE, "burst", topic="burst") as (server, session):
-        first_ms = _now_ms() + count // 200 + 3000
+        first_ms = _now_ms() + count // 50 + 3000
         dues = [first_ms + place * 1000 // count for place in range(count)]
         random.Random(1).shuffle(dues)
         requests = _scheduled("burst", batches, dues)
