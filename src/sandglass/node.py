@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
+
 from sandglass.adapters.filelog import RESERVE_BYTES_DEFAULT, SEGMENT_BYTES_DEFAULT, FileLog
 from sandglass.adapters.files import Files, make_directories, translate
 from sandglass.adapters.rocksdb import ADVICE, RocksStore
@@ -38,6 +40,7 @@ from sandglass.errors import (
     UnavailableError,
 )
 from sandglass.ports import Clock, Entropy
+from sandglass.rpc.forwarding import Peers
 from sandglass.rpc.server import Surface, serve
 from sandglass.rpc.session import Sessions
 from sandglass.sandflake import Generator
@@ -126,6 +129,7 @@ class Node:
         self._web: web.Surface | None = None
         self._superblock: Superblock | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._peers: Peers | None = None
         self.cluster: Cluster | None = None
         """Its part in a cluster, if it has one."""
 
@@ -178,6 +182,8 @@ class Node:
             )
             await self._loop.start()
             self._sessions = Sessions(self._broker)
+            if self.config.cluster is not None:
+                self._peers = self._open_peers()
             host = self.config.bind_addr
             shown = f"[{host}]" if ":" in host else host
             self._surface = await serve(
@@ -185,6 +191,7 @@ class Node:
                 f"{shown}:{self.config.grpc_port}",
                 session=self._sessions.serve,
                 access=self.access,
+                peers=self._peers,
             )
             if self.config.http_port is not None:
                 self._web = await self._serve_http(self._broker, self.config.http_port)
@@ -218,6 +225,8 @@ class Node:
             await self._broker.stop()
         if self.cluster is not None:
             await self.cluster.stop()
+        if self._peers is not None:
+            await self._peers.close()
         if self._loop is not None:
             await self._loop.stop()
         if self._watch is not None:
@@ -236,6 +245,13 @@ class Node:
             names=self.config.http_hosts,
             access=self.access,
         )
+
+    def _open_peers(self) -> Peers:
+        """The other nodes are spoken to as they speak: with TLS, by the authorities of ours."""
+        tls = self.access.tls
+        if tls is None:
+            return Peers()
+        return Peers(grpc.ssl_channel_credentials(tls.client_ca, tls.key, tls.certificate))
 
     def _cluster(self, broker: Broker, ids: Generator, settings: ClusterSettings) -> "Cluster":
         try:

@@ -34,6 +34,31 @@ async def can_produce(node: NodeProcess, topic: str) -> bool:
     return True
 
 
+async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None:
+    async with ClusterProcesses(tmp_path) as cluster:
+        async with AsyncClient(cluster.nodes[0].address) as client:
+            await client.create_topic("settings", kind="kv", partitions=3, replication_factor=3)
+        keys = [b"%d" % number for number in range(12)]
+        for number, key in enumerate(keys):
+            node = cluster.nodes[number % 3]
+            async with AsyncClient(node.address) as client, asyncio.timeout(DEADLINE_S):
+                await until_taken(client, key)
+        for node in cluster.nodes:
+            async with AsyncClient(node.address) as client:
+                found = [await client.get("settings", key) for key in keys]
+            assert [entry and entry.value for entry in found] == keys
+
+
+async def until_taken(client: AsyncClient, key: bytes) -> None:
+    """Puts an entry; a partition has its leader a moment after the topic is made."""
+    while True:
+        try:
+            await client.put("settings", key, key)
+            return
+        except SandglassError:
+            await asyncio.sleep(0.1)
+
+
 async def test_a_killed_leader_loses_nothing(tmp_path: Path) -> None:
     async with ClusterProcesses(tmp_path) as cluster:
         async with AsyncClient(cluster.nodes[0].address) as client:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sandglass.broker.loops import Loops, is_replicated
+from sandglass.broker.loops import Loops, is_near, is_replicated
 from sandglass.core import limits
 from sandglass.core.machine import encode_topic
 from sandglass.core.record import DeleteTopic, PutTopic
@@ -78,7 +78,10 @@ class Catalog:
         """The next partition in turn, for messages without a key."""
         place = self._spread.get(topic.name, 0)
         self._spread[topic.name] = place + 1
-        return topic.partitions[place % len(topic.partitions)]
+        refs = topic.partitions
+        if is_near.get():
+            refs = [ref for ref in refs if self.loops.of_any(ref.number) is not None] or refs
+        return refs[place % len(refs)]
 
     async def create_topic(
         self,

@@ -6,6 +6,8 @@ refused with an error that says where.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Final
 
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.shared_catalog import SharedCatalog
@@ -14,6 +16,9 @@ from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
 from sandglass.core.topic import Topic, TopicGroup
 from sandglass.errors import NotLeaderError, SandglassError
+
+is_near: Final[ContextVar[bool]] = ContextVar("is_near", default=False)
+"""A call that came from another node: it takes what is led here, where it may choose."""
 
 
 def is_replicated(number: int) -> bool:

@@ -28,6 +28,7 @@ from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat, keyvalue
 from sandglass.rpc.bounds import Bounds
+from sandglass.rpc.forwarding import Forwarded, Peers
 from sandglass.rpc.guarding import Guarding
 from sandglass.rpc.pacing import Paced
 from sandglass.security.access import Access
@@ -75,6 +76,7 @@ async def serve(
     session: calls.SessionCall | None = None,
     access: Access | None = None,
     bounds: Bounds | None = None,
+    peers: Peers | None = None,
 ) -> Surface:
     """
     Listens on `address`, `host:port`; port 0 takes a free one.
@@ -83,6 +85,7 @@ async def serve(
         session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
         access: the TLS and the tokens that are wanted; without, none.
         bounds: what clients may cost.
+        peers: where calls go on for partitions that other nodes lead; without, nowhere.
 
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
@@ -102,6 +105,8 @@ async def serve(
         keyvalue.handler(broker),
         _v1_broker(broker, session),
     )
+    if peers is not None:
+        services = tuple(Forwarded(each, peers) for each in services)
     server.add_generic_rpc_handlers([Paced(each, broker.outgoing) for each in services])
     names = [
         compat.BROKER_SERVICE.full_name,
