@@ -317,7 +317,7 @@ async def test_puts_have_the_limits_of_produces(one: Keys) -> None:
         ([Message(key=top + b"x")], "messages[0].key"),
         ([Message(key=b"k", clustering_key=top + b"x")], "messages[0].clustering_key"),
         ([Message(key=b"k", value=b"x" * (limits.VALUE_BYTES_MAX + 1))], "messages[0].value"),
-        ([small] * (count + 1), "count"),
+        ([small] * (count + 1), "messages"),
         ([Message(key=b"k", value=b"x" * MIB)] * 4, "batch"),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -400,3 +400,14 @@ def check_range(value: int, *, field: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise InvalidError(f"{field} is {value}; it must be {low} to {high}", field=field)
     return value
+
+
+def check_count(count: int, *, field: str, high: int) -> None:
+    """
+    How many items a field has, `high` at most.
+
+    Raises:
+        InvalidError: it has more.
+    """
+    if count > high:
+        raise InvalidError(f"{field} has {count} items; the limit is {high}", field=field)

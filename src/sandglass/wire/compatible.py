@@ -73,11 +73,8 @@ def cut_compatible(request: bytes) -> CompatibleProduce:
         raise InvalidError("request is not a ProduceMessageRequest") from error
     if not alias.messages:
         raise InvalidError("ErrNoMessageToProduce: messages is empty", field="messages")
-    limits.check_range(
-        len(alias.messages),
-        field="count of messages",
-        low=1,
-        high=limits.ATOM_MESSAGE_COUNT_MAX,
+    limits.check_count(
+        len(alias.messages), field="messages", high=limits.ATOM_MESSAGE_COUNT_MAX
     )
     raws = alias.messages[:]
     sizes = encoded_sizes(raws)

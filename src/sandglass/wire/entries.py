@@ -71,11 +71,8 @@ def cut_put(request: bytes) -> tuple[raw_pb2.RawPut, Checked]:
         raise InvalidError("request is not a PutRequest") from error
     if not alias.messages:
         raise InvalidError("ErrNoMessageToProduce: messages is empty", field="messages")
-    limits.check_range(
-        len(alias.messages),
-        field="count of messages",
-        low=1,
-        high=limits.ATOM_MESSAGE_COUNT_MAX,
+    limits.check_count(
+        len(alias.messages), field="messages", high=limits.ATOM_MESSAGE_COUNT_MAX
     )
     raws = alias.messages[:]
     body = raw_pb2.RawBatch(messages=raws).SerializeToString()

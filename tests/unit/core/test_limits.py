@@ -59,3 +59,10 @@ def test_settings_of_a_topic_are_within_their_bounds(field: str, low: int, high:
         with pytest.raises(InvalidError) as refusal:
             replace(TopicSettings(), **{field: value}).check()
         assert field == refusal.value.field
+
+
+def test_a_count_names_field_number_and_limit() -> None:
+    limits.check_count(3, field="messages", high=3)
+    with pytest.raises(InvalidError, match="messages has 4 items; the limit is 3") as caught:
+        limits.check_count(4, field="messages", high=3)
+    assert caught.value.field == "messages"
