@@ -157,6 +157,11 @@ def chain_after(chain: int, raw: bytes) -> int:
     return crc32c(raw[_CRC_AT : _START.size], chain)
 
 
+def checksum_of(raw: bytes) -> int:
+    """What the bytes of an entry say that their checksum is."""
+    return int.from_bytes(raw[_CRC_AT : _START.size], "little")
+
+
 def size_of(records: Sequence[bytes]) -> int:
     """How many bytes an entry with these records has."""
     return HEAD_BYTES + sum(map(len, records)) + 4 * len(records)

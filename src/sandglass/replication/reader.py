@@ -24,12 +24,12 @@ write as the rows, a snapshot carries it; so the epoch's floor is never forgotte
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
 from sandglass.errors import CorruptError
-from sandglass.replication.entry import Entry, EntryKind, chain_after, decode
+from sandglass.replication.entry import Entry, EntryKind, chain_after, checksum_of, decode
 
 MARK_VERSION: Final = 1
 
@@ -47,10 +47,13 @@ class Mark:
     writer: bytes = b""
     stream: str = ""
     """What tells the stream from one made anew under its name; empty before the first look."""
+    checksum: int = 0
+    """Of the entry."""
 
     def encode(self) -> bytes:
         """The mark as a row: JSON, so that a person can read it."""
-        fields = asdict(self) | {"version": MARK_VERSION, "writer": self.writer.hex()}
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields |= {"version": MARK_VERSION, "writer": self.writer.hex()}
         return json.dumps(fields, sort_keys=True).encode()
 
     @classmethod
@@ -152,21 +155,31 @@ class Reader:
     def __post_init__(self) -> None:
         self.sequence = self.mark.sequence
 
-    def check_stream(self, *, first_sequence: int, last_sequence: int, stream: str) -> bool:
+    def check_stream(
+        self,
+        *,
+        first_sequence: int,
+        last_sequence: int,
+        stream: str,
+        at_mark: bytes | None = None,
+    ) -> bool:
         """
-        Is this still the stream that was read? To be asked whenever reading begins (anew).
+        Is this still the stream that was read? To be asked whenever reading begins (anew), and
+        before a fence is published.
 
         Args:
             first_sequence: the lowest that is kept; above `last_sequence` when none is.
             last_sequence: the highest ever given out, as the stream's leader says it.
             stream: what a stream made anew under the same name would not have, such as the
                 moment when it was made. The first one seen is taken into the mark.
+            at_mark: what the stream holds at `mark.sequence`, if that is still kept: one that
+                lost its end and grew again to the same length shows by nothing else.
 
         Returns:
             False if the reader is frozen, now or before.
         """
         if self.frozen is None:
-            self.frozen = self._strangeness(first_sequence, last_sequence, stream)
+            self.frozen = self._strangeness(first_sequence, last_sequence, stream, at_mark)
         if self.frozen is None and not self.mark.stream:
             self.mark = replace(self.mark, stream=stream)
         return self.frozen is None
@@ -267,11 +280,12 @@ class Reader:
             self.mark.position + len(entry.records),
             entry.writer,
             self.mark.stream,
+            checksum_of(raw),
         )
         return Accepted(entry, self.mark)
 
     def _strangeness(
-        self, first_sequence: int, last_sequence: int, stream: str
+        self, first_sequence: int, last_sequence: int, stream: str, at_mark: bytes | None
     ) -> Frozen | None:
         if self.mark.stream and stream != self.mark.stream:
             return Frozen(
@@ -283,6 +297,10 @@ class Reader:
             return Frozen(
                 Freeze.SHORTER,
                 f"the stream ends at {last_sequence}; it was read up to {self.sequence}",
+            )
+        if at_mark is not None and checksum_of(at_mark) != self.mark.checksum:
+            return Frozen(
+                Freeze.CHAIN, f"sequence {self.mark.sequence} holds another entry than it did"
             )
         if first_sequence > self.sequence + 1:
             return Frozen(

@@ -41,6 +41,7 @@ from sandglass.replication.entry import (
     Entry,
     EntryKind,
     chain_after,
+    checksum_of,
     encode,
     message_id,
     size_of,
@@ -383,6 +384,7 @@ class Writer:
 
     def _land(self, mark: Mark) -> None:
         """The first flight is committed, and the log stands at `mark` with it."""
+        assert self._flights, "what was never sent"
         flight = self._flights.popleft()
         assert flight.entry.n == mark.n, "out of order"
         assert flight.chain == mark.chain, "what was accepted is not what was sent"
@@ -398,4 +400,5 @@ class Writer:
             flight.entry.last_position,
             self.writer,
             self.mark.stream,
+            checksum_of(flight.outgoing.raw),
         )

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from sandglass.errors import CorruptError
-from sandglass.replication.entry import Entry, EntryKind, decode, encode
+from sandglass.replication.entry import Entry, EntryKind, checksum_of, decode, encode
 from sandglass.replication.reader import Accepted, Freeze, Mark, Reader
 from tests.unit.replication.stream import STREAM, A, B, Stream, sends
 
@@ -39,11 +39,14 @@ def frozen(stream: Stream, kind: Freeze, mark: Mark | None = None) -> str:
 
 
 def test_entries_of_one_leader_are_accepted_in_order() -> None:
-    reader, accepted = read(led())
+    stream = led()
+
+    reader, accepted = read(stream)
 
     records = [record for each in accepted for record in each.records()]
     assert [(1, b"open 1"), (2, b"one"), (3, b"two"), (4, b"three")] == records
-    assert Mark(4, 1, 3, reader.mark.chain, 4, A, STREAM) == reader.mark
+    checksum = checksum_of(stream.raws[3])
+    assert Mark(4, 1, 3, reader.mark.chain, 4, A, STREAM, checksum) == reader.mark
     assert accepted[-1].mark == reader.mark
 
 
@@ -308,6 +311,24 @@ def test_rewound_stream_that_grew_again_freezes_a_reader_that_had_read_more() ->
         stream.store(outgoing)
 
     assert "epoch 2 was never opened" in frozen(stream, Freeze.MISSING, mark)
+
+
+def test_stream_that_grew_again_to_the_same_length_shows_by_what_stands_at_the_mark() -> None:
+    stream = led()
+    mark = read(stream)[0].mark
+    reader, other = Reader(mark), Reader(mark)
+
+    same = reader.check_stream(
+        first_sequence=1, last_sequence=4, stream=STREAM, at_mark=stream.raws[3]
+    )
+    changed(stream, 4, records=(b"another",))
+    is_same = other.check_stream(
+        first_sequence=1, last_sequence=4, stream=STREAM, at_mark=stream.raws[3]
+    )
+
+    assert (True, False) == (same, is_same)
+    assert other.frozen is not None
+    assert "sequence 4 holds another entry than it did" == other.frozen.reason
 
 
 # --- marks ------------------------------------------------------------------------------------
