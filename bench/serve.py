@@ -96,8 +96,7 @@ async def _serve(options: argparse.Namespace) -> None:
             await stopping.wait()
             watching.cancel()
             return
-        # In CPU time of the thread: other processes don't show.
-        profile = cProfile.Profile(time.thread_time)
+        profile = cProfile.Profile()
         profile.enable()
         await stopping.wait()
         profile.disable()

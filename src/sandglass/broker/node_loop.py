@@ -70,13 +70,9 @@ HOUSEKEEPING_MS = 1000
 DISPATCH_NS = 3_000_000
 """So long partitions have their turns, one after the other, before others have the loop."""
 
-REST_COUNT = 3
-"""Turns after one that handed something out, in which nothing is: only what came in goes to the
-log, and what is durable is answered. A request takes several passes of the event loop to come
-in and be answered; otherwise each of them would cost it a delivery of a burst."""
-
-ANSWER_PASS_COUNT = 2
-"""Passes that answers take to be written."""
+DELIVERY_PASS_COUNT = 3
+"""Passes of the event loop after a turn that handed something out. A request takes several to
+come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
 
 
 @dataclass(slots=True)
@@ -138,8 +134,8 @@ class NodeLoop:
     """When the house was kept."""
     _settled_sync_count: int = 0
     """With the last sync of nothing."""
-    _rest_count: int = 0
-    """Turns that are left to the log, before more is handed out."""
+    _has_delivered: bool = False
+    """The last turn handed something out."""
     _damaged: set[int] = field(default_factory=set[int])
     """Those of `stopped` whose rows cannot be read."""
     _is_short_of_files: bool = False
@@ -429,7 +425,8 @@ class NodeLoop:
             handle.cancel()
         else:
             # Let what came in be read, and what goes out be written.
-            await asyncio.sleep(0)
+            for _ in range(DELIVERY_PASS_COUNT if self._has_delivered else 1):
+                await asyncio.sleep(0)
         self._kick.clear()
 
     async def _turn(self) -> None:
@@ -446,17 +443,12 @@ class NodeLoop:
             self._append(moment)
             self._land()
             # The answers leave before more is handed out.
-            for _ in range(ANSWER_PASS_COUNT):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
         else:
             self._append(moment)
         if self.is_stalled:
             self._write()
-        if self._rest_count and self._agenda.ready:
-            self._rest_count -= 1
-            self._kick.set()
-        else:
-            self._dispatch(self.moment())
+        self._dispatch(self.moment())
         if moment.steady_ms >= self._housekeeping_ms:
             self._housekeeping_ms = moment.steady_ms + HOUSEKEEPING_MS
             self._keep_house(moment)
@@ -620,7 +612,7 @@ class NodeLoop:
         """Gives partitions their turn: at least one, and more while there is time."""
         agenda = self._agenda
         agenda.look(moment)
-        self._rest_count = 0
+        self._has_delivered = False
         if not agenda.ready or self._is_stopping or not self.may_serve():
             return
         promised = self.promised(moment)
@@ -652,7 +644,7 @@ class NodeLoop:
         for record in records:
             self.submit(record)
         if deliveries:
-            self._rest_count = REST_COUNT
+            self._has_delivered = True
             self.on_deliveries(deliveries)
         self.on_dispatched(partition)
         self._agenda.plan(partition, moment)

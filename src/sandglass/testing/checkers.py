@@ -189,6 +189,10 @@ class History:
             if isinstance(operation, Append) and operation.origin is None:
                 self._waiting.pop((record.partition, operation.first_index), None)
 
+    def lose_all(self) -> None:
+        """Another leader begins, and all that has landed is known: the rest never will."""
+        self._waiting.clear()
+
     def _land_node(self, operation: object) -> None:
         if isinstance(operation, OpenEpoch):
             self.trace.append(f"epoch {operation.epoch}")

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from sandglass.adapters.memory_log import MemoryLog
 from sandglass.broker.ready_list import ReadyList
 from sandglass.core import dispatch, keys, partition, retract
 from sandglass.core.dispatch import Moment
@@ -23,6 +24,7 @@ from sandglass.core.record import CreateGroup, Operation
 from sandglass.testing.simulated_node import SimulatedNode
 
 Replacement = tuple[object, str, Callable[..., Any]]
+Rules = dict[str, tuple[str, Callable[[], list[Replacement]]]]
 
 
 def _read_bound_of_applied(self: Partition) -> int:
@@ -35,9 +37,11 @@ def _read_bound_of_assigned(self: Partition) -> int:
     return min(bound, min(lowest, default=bound + 1) - 1)
 
 
-def _lead_unpromised(
+def lead_unpromised(
     lead: Callable[..., None],
 ) -> Callable[[Partition, int, int, int], None]:
+    """`Partition.lead`, without what was promised."""
+
     def led(self: Partition, epoch: int, promised: int, wall_ms: int) -> None:
         before, self.promised = self.promised, 0
         lead(self, epoch, 0, wall_ms)
@@ -89,7 +93,7 @@ def _load_from_start(load: Callable[..., Group]) -> Callable[..., Group]:
 def _lead_and_serve(lead: Callable[..., None]) -> Callable[..., None]:
     def led(self: SimulatedNode, wall_ms: int, monotonic_ms: int) -> None:
         lead(self, wall_ms, monotonic_ms)
-        self.is_serving = True
+        self.is_open = True
 
     return led
 
@@ -99,6 +103,7 @@ def _append_undurable(append: Callable[..., bool]) -> Callable[..., bool]:
         if append(self):
             with patch.object(self.log, "sync_end", lambda: 0):
                 self.sync_end()
+            assert isinstance(self.log, MemoryLog)
             self.log._syncing = None
         return False
 
@@ -117,7 +122,7 @@ def _shift_no_group(shifted: Callable[..., Operation]) -> Callable[..., Operatio
     return shift
 
 
-RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
+RULES: Rules = {
     "inflight": (
         "reads stay below what is admitted and not yet applied",
         lambda: [(Partition, "read_bound", _read_bound_of_applied)],
@@ -128,7 +133,7 @@ RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
     ),
     "promise": (
         "a starting leader counts what was promised as closed",
-        lambda: [(Partition, "lead", _lead_unpromised(Partition.lead))],
+        lambda: [(Partition, "lead", lead_unpromised(Partition.lead))],
     ),
     "closed": (
         "what was read is closed",
@@ -195,9 +200,9 @@ RULES: dict[str, tuple[str, Callable[[], list[Replacement]]]] = {
 
 
 @contextmanager
-def without(rule: str) -> Iterator[None]:
+def without(rule: str, rules: Rules = RULES) -> Iterator[None]:
     """Inside, `rule` doesn't hold; an empty name takes nothing out."""
-    replacements = RULES[rule][1]() if rule else []
+    replacements = rules[rule][1]() if rule else []
     with ExitStack() as stack:
         for owner, name, function in replacements:
             stack.enter_context(patch.object(owner, name, function))

@@ -4,6 +4,7 @@
     make simulate SEEDS=5000
     python -m sandglass.testing.simulate --seed 17            one history again
     python -m sandglass.testing.simulate --without inflight   with a rule taken out
+    python -m sandglass.testing.simulate --cluster            of a cluster, not of one node
 
 Exit code 0 if no history broke an invariant; with `--without`, if one did: a rule whose absence
 nobody notices is not tested.
@@ -11,25 +12,43 @@ nobody notices is not tested.
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 
-from sandglass.testing.rules import RULES, without
+from sandglass.testing.cluster_rules import CLUSTER_RULES
+from sandglass.testing.rules import RULES, Rules, without
+from sandglass.testing.simulated_cluster import ClusterReport, simulate_cluster
 from sandglass.testing.simulation import simulate
 from sandglass.testing.world import Report
 
 
-def find_violation(seeds: range, rule: str = "") -> Report | None:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is simulated, and the rules that can be taken out of it."""
+
+    simulate: Callable[[int], Report | ClusterReport]
+    rules: Rules
+
+
+NODE = Kind(simulate, RULES)
+CLUSTER = Kind(simulate_cluster, CLUSTER_RULES)
+
+
+def find_violation(
+    seeds: range, rule: str = "", kind: Kind = NODE
+) -> Report | ClusterReport | None:
     """The first history among `seeds` that breaks an invariant, or None."""
     for seed in seeds:
-        report = _simulate(seed, rule)
+        report = _simulate(seed, rule, kind)
         if report.violation:
             return report
     return None
 
 
-def _simulate(seed: int, rule: str) -> Report:
-    with without(rule):
-        return simulate(seed)
+def _simulate(seed: int, rule: str, kind: Kind) -> Report | ClusterReport:
+    with without(rule, kind.rules):
+        return kind.simulate(seed)
 
 
 def main() -> int:
@@ -38,21 +57,26 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many histories")
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
     parser.add_argument("--seed", type=int, help="this one alone")
+    parser.add_argument("--cluster", action="store_true", help="members that share a log")
+    rules = RULES | CLUSTER_RULES
     parser.add_argument(
         "--without",
-        choices=sorted(RULES),
+        choices=sorted(rules),
         default="",
-        help="; ".join(f"{name}: {rule[0]}" for name, rule in RULES.items()),
+        help="; ".join(f"{name}: {rule[0]}" for name, rule in rules.items()),
     )
     options = parser.parse_args()
+    kind = CLUSTER if options.cluster else NODE
+    if options.without and options.without not in kind.rules:
+        parser.error(f"{options.without} is no rule of these histories")
     if options.seed is not None:
-        report = _simulate(options.seed, options.without)
+        report = _simulate(options.seed, options.without, kind)
         print(report)
         return int(bool(report.violation) != bool(options.without))
     started = perf_counter()
     message_count = crash_count = bad_count = 0
     for seed in range(options.first, options.first + options.seeds):
-        report = _simulate(seed, options.without)
+        report = _simulate(seed, options.without, kind)
         message_count += report.message_count
         crash_count += report.crash_count
         if report.violation:

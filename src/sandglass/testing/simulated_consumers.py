@@ -162,6 +162,9 @@ class Consumers:
     def _resume(self, client: Client) -> None:
         if client.consumer.key not in self.clients or client.held is None:
             return
+        if not self.world.node.is_serving:
+            self.world.after(20, lambda: self._resume(client))
+            return
         if self.world.chance.random() < 0.3:
             self.leave(client)
             return

@@ -19,13 +19,13 @@ A crash keeps any first part of what was not synced, and any first part of what 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sandglass.adapters.memory_log import MemoryLog
 from sandglass.adapters.memory_store import MemoryStore
-from sandglass.core import codec, limits, outcome
+from sandglass.core import codec, keys, limits, outcome
 from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine, promise_until
@@ -86,15 +86,53 @@ class Observer(Protocol):
         ...
 
 
+class SimulatedLog(Protocol):
+    """What of a log a turn needs; the two halves of a sync are the world's business."""
+
+    @property
+    def last_position(self) -> int:
+        """The highest position given out."""
+        ...
+
+    def append(self, records: Sequence[bytes]) -> int:
+        """Takes records; returns the last one's position."""
+        ...
+
+    def read(self, position: int) -> Iterator[tuple[int, bytes]]:
+        """Durable records from `position` on."""
+        ...
+
+    def sync_start(self) -> None:
+        """Begins to make durable what was appended so far."""
+        ...
+
+    def sync_end(self) -> int:
+        """It is; returns the highest position that is durable."""
+        ...
+
+
 class SimulatedNode:
     """One log, one store, and the machine between them; `history` sees every record."""
 
-    def __init__(self, chance: random.Random, history: Observer) -> None:
+    def __init__(
+        self,
+        chance: random.Random,
+        history: Observer,
+        *,
+        log: "SimulatedLog | None" = None,
+        store: MemoryStore | None = None,
+    ) -> None:
         self.chance = chance
         self.history = history
-        self.log = MemoryLog()
-        self.store = MemoryStore(flush_write_count=8)
-        self.is_serving = False
+        self.log: SimulatedLog = log or MemoryLog()
+        self.store = store or MemoryStore(flush_write_count=8)
+        self.is_open = False
+        """It has begun to lead."""
+        self.may_serve: Callable[[], bool] = lambda: True
+        """Asked whenever something could leave: a lease may say no."""
+        self.promise_until: Callable[[int], int] = promise_until
+        self.mark: Callable[[], bytes] | None = None
+        """What stands beside the rows of each write, if something does."""
         self.is_full = False
         """The disk has no room for another segment."""
         self.has_reserve = True
@@ -102,6 +140,11 @@ class SimulatedNode:
         self.spread = 0.0
         """In [0, 1): the chance of each moment, as the node's loop gives it."""
         self.load()
+
+    @property
+    def is_serving(self) -> bool:
+        """Clients may be served."""
+        return self.is_open and self.may_serve()
 
     # --- start and end ------------------------------------------------------------------------
 
@@ -131,28 +174,42 @@ class SimulatedNode:
 
     def lead(self, wall_ms: int, monotonic_ms: int) -> None:
         """Begins to lead; serves once that is durable."""
+        reached_ms, moment = self._start_clocks(wall_ms, monotonic_ms)
+        record = self.machine.lead(moment)
+        self._begin(max(reached_ms, wall_ms))
+        self.submit(record, moment, self._serve)
+
+    def take_over(self, wall_ms: int, monotonic_ms: int) -> None:
+        """Leads and serves: the record that opens its epoch has been applied."""
+        reached_ms, moment = self._start_clocks(wall_ms, monotonic_ms)
+        self.machine.take_over(moment)
+        self._begin(max(reached_ms, wall_ms))
+        self._serve()
+
+    def _start_clocks(self, wall_ms: int, monotonic_ms: int) -> tuple[int, Moment]:
         reached_ms, steady_ms = self.machine.clocks(self.view)
         self.time = Timekeeper.start(
             wall_ms=wall_ms, monotonic_ms=monotonic_ms, steady_ms=steady_ms
         )
-        moment = self.moment(wall_ms, monotonic_ms)
-        record = self.machine.lead(moment)
+        return reached_ms, self.moment(wall_ms, monotonic_ms)
+
+    def _begin(self, reached_ms: int) -> None:
         # What the leader before promised counts as reached: a clock below it stands back.
-        self.reached_ms = max(reached_ms, wall_ms, self.machine.closing_ms)
+        self.reached_ms = max(reached_ms, self.machine.closing_ms)
         self.history.begin_epoch(
             {
                 number: self.machine.partition(number, self.view).closed
                 for number in self.machine.refs
             }
         )
-        self.submit(record, moment, self._serve)
 
     def _serve(self) -> None:
-        self.is_serving = True
+        self.is_open = True
 
     def crash(self) -> None:
         """The process ends, here and now."""
-        self.is_serving = False
+        assert isinstance(self.log, MemoryLog), "what several share doesn't end with one"
+        self.is_open = False
         batches = len(self.syncing)
         self.log.crash(self.chance.randint(0, batches))
         self.store.crash(self.chance.randint(0, self.store.unflushed_write_count))
@@ -168,6 +225,7 @@ class SimulatedNode:
 
     def stop(self, moment: Moment) -> None:
         """A clean stop: what is queued is finished, and the offsets are closed exactly."""
+        assert isinstance(self.log, MemoryLog), "what several share doesn't end with one"
         self.is_full = False
         while self.queue or self.is_syncing:
             if self.is_syncing:
@@ -177,7 +235,7 @@ class SimulatedNode:
         self.append()
         self.sync_end()
         self._write()
-        self.is_serving = False
+        self.is_open = False
         self.log.close()
         self.store.close()
         self.log.reopen()
@@ -262,6 +320,8 @@ class SimulatedNode:
 
     def _write(self) -> None:
         if self.view.changes:
+            if self.mark is not None:
+                self.view.changes.rows[keys.MARK_KEY] = self.mark()
             self.store.write(self.view.take(), self.applied)
             self.store.flushed_position()
 
@@ -341,7 +401,11 @@ class SimulatedNode:
         """When to take the next turn, by itself."""
         if self.queue and self.is_full and not self.is_syncing:
             return ROOM_RETRY_MS
-        if self.ready or (self.queue and not self.is_syncing):
+        if self.queue and not self.is_syncing:
+            return 0
+        if not self.is_serving:
+            return None
+        if self.ready:
             return 0
         if self._is_blocked() and not self.is_syncing and self._lacks_promise(moment):
             return 0
@@ -366,7 +430,7 @@ class SimulatedNode:
             return
         is_wanted = self.ready or self.queue or self._is_blocked() or self._is_due(moment)
         if is_wanted and self._lacks_promise(moment) and not self.is_voiding:
-            self.promise_queued_ms = promise_until(moment.wall_ms)
+            self.promise_queued_ms = self.promise_until(moment.wall_ms)
             promise = self.machine.record([Promise(self.promise_queued_ms)], moment)
             self.submit(promise, moment)
 
@@ -380,4 +444,5 @@ class SimulatedNode:
         if self.is_behind(moment):
             return False
         covered_ms = max(self.machine.promised_ms, self.promise_queued_ms)
-        return covered_ms <= moment.wall_ms + limits.PROMISE_MS // 2
+        is_short = covered_ms <= moment.wall_ms + limits.PROMISE_MS // 2
+        return is_short and covered_ms < self.promise_until(moment.wall_ms)

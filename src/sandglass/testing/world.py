@@ -55,13 +55,20 @@ class Report:
 
 @dataclass(slots=True)
 class World:
-    """See the head of this file. The hooks: `on_serving`, `on_down`, `on_turn`, `on_ended`."""
+    """
+    See the head of this file. The hooks: `on_serving`, `on_down`, `on_turn`, `on_ended`; and,
+    where several nodes share a log, `on_crash` and `on_sync`, which otherwise the world does.
+    """
 
     seed: int
     on_serving: Callable[[], None] = lambda: None
     on_down: Callable[[], None] = lambda: None
     on_turn: Callable[[list[Delivery], Moment], None] = lambda *_: None
     on_ended: Callable[[GroupHistory, Hold], None] = lambda *_: None
+    on_crash: Callable[[], None] | None = None
+    """Ends the process that serves."""
+    on_sync: Callable[[], None] | None = None
+    """The node has handed records to the log: sees to it that `synced` is called."""
     chance: random.Random = field(init=False)
     history: History = field(init=False)
     node: SimulatedNode = field(init=False)
@@ -173,14 +180,17 @@ class World:
             raise Violation("the node spins: turns without end, and no time passes")
         moment = self.see()
         is_started, deliveries = self.node.turn(moment)
-        if is_started:
-            self.after(self.chance.choice((0, 1, 1, 2, 5, 15)), self._synced)
+        if is_started and self.on_sync is not None:
+            self.on_sync()
+        elif is_started:
+            self.after(self.chance.choice((0, 1, 1, 2, 5, 15)), self.synced)
         self.on_turn(deliveries, moment)
         wake_ms = self.node.wake_in_ms(moment)
         if wake_ms is not None:
             self.kick(wake_ms)
 
-    def _synced(self) -> None:
+    def synced(self) -> None:
+        """What the node handed to the log is durable."""
         was_serving = self.node.is_serving
         self.see()
         self.node.sync_end()
@@ -198,17 +208,33 @@ class World:
 
     def crash(self) -> None:
         """The process ends, here and now."""
-        if not self.is_healed:
+        if self.is_healed:
+            return
+        if self.on_crash is not None:
+            self.on_crash()
+        else:
             self.node.crash()
             self.report.crash_count += 1
             self._restart()
 
     def down(self) -> None:
         """No process runs; the next finds what is on the disk."""
+        self.leave()
+        self.node.load()
+
+    def leave(self) -> None:
+        """Clients have lost their node: what they were about to do with it doesn't happen."""
         self._life += 1
         self._turn_at_ms = None
         self.on_down()
-        self.node.load()
+
+    def meet(self, node: SimulatedNode) -> None:
+        """Clients find a node that serves, another one perhaps."""
+        self.leave()
+        self.node = node
+        self.topics = dict(node.machine.topics)
+        self.on_serving()
+        self.kick()
 
     def _restart(self) -> None:
         self.down()
