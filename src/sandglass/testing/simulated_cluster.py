@@ -26,6 +26,7 @@ from sandglass.testing.simulated_engine import Engine, Key
 from sandglass.testing.simulated_groups import Groups
 from sandglass.testing.simulated_letters import Letters
 from sandglass.testing.simulated_member import Member
+from sandglass.testing.simulated_onlooker import Onlooker
 from sandglass.testing.simulated_operator import Operator
 from sandglass.testing.simulated_outcomes import Outcomes
 from sandglass.testing.simulated_producers import Producers
@@ -83,6 +84,7 @@ class ClusterSimulation:
     consumers: Consumers = field(init=False)
     producers: Producers = field(init=False)
     operator: Operator = field(init=False)
+    onlooker: Onlooker = field(init=False)
     report: ClusterReport = field(init=False)
     _seen_epochs: dict[int, int] = field(default_factory=dict[int, int])
 
@@ -96,6 +98,7 @@ class ClusterSimulation:
         self.consumers = Consumers(self.world, outcomes)
         self.producers = Producers(self.world)
         self.operator = Operator(self.world, self.consumers, self.producers)
+        self.onlooker = Onlooker(self.world)
         groups, letters = Groups(self.world, self.consumers, self.operator), Letters(self.world)
         chance = self.world.chance
         self.members = [
@@ -126,6 +129,7 @@ class ClusterSimulation:
             (self.producers.read, 200),
             (self.consumers.come_and_go, 400),
             (outcomes.repeat_stale, 500),
+            (self.onlooker.look, 500),
             (self.operator.cut, 3000),
             (self._step_clock, 4000),
             (self.operator.act, 2500),
@@ -225,6 +229,7 @@ class ClusterSimulation:
         if self.world.node.is_serving:
             self.consumers.look_at_lines(deliveries)
             self.consumers.look_at_drains(moment)
+        self.onlooker.rest(moment)
 
     def _send_late(self, delivery: Delivery) -> None:
         """Its frame comes to the client a second time, or only now."""
@@ -390,6 +395,7 @@ class ClusterSimulation:
         if self.world.history.lateness_from_ms is None:
             raise Violation("I4: nobody leads, though nothing is wrong")
         self.world.history.end()
+        self.onlooker.look()
         for member in self.members:
             member.crash()
             member.start()

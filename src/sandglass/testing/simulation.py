@@ -16,11 +16,11 @@ from sandglass.core import codec
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine
 from sandglass.core.view import Overlay
-from sandglass.testing.looks import check_index_order, check_standings
 from sandglass.testing.seen import Violation, take_messages
 from sandglass.testing.simulated_consumers import Consumers
 from sandglass.testing.simulated_groups import Groups
 from sandglass.testing.simulated_letters import Letters
+from sandglass.testing.simulated_onlooker import Onlooker
 from sandglass.testing.simulated_operator import Operator
 from sandglass.testing.simulated_outcomes import Outcomes
 from sandglass.testing.simulated_producers import Producers
@@ -44,7 +44,7 @@ class Simulation:
     operator: Operator = field(init=False)
     groups: Groups = field(init=False)
     letters: Letters = field(init=False)
-    _is_look_wanted: bool = False
+    onlooker: Onlooker = field(init=False)
 
     def __post_init__(self) -> None:
         self.world = World(self.seed)
@@ -54,6 +54,7 @@ class Simulation:
         self.operator = Operator(self.world, self.consumers, self.producers)
         self.groups = Groups(self.world, self.consumers, self.operator)
         self.letters = Letters(self.world)
+        self.onlooker = Onlooker(self.world)
         self.world.on_serving = self._serving
         self.world.on_down = self.consumers.forget_all
         self.world.on_turn = self._turned
@@ -75,7 +76,7 @@ class Simulation:
             (self.producers.read, 60),
             (self.consumers.come_and_go, 130),
             (self.outcomes.repeat_stale, 150),
-            (self._look, 250),
+            (self.onlooker.look, 250),
             (self.operator.cut, 1500),
             (self.operator.step_clock, 700),
             (self.operator.flutter, 300),
@@ -108,54 +109,7 @@ class Simulation:
         self.consumers.check_credit(deliveries)
         self.consumers.look_at_lines(deliveries)
         self.consumers.look_at_drains(moment)
-        node = self.world.node
-        if self._is_look_wanted and node.wake_in_ms(moment) != 0 and node.is_resting():
-            self._is_look_wanted = False
-            self._look_at_rest(moment)
-
-    # --- looking ------------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        """Somebody looks at the groups."""
-        if not self.world.node.is_serving:
-            return
-        self._is_look_wanted = True
-        for known in self.world.known_groups():
-            partition = self.world.node.partition(known.partition)
-            if partition is None:
-                continue
-            group = partition.group(known.channel, known.name, self.world.node.view)
-            committed = group.committed(partition.closed, self.world.node.view)
-            self.world.history.commit(known, committed)
-            if not self.world.node.queue and not self.world.node.is_syncing:
-                counted = (
-                    group.acked_count,
-                    group.dead_count,
-                    group.expired_count,
-                    group.retry_count,
-                    group.redriven_count,
-                )
-                self.world.history.count(known, counted)
-                check_standings(
-                    self.world.history, known, partition, group, self.world.node.view
-                )
-                check_index_order(
-                    self.world.history,
-                    partition,
-                    self.world.node.view,
-                    chance=self.world.report.event_count,
-                )
-
-    def _look_at_rest(self, moment: Moment) -> None:
-        """The node waits for something to come; what may be handed out has been."""
-        for known in self.world.known_groups():
-            partition = self.world.node.partition(known.partition)
-            if partition is None:
-                continue
-            group = partition.group(known.channel, known.name, self.world.node.view)
-            if group.has_credit():
-                now_ms = max(partition.now_ms, moment.wall_ms)
-                self.world.history.rest(known, now_ms, moment.steady_ms)
+        self.onlooker.rest(moment)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -194,7 +148,7 @@ class Simulation:
                 self.world.node.sync_end()
             self.world.node.append()
         self.world.history.end()
-        self._look()
+        self.onlooker.look()
         self.world.node.stop(self.world.see())
         self._replay()
 
