@@ -56,14 +56,16 @@ def _serve_unread(fence: Callable[..., None]) -> Callable[..., None]:
         fence(self)
         outgoing = writer._fence
         assert outgoing is not None
-        before, sequence = self.reader.mark, self.reader.sequence
+        before, sequence = self.replica.reader.mark, self.replica.reader.sequence
         reader = Reader(replace(before, sequence=sequence))
         accepted = reader.take(sequence + 1, outgoing.raw)
         assert accepted is not None
         (record,) = decode(0, outgoing.raw).records
-        self._view.lay(self._machine.apply(codec.decode(record), self._view))
-        self._applied += 1
-        self.reader = reader
+        self.replica.view.lay(
+            self.replica.machine.apply(codec.decode(record), self.replica.view)
+        )
+        self.replica.applied += 1
+        self.replica.reader = reader
         self._observe(accepted)
 
     return fenced
@@ -102,7 +104,7 @@ def _begin_at_any_stream(self: Reader, **of_stream: Any) -> bool:
 
 def _mark_of_reader(self: Member) -> bytes:
     """Where the log stood when this leader began."""
-    mark: Mark = self.reader.mark
+    mark: Mark = self.replica.reader.mark
     return mark.encode()
 
 

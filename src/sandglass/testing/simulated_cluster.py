@@ -271,7 +271,7 @@ class ClusterSimulation:
         member.crash()
         chance = self.world.chance
         if chance.random() < 0.15:
-            member.wipe()
+            member.replica.wipe()
         if chance.random() < 0.3:
             member.shift_ms += chance.choice(STEPS_MS)
         delay_ms = chance.choice((1, 50, 600, 2500))
@@ -340,14 +340,14 @@ class ClusterSimulation:
     def _snapshot(self) -> None:
         """A member uploads what it has; the stream is trimmed behind the one before."""
         member = self.world.chance.choice(self.members)
-        if not member.is_up or not member.store.applied_position:
+        if not member.is_up or not member.replica.store.applied_position:
             return
-        snapshot = member.snapshot()
+        snapshot = member.replica.snapshot()
         newest = self.oracle.snapshots[-1].mark if self.oracle.snapshots else None
         if newest is not None and snapshot.mark.position <= newest.position:
             return
         if self.world.chance.random() < 0.2:
-            self.oracle.check_rows(member.number, member.store)
+            self.oracle.check_rows(member.number, member.replica.store)
         self.oracle.snapshots = [*self.oracle.snapshots[-1:], snapshot]
         self.engine.trim(self.oracle.snapshots[0].mark.sequence if newest else 0)
 
@@ -399,10 +399,10 @@ class ClusterSimulation:
         for member in self.members:
             member.crash()
             member.start()
-            member.catch_up()
-            if member.store.applied_position != len(self.oracle.records):
+            member.replica.catch_up()
+            if member.replica.store.applied_position != len(self.oracle.records):
                 raise Violation(f"I16: member {member.number} ends at another position")
-            self.oracle.check_rows(member.number, member.store)
+            self.oracle.check_rows(member.number, member.replica.store)
 
     def _damage(self) -> None:
         """The engine breaks its word. Clients are gone: the members have to find out."""
@@ -423,7 +423,7 @@ class ClusterSimulation:
             self._let_grow(misled[0], end)
         else:
             for member in self.members:
-                member.subscribe_anew()
+                member.replica.subscribe_anew()
         self.oracle.is_damaged = True
         self.oracle.look(self.engine.stream.name, self.engine.stream.raws)
         self.world.after(200, self._scribble, is_world=True)
@@ -443,7 +443,7 @@ class ClusterSimulation:
         for member in self.members:
             if member is not witness:
                 member.crash()
-                member.wipe()
+                member.replica.wipe()
                 member.start()
         witness.pause(5000)
 

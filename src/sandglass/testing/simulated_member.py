@@ -17,19 +17,16 @@ It keeps the rules of a host of `sandglass.replication`:
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sandglass.adapters.memory_store import MemoryStore
-from sandglass.core import codec, keys, limits
+from sandglass.core import codec, limits
 from sandglass.core.dispatch import Moment
-from sandglass.core.machine import Machine
 from sandglass.core.record import Promise
-from sandglass.core.view import Changes, Overlay
 from sandglass.replication.lease import HeldLease, LeaseWatch, promise_left_ms
 from sandglass.replication.reader import Accepted, Mark, Reader
 from sandglass.replication.writer import Outgoing, Phase, Writer, next_epoch
 from sandglass.testing.oracle import Oracle, Snapshot, Term
-from sandglass.testing.seen import Violation, take_messages
 from sandglass.testing.simulated_engine import Answer, Engine, Key
 from sandglass.testing.simulated_node import SimulatedNode
+from sandglass.testing.simulated_replica import Replica
 from sandglass.testing.world import START_MS, World
 
 ANSWER_MS = 250
@@ -91,20 +88,16 @@ class Member:
     shift_ms: int = 0
     on_serving: Callable[["Member"], None] = lambda _: None
     on_synced: Callable[["Member"], None] = lambda _: None
-    store: MemoryStore = field(default_factory=lambda: MemoryStore(flush_write_count=4))
+    replica: Replica = field(init=False)
     is_up: bool = False
     is_paused: bool = False
     is_met: bool = False
     """Clients know that it serves."""
-    reader: Reader = field(default_factory=Reader)
     watch: LeaseWatch = field(default_factory=LeaseWatch)
     lease: HeldLease = field(default_factory=HeldLease)
     writer: Writer | None = None
     node: SimulatedNode | None = None
     """While it leads."""
-    _machine: Machine = field(init=False)
-    _view: Overlay = field(init=False)
-    _applied: int = 0
     _life: int = 0
     _term: int = 0
     """Counts campaigns: what belongs to an earlier one is void."""
@@ -113,13 +106,14 @@ class Member:
     """Of the key that it holds; 0: it holds none."""
     _revision: int = 0
     """Of the key as it wrote it last."""
-    _subscribed: Reader | None = None
-    """The reader that reads on where it was: it doesn't look at its mark again."""
     _is_tailing: bool = False
     _is_doubting: bool = False
     _has_retried: bool = False
     _doubt_count: int = 0
     _inbox: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    def __post_init__(self) -> None:
+        self.replica = Replica(self.number, self.engine, self.oracle)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -138,10 +132,7 @@ class Member:
     def start(self, snapshot: Snapshot | None = None) -> None:
         """A process begins, with what the last one left; or with a snapshot in its place."""
         if snapshot is not None:
-            self.store = MemoryStore(flush_write_count=4)
-            self.store.write(Changes(dict(snapshot.rows)), snapshot.mark.position)
-            self.store.close()
-            self.store.reopen()
+            self.replica.restore(snapshot)
         self.is_up, self.is_paused = True, False
         self._inbox.clear()
         self.watch, self._key = LeaseWatch(), Key(holder=-1)
@@ -151,13 +142,7 @@ class Member:
 
     def _load(self) -> None:
         """A replica, as its view is."""
-        self._view = Overlay(self.store)
-        self._machine = Machine.load(take_messages, self._view)
-        self._applied = self.store.applied_position
-        mark = Mark.decode(self.store.get(keys.MARK_KEY))
-        if mark.position != self._applied:
-            raise Violation(f"I16: rows up to {self._applied} with {mark}")
-        self.reader = Reader(mark)
+        self.replica.load()
         self._drop_key()
         self._tail_soon()
 
@@ -177,14 +162,9 @@ class Member:
         """The process ends, here and now."""
         self._life += 1
         self.is_up = self.is_paused = False
-        self.store.crash(self.world.chance.randint(0, self.store.unflushed_write_count))
-        self.store.reopen()
+        self.replica.crash()
         self._drop_key()
         self._is_tailing = False
-
-    def wipe(self) -> None:
-        """Its data is gone, too."""
-        self.store = MemoryStore(flush_write_count=4)
 
     def pause(self, for_ms: int) -> None:
         """The process stands still for so long."""
@@ -251,56 +231,32 @@ class Member:
     def tail(self) -> None:
         """Reads on, some of it or all."""
         self._is_tailing = False
-        if self.node is not None or self.reader.frozen or self.number in self.engine.cut:
+        if (
+            self.node is not None
+            or self.replica.reader.frozen
+            or self.number in self.engine.cut
+        ):
             return
         stream = self.engine.stream
         end = stream.last_sequence
         if self.world.chance.random() < 0.3:
-            end = min(end, self.reader.sequence + self.world.chance.randint(1, 6))
-        self._read(self.reader, end, self._apply)
-        if self.reader.frozen is not None:
+            end = min(end, self.replica.reader.sequence + self.world.chance.randint(1, 6))
+        self.replica.read(self.replica.reader, end, self._apply)
+        if self.replica.reader.frozen is not None:
             self._unfreeze()
-        elif self.reader.sequence < stream.last_sequence:
+        elif self.replica.reader.sequence < stream.last_sequence:
             self._tail_soon()
 
-    def _read(self, reader: Reader, end: int, taken: Callable[[Accepted], None]) -> None:
-        stream = self.engine.stream
-        is_same = reader.check_stream(
-            first_sequence=stream.first_sequence,
-            last_sequence=stream.last_sequence,
-            stream=stream.name,
-            at_mark=None if reader is self._subscribed else stream.at(reader.mark.sequence),
-        )
-        if reader is self.reader:
-            self._subscribed = reader
-        while is_same and reader.frozen is None and reader.sequence < end:
-            sequence = reader.sequence + 1
-            accepted = reader.take(sequence, stream.raws[sequence - 1])
-            if accepted is not None:
-                self.oracle.check(self.number, accepted)
-                taken(accepted)
-
     def _apply(self, accepted: Accepted) -> None:
-        for position, raw in accepted.records():
-            record = self.oracle.decoded(position, raw)
-            self._view.lay(self._machine.apply(record, self._view))
-            self._applied = position
-        if self.world.chance.random() < 0.5:
-            self._write()
+        self.replica.apply(accepted)
         if self.writer is not None:
             self._observe(accepted)
-
-    def _write(self) -> None:
-        if self._applied != self.store.applied_position:
-            self._view.changes.rows[keys.MARK_KEY] = self.reader.mark.encode()
-            self.store.write(self._view.take(), self._applied)
-            self.store.flushed_position()
 
     @property
     def mark(self) -> Mark:
         """What it has read, or knows to be committed."""
         is_leading = self.node is not None and self.writer is not None
-        return self.writer.mark if is_leading and self.writer else self.reader.mark
+        return self.writer.mark if is_leading and self.writer else self.replica.reader.mark
 
     def scribble(self) -> None:
         """A record that says nothing new, if it leads."""
@@ -310,30 +266,19 @@ class Member:
             self.node.submit(self.node.machine.record([promise], moment), moment)
             self._turn()
 
-    def subscribe_anew(self) -> None:
-        """Its connection broke: it begins to read again at its mark."""
-        self._subscribed = None
-
-    def catch_up(self) -> None:
-        """Reads to the end, and writes all of it."""
-        self._read(self.reader, self.engine.stream.last_sequence, self._apply)
-        self._write()
-
     def _unfreeze(self) -> None:
-        frozen = self.reader.frozen
+        frozen = self.replica.reader.frozen
         assert frozen is not None
         snapshot = self.oracle.snapshots[-1] if self.oracle.snapshots else None
-        is_helpful = snapshot is not None and snapshot.mark.position > self.reader.mark.position
+        is_helpful = (
+            snapshot is not None and snapshot.mark.position > self.replica.reader.mark.position
+        )
         if frozen.needs_snapshot and is_helpful:
             self.oracle.restored_count += 1
             self.crash()
             self.start(snapshot)
         else:
-            self._stand_still(self.reader)
-
-    def snapshot(self) -> Snapshot:
-        """Its store, as it is."""
-        return Snapshot.of(self.store)
+            self._stand_still(self.replica.reader)
 
     # --- the key ------------------------------------------------------------------------------
 
@@ -352,7 +297,7 @@ class Member:
         if self.world.chance.random() < 0.002:
             self.watch.restarted()
             self.engine.tell(self, self._see_key)
-        if not self._epoch and self.reader.frozen is None:
+        if not self._epoch and self.replica.reader.frozen is None:
             is_free = self._key.holder == 0
             if self.watch.is_over(self.lease_ms) or is_free:
                 self._campaign()
@@ -366,7 +311,7 @@ class Member:
         """Is it still the one that this leader writes?"""
         assert self.writer is not None
         reader = Reader(self.writer.mark)
-        self._read(reader, 0, lambda _: None)
+        self.replica.read(reader, 0, lambda _: None)
         if reader.frozen is not None and not reader.frozen.needs_snapshot:
             self._stand_still(reader)
 
@@ -374,11 +319,11 @@ class Member:
         assert reader.frozen is not None
         self.oracle.freeze(self.number, reader.frozen)
         self._drop_key()
-        self.reader = reader
+        self.replica.reader = reader
 
     def _campaign(self) -> None:
         self._term += 1
-        self._epoch = next_epoch(catalog_epoch=self._key.epoch, mark=self.reader.mark)
+        self._epoch = next_epoch(catalog_epoch=self._key.epoch, mark=self.replica.reader.mark)
         sent_ms = self.lease.sending(self.lease_ms)
         wanted = Key(0, self.number, self._epoch)
 
@@ -455,24 +400,24 @@ class Member:
         """Reads to the end as it was told, then publishes the fence."""
         if self.writer is not None:
             return
-        self.subscribe_anew()
-        self._read(self.reader, end, self._apply)
-        if self.reader.frozen is not None:
+        self.replica.subscribe_anew()
+        self.replica.read(self.replica.reader, end, self._apply)
+        if self.replica.reader.frozen is not None:
             self._unfreeze()
-        elif self.reader.mark.epoch >= self._epoch:
+        elif self.replica.reader.mark.epoch >= self._epoch:
             self._drop_key()
-        elif self.reader.sequence >= end:
+        elif self.replica.reader.sequence >= end:
             identity = self.oracle.draw_writer()
-            self.writer = Writer(identity, self._epoch, self.reader.mark)
+            self.writer = Writer(identity, self._epoch, self.replica.reader.mark)
             self._fence()
 
     def _fence(self) -> None:
         writer = self.writer
         if writer is None or writer.phase is not Phase.FENCING:
             return
-        _, steady_ms = self._machine.clocks(self._view)
+        _, steady_ms = self.replica.machine.clocks(self.replica.view)
         moment = Moment(self.wall_ms, steady_ms, steady_ms)
-        opening = codec.encode(self._machine.opening(self._epoch, moment))
+        opening = codec.encode(self.replica.machine.opening(self._epoch, moment))
         self.engine.publish(self, writer.fence(opening), self._fence_answered)
         self._after_in_term(ANSWER_MS, self._fence)
 
@@ -492,27 +437,27 @@ class Member:
             self._await_promise()
 
     def _await_promise(self) -> None:
-        left_ms = promise_left_ms(self._machine.promised_ms, self.wall_ms)
+        left_ms = promise_left_ms(self.replica.machine.promised_ms, self.wall_ms)
         self._after_in_term(left_ms, self._serve)
 
     def _serve(self) -> None:
         writer = self.writer
         assert writer is not None
-        if self.reader.mark != writer.mark:
+        if self.replica.reader.mark != writer.mark:
             self._drop_key()  # another's fence was read meanwhile
             return
         if not self.lease.is_valid(self.lease_ms):
             self._after_in_term(ANSWER_MS, self._serve)
             return
-        if promise_left_ms(self._machine.promised_ms, self.wall_ms):
+        if promise_left_ms(self.replica.machine.promised_ms, self.wall_ms):
             self._await_promise()
             return
-        self._write()
+        self.replica.write()
         node = SimulatedNode(
             self.world.chance,
             Term(self.oracle, writer.mark.position),
             log=ReplicatedLog(writer),
-            store=self.store,
+            store=self.replica.store,
         )
         node.may_serve = self._may_serve
         node.promise_until = self._promise_until
@@ -634,7 +579,7 @@ class Member:
         writer = self.writer
         assert writer is not None
         reader = Reader(writer.mark)
-        self._read(reader, end, writer.observe)
+        self.replica.read(reader, end, writer.observe)
         frozen = reader.frozen
         if frozen is not None and not frozen.needs_snapshot:
             self._stand_still(reader)
