@@ -104,7 +104,12 @@ class Catalog:
         limits.check_range(
             partition_count, field="partition_count", low=1, high=limits.PARTITION_COUNT_MAX
         )
-        limits.check_range(replication_factor, field="replication_factor", low=1, high=64)
+        limits.check_range(
+            replication_factor,
+            field="replication_factor",
+            low=1,
+            high=limits.REPLICATION_FACTOR_MAX,
+        )
         settings = settings or TopicSettings()
         settings.check()
         machine = self.loop.machine

@@ -142,7 +142,7 @@ def backoff_to_wire(backoff: BackoffLike) -> admin_pb2.Backoff:
     count_max = limits.BACKOFF_DELAY_COUNT_MAX
     if not 1 <= len(backoff.delays) <= count_max:
         raise InvalidError(
-            f"backoff has {len(backoff.delays)} delays; it must have 1 to {count_max}",
+            f"backoff.delays has {len(backoff.delays)} delays; it must have 1 to {count_max}",
             field="backoff.delays",
         )
     return admin_pb2.Backoff(

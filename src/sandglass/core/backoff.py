@@ -43,13 +43,7 @@ class Backoff:
         Raises:
             InvalidError: a value outside its range.
         """
-        count = len(self.delays_ms)
-        if not 1 <= count <= limits.BACKOFF_DELAY_COUNT_MAX:
-            raise InvalidError(
-                f"backoff has {count} delays; it must have 1 to"
-                f" {limits.BACKOFF_DELAY_COUNT_MAX}",
-                field="backoff.delays_ms",
-            )
+        check_delay_count(len(self.delays_ms))
         for name, values, low, high in (
             ("delays_ms", self.delays_ms, 0, limits.NACK_DELAY_MS_MAX),
             ("factor", (self.factor,), 1, limits.BACKOFF_FACTOR_MAX),
@@ -62,6 +56,21 @@ class Backoff:
 
 AT_ONCE = Backoff()
 """Due again at once."""
+
+
+def check_delay_count(count: int) -> None:
+    """
+    How many delays a backoff has.
+
+    Raises:
+        InvalidError: none, or too many.
+    """
+    if not 1 <= count <= limits.BACKOFF_DELAY_COUNT_MAX:
+        raise InvalidError(
+            f"backoff.delays_ms has {count} delays; it must have 1 to"
+            f" {limits.BACKOFF_DELAY_COUNT_MAX}",
+            field="backoff.delays_ms",
+        )
 
 
 def from_fields(fields: dict[str, Any]) -> Backoff:

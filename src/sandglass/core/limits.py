@@ -60,6 +60,9 @@ REPLICATED_NUMBER_MIN: Final = 1 << 31
 """Partitions of replicated topics have numbers from here on, the same on all nodes; those below
 are a node's own."""
 
+REPLICATION_FACTOR_MAX: Final = 5
+"""The engine has no stream of more replicas; five outlive the loss of two."""
+
 TOPIC_COUNT_MAX: Final = 10_000
 CHANNEL_COUNT_MAX: Final = 10_000
 """Channels per partition: each costs a row."""

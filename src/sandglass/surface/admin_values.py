@@ -7,7 +7,7 @@ from sandglass.broker.groups import Start
 from sandglass.broker.listing import Page, Place
 from sandglass.broker.status import GroupStatus, PartitionStatus
 from sandglass.core import limits, offset
-from sandglass.core.backoff import Backoff
+from sandglass.core.backoff import Backoff, check_delay_count
 from sandglass.core.dead_letter import Selection
 from sandglass.core.message import Slice
 from sandglass.core.outcome import first_place
@@ -54,9 +54,16 @@ def changes_of(wire: admin_pb2.TopicSettings) -> dict[str, int | Backoff]:
 
 
 def backoff_of(wire: admin_pb2.Backoff) -> Backoff:
-    """No delay means 0, and a factor of 0 means 1. Of too many, enough are read to say so."""
-    delays_ms = wire.delays_ms[: limits.BACKOFF_DELAY_COUNT_MAX + 1]
-    return Backoff(tuple(delays_ms) or (0,), wire.factor or 1, wire.cap_ms, wire.jitter_percent)
+    """
+    No delay means 0, and a factor of 0 means 1.
+
+    Raises:
+        InvalidError: too many delays; there may be millions, and they are not read.
+    """
+    check_delay_count(len(wire.delays_ms) or 1)
+    return Backoff(
+        tuple(wire.delays_ms) or (0,), wire.factor or 1, wire.cap_ms, wire.jitter_percent
+    )
 
 
 def own_settings_of(wire: admin_pb2.GroupSettings) -> GroupSettings:

@@ -51,11 +51,12 @@ class BrokerService:
             low=1,
             high=limits.PARTITION_COUNT_MAX,
         )
-        if request.replicationFactor < 1:
-            raise InvalidError(
-                f"replicationFactor is {request.replicationFactor}; it must be 1 or more",
-                field="replicationFactor",
-            )
+        limits.check_range(
+            request.replicationFactor,
+            field="replicationFactor",
+            low=1,
+            high=limits.REPLICATION_FACTOR_MAX,
+        )
         if request.storageDriver not in pb.StorageDriver.values():
             raise InvalidError(
                 f"storageDriver {request.storageDriver} is not known; it is 0 (RocksDB) or"

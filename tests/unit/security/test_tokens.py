@@ -86,6 +86,19 @@ def test_as_many_tokens_as_may_be_are_read_and_one_more_is_not(tmp_path: Path) -
     assert len(read_tokens(path)) == limits.TOKEN_COUNT_MAX
 
 
+def test_a_file_of_the_largest_size_is_read_and_a_byte_more_is_not(tmp_path: Path) -> None:
+    most, first = limits.TOKEN_FILE_BYTES_MAX, line("a", A)
+    path = tmp_path / "tokens"
+    for size_bytes in (most, most + 1):
+        path.write_text(first + "#" * (size_bytes - len(first)))
+        path.chmod(0o600)
+        if size_bytes == most:
+            assert len(read_tokens(path)) == 1
+            continue
+        with pytest.raises(InvalidError, match=f"is larger than {most} bytes"):
+            read_tokens(path)
+
+
 def test_a_token_added_is_known_by_its_hash_alone(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
 

@@ -91,7 +91,12 @@ def create(
     limits.check_range(
         num_partitions, field="--num_partitions", low=1, high=limits.PARTITION_COUNT_MAX
     )
-    limits.check_range(replication_factor, field="--replication_factor", low=0, high=1000)
+    limits.check_range(
+        replication_factor,
+        field="--replication_factor",
+        low=0,
+        high=limits.REPLICATION_FACTOR_MAX,
+    )
     limits.check_range(
         max_deliveries, field="--max_deliveries", low=0, high=limits.MAX_DELIVERIES_MAX
     )

@@ -195,7 +195,10 @@ class AsyncClient:
                 partitions, field="partitions", low=1, high=limits.PARTITION_COUNT_MAX
             ),
             replication_factor=limits.check_range(
-                replication_factor, field="replication_factor", low=1, high=1000
+                replication_factor,
+                field="replication_factor",
+                low=1,
+                high=limits.REPLICATION_FACTOR_MAX,
             ),
             settings=settings,
         )
