@@ -34,6 +34,7 @@ from types import FunctionType, TracebackType
 from typing import Any, Final
 
 from sandglass import AsyncClient, Message
+from sandglass.testing.engines import free_ports
 from tests.tidy.tree import ROOT, name_of, text_of, tracked
 
 ADDRESS: Final = "127.0.0.1:7170"
@@ -101,6 +102,7 @@ class Reader:
         self._home = home
         self._has_node = has_node
         self._has_emails = has_emails
+        self._engine_ports = free_ports(2)
         self._node: asyncio.subprocess.Process | None = None
         self._address = self._http_address = ""
         self._client: AsyncClient | None = None
@@ -236,7 +238,10 @@ class Reader:
 
     def _environment(self) -> dict[str, str]:
         """Of somebody who has activated the environment, and has settings for free ports."""
+        raft_port, gossip_port = self._engine_ports
         return {
+            "SANDGLASS_RAFT_PORT": str(raft_port),
+            "SANDGLASS_GOSSIP_PORT": str(gossip_port),
             "HOME": str(self._home),
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "SANDGLASS_GRPC_PORT": "0",

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from sandglass.testing.engines import free_ports
+
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0
@@ -145,11 +147,14 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def test_the_tour_works_word_for_word(tmp_path: Path) -> None:
     """The ports are free ones and the data elsewhere; all else is as the README has it."""
+    raft, gossip = free_ports(2)
     config = tmp_path / "node1.yaml"
     text = (ROOT / "demo" / "node1.yaml").read_text()
     config.write_text(
         text.replace("grpc_port: 7170", "grpc_port: 0")
         .replace("http_port: 2108", "http_port: 0")
+        .replace("raft_port: 9190", f"raft_port: {raft}")
+        .replace("gossip_port: 9900", f"gossip_port: {gossip}")
         .replace("/tmp/", f"{tmp_path}/")
     )
     arguments = ("--config", str(config), "--offset_replication_factor", "1")
@@ -168,9 +173,7 @@ def test_the_tour_works_word_for_word(tmp_path: Path) -> None:
     assert consumed == '{"dest" : "hi@example.com"}\n' * 10_000
     assert again == ""
     said = [line["message"] for line in node.started]
-    assert said[0] == "settings read"
-    assert said[1].startswith("serving alone: initial_peers")
-    assert said[2:] == ["serving"]
+    assert said == ["settings read", "serving"]
 
 
 # --- topics ---

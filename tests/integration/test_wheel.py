@@ -1,5 +1,6 @@
 """
-The wheel in fresh environments: bare it is the client and `sandctl`, with `[server]` the node.
+The wheel in fresh environments: bare it is the client and `sandctl`, with `[server]` the node,
+and with `[cluster]` one that may have peers, as that of the tour.
 
 The wheel is built from this tree, and installed at the versions that requirements/dev.txt pins.
 """
@@ -17,9 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from sandglass.testing.engines import free_ports
+
 ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 200
 """A deadline: an install takes some ten seconds."""
+
+ENGINE_PORTS = ("raft_port", "gossip_port")
 
 PIN = re.compile(r"^([A-Za-z0-9._\[\]-]+==\S+)", re.MULTILINE)
 
@@ -77,7 +82,10 @@ def node(binaries: Path, data: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = ("--grpc_port", str(port), "--http_port", "0", "--data", str(data))
+    engine = [
+        f"--{name}={free}" for name, free in zip(ENGINE_PORTS, free_ports(2), strict=True)
+    ]
+    settings = ("--grpc_port", str(port), "--http_port", "0", "--data", str(data), *engine)
     process = subprocess.Popen(
         [
             str(binaries / "sandglass"),
@@ -107,7 +115,7 @@ def wait_until_it_serves(sandctl: Path, address: str) -> None:
 @pytest.mark.slow
 def test_the_tour_runs_from_an_installed_wheel(wheel: Path, pins: Path, tmp_path: Path) -> None:
     """A node of one environment; the tour, and a client, of another that is bare."""
-    server = environment(tmp_path / "server", wheel, pins, "[server]")
+    server = environment(tmp_path / "server", wheel, pins, "[server,cluster]")
     bare = environment(tmp_path / "bare", wheel, pins, "")
 
     with node(server, tmp_path / "data") as address:
