@@ -181,7 +181,7 @@ class Node:
                 node_name=self.config.name,
             )
             await self._loop.start()
-            self._sessions = Sessions(self._broker)
+            self._sessions = Sessions(self._broker, self.access.guard)
             if self.config.cluster is not None:
                 self._peers = self._open_peers()
             host = self.config.bind_addr

@@ -1,17 +1,21 @@
 """TLS and tokens between real processes: who gets in, who doesn't, and who is thrown out."""
 
 import asyncio
+import contextlib
 import os
 import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,8 +23,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sandglass import AsyncClient, TlsOptions
 from sandglass.core import limits
 from sandglass.errors import SandglassError, UnauthenticatedError, UnavailableError
-from sandglass.security.tokens import add_token, remove_token
+from sandglass.security.tokens import add_token, remove_token, renew_token
 from sandglass.testing.process import NodeEndedError, NodeProcess
+from sandglass.wire.v1 import broker_pb2, broker_pb2_grpc
 from tests.certificates import Authority, Pair
 
 BIN = Path(sys.executable).parent
@@ -235,15 +240,74 @@ async def test_a_token_renewed_in_time_goes_on_with_what_is_held(house: House) -
         consumer = aiter(client.consume("emails", group="g"))
         held = await asyncio.wait_for(anext(consumer), WAIT_S)
 
-        add_token(house.tokens, "mailer-2", "sg_new-secret")
+        renew_token(house.tokens, "mailer", "sg_new-secret")
         mine.write_text("sg_new-secret")
-        remove_token(house.tokens, "mailer")
+        remove_token(house.tokens, "mailer", is_older_alone=True)
         await until(lambda: "revoked ['mailer']" in node.stderr, "the revocation")
 
         await asyncio.wait_for(held.ack(wait=True), WAIT_S)
         other = await asyncio.wait_for(anext(consumer), WAIT_S)
         assert (held.attempt, other.attempt, other.value) == (1, 1, b"b")
         await other.ack(wait=True)
+
+
+@asynccontextmanager
+async def greeted(node: NodeProcess, token: str, session_id: str) -> AsyncIterator[str]:
+    """A session, opened or resumed by hand; its id."""
+    async with grpc.aio.insecure_channel(node.address) as channel:
+        stub: Any = broker_pb2_grpc.BrokerStub(channel)
+        call = stub.Session(metadata=(("authorization", f"Bearer {token}"),))
+        hello = broker_pb2.Hello(session_id=session_id, client_name="raw")
+        await call.write(broker_pb2.ClientFrame(hello=hello))
+        frame = None
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            frame = await asyncio.wait_for(call.read(), WAIT_S)
+        if not isinstance(frame, broker_pb2.ServerFrame):
+            raise EndedError(await call.code(), await call.details())
+        yield frame.welcome.session_id
+        call.cancel()
+
+
+class EndedError(Exception):
+    """The node has ended a session: its code and its words."""
+
+
+async def test_a_session_is_resumed_by_the_name_that_opened_it_and_no_other(
+    house: House,
+) -> None:
+    renew_token(house.tokens, "mailer", "sg_mailer-again")
+    async with house.node(*house.asking) as node, greeted(node, MAILER, "") as mine:
+        with pytest.raises(EndedError) as caught:
+            async with greeted(node, READER, mine):
+                pass
+        async with greeted(node, "sg_mailer-again", mine) as again:
+            pass
+
+    assert caught.value.args == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        f"session {mine} was opened with another's token: 'reader' can't go on with it",
+    )
+    assert again == mine
+
+
+async def test_a_client_with_another_name_than_before_begins_anew(house: House) -> None:
+    """What it held comes again, and consuming goes on."""
+    (mine := house.folder / "mine").write_text(MAILER)
+    async with (
+        house.node(*house.asking) as node,
+        AsyncClient(node.address, token=mine) as client,
+    ):
+        await client.create_topic("emails")
+        await client.produce("emails", b"a")
+        consumer = aiter(client.consume("emails", group="g"))
+        held = await asyncio.wait_for(anext(consumer), WAIT_S)
+
+        mine.write_text(READER)
+        remove_token(house.tokens, "mailer")
+        again = await asyncio.wait_for(anext(consumer), WAIT_S)
+        await again.ack(wait=True)
+
+    assert (held.value, again.value, again.attempt) == (b"a", b"a", 2)
 
 
 async def test_a_new_token_is_let_in_without_a_restart(house: House) -> None:

@@ -28,6 +28,7 @@ from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import (
     BusyError,
     ConflictError,
+    DeniedError,
     InvalidError,
     LeaseLostError,
     NotFoundError,
@@ -449,15 +450,27 @@ class Consumers:
         session_id: str,
         client_name: str,
         *,
+        owner: str = "",
         on_taken_over: Callable[[], None] = lambda: None,
     ) -> tuple[Session, bool]:
         """
         A session, and whether it is the one that was asked for, within its grace.
 
-        `on_taken_over` is called when the session goes on over another connection.
+        Args:
+            owner: who comes, by the name of the token.
+            on_taken_over: called when the session goes on over another connection.
+
+        Raises:
+            DeniedError: somebody else opened it. A new session may be asked for.
         """
         session = self.sessions.get(session_id) if session_id else None
         if session is not None and not session.is_closed:
+            if session.owner != owner:
+                raise DeniedError(
+                    f"session {session_id} was opened with another's token: {owner!r} can't go"
+                    " on with it",
+                    field="hello.session_id",
+                )
             if session.is_attached:
                 session.on_taken_over()
             session.is_attached = True
@@ -465,7 +478,7 @@ class Consumers:
             session.on_taken_over = on_taken_over
             self.go_on(session)
             return session, True
-        session = Session(str(self.ids.next()), client_name[:200], on_taken_over)
+        session = Session(str(self.ids.next()), client_name[:200], owner, on_taken_over)
         self.sessions[session.id] = session
         return session, False
 

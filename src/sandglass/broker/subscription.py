@@ -87,6 +87,8 @@ class Session:
 
     id: str
     client_name: str
+    owner: str
+    """Whose token opened it, by name: nobody else goes on with it. Empty without tokens."""
     on_taken_over: Callable[[], None]
     """Of the connection that it has: called when another one takes its place."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict[int, Subscription])

@@ -15,6 +15,7 @@ from sandglass.security.tokens import (
     new_token,
     read_tokens,
     remove_token,
+    renew_token,
 )
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose token it is: a program's.")]
+Older = Annotated[bool, typer.Option("--older", help="Only the one that was renewed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -33,7 +35,16 @@ def add(context: typer.Context, name: Name, is_json: AsJson = False) -> None:
     path = _path(context)
     made = new_token(os.urandom(TOKEN_BYTES))
     add_token(path, name, made)
-    print(json.dumps({"name": name, "token": made}) if is_json else made)
+    _tell(name, made, is_json)
+
+
+@app.command()
+def renew(context: typer.Context, name: Name, is_json: AsJson = False) -> None:
+    """Make a second token for a name and print it; remove --older takes the first one back."""
+    path = _path(context)
+    made = new_token(os.urandom(TOKEN_BYTES))
+    renew_token(path, name, made)
+    _tell(name, made, is_json)
 
 
 @app.command(name="list")
@@ -47,10 +58,17 @@ def list_(context: typer.Context, is_json: AsJson = False) -> None:
 
 
 @app.command()
-def remove(context: typer.Context, name: Name, is_json: AsJson = False) -> None:
+def remove(
+    context: typer.Context, name: Name, is_older: Older = False, is_json: AsJson = False
+) -> None:
     """Take a token back. Within 5 s it opens nothing, and what it has open ends."""
-    remove_token(_path(context), name)
-    print(json.dumps({"name": name}) if is_json else f"token '{name}' was removed")
+    remove_token(_path(context), name, is_older_alone=is_older)
+    which = "older token" if is_older else "token"
+    print(json.dumps({"name": name}) if is_json else f"{which} '{name}' was removed")
+
+
+def _tell(name: str, made: str, is_json: bool) -> None:
+    print(json.dumps({"name": name, "token": made}) if is_json else made)
 
 
 def _path(context: typer.Context) -> Path:

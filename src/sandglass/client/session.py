@@ -83,6 +83,11 @@ class Session:
         hello = broker_pb2.Hello(session_id=self.session_id, client_name=self._client_name)
         return broker_pb2.ClientFrame(hello=hello).SerializeToString()
 
+    def forget(self) -> bool:
+        """The next hello asks for a new session. False if the last one did so already."""
+        had_one, self.session_id = bool(self.session_id), ""
+        return had_one
+
     def broken(self, now_ms: int, *, cause: str) -> list[Event]:
         """The connection is gone, or didn't come about."""
         if self.broken_ms is None:

@@ -262,6 +262,9 @@ no more: a renewal may wait unread."""
 TOKEN_COUNT_MAX: Final = 1000
 """In a token file: one for each program, not one for each of its users."""
 
+TOKEN_PER_NAME_COUNT_MAX: Final = 2
+"""The one in use, and the one that takes its place."""
+
 TOKEN_FILE_BYTES_MAX: Final = 512 * 1024
 """The largest number of the longest lines, and room for comments. It is read every second."""
 

@@ -9,7 +9,7 @@ guard holds each call, and it ends when its token is revoked, however long it wo
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -40,13 +40,26 @@ class Guarding(grpc.aio.ServerInterceptor):
         """See `grpc.aio.ServerInterceptor`."""
         if handler_call_details.method.startswith(OPEN):
             return await continuation(handler_call_details)
-        pairs = handler_call_details.invocation_metadata or ()
         try:
-            admission = self._guard.admit([value for key, value in pairs if key == HEADER])
+            admission = _admit(self._guard, handler_call_details.invocation_metadata)
         except UnauthenticatedError as error:
             return _refusing(error)
         handler = await continuation(handler_call_details)
         return handler if handler is None else _held(self._guard, admission, handler)
+
+
+def admission_of(guard: Guard, context: calls.Context) -> Admission:
+    """
+    Who makes a call that was let in.
+
+    Raises:
+        UnauthenticatedError: the token was revoked just now.
+    """
+    return _admit(guard, context.invocation_metadata())
+
+
+def _admit(guard: Guard, metadata: Iterable[tuple[str, str | bytes]] | None) -> Admission:
+    return guard.admit([value for key, value in metadata or () if key == HEADER])
 
 
 def _refusing(error: UnauthenticatedError) -> Handler:

@@ -44,6 +44,8 @@ from sandglass.errors import (
     SandglassError,
 )
 from sandglass.rpc import calls
+from sandglass.rpc.guarding import admission_of
+from sandglass.security.guard import Guard
 from sandglass.surface.consume import (
     delivery_to_wire,
     ending_of,
@@ -76,10 +78,11 @@ Item = TypeVar("Item")
 
 
 class Sessions:
-    """All open streams of a node."""
+    """All open streams of a node. `guard` knows who comes; None where nobody is asked."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, guard: Guard | None = None) -> None:
         self.broker = broker
+        self._guard = guard
         self._streams: set[SessionStream] = set()
         self._of: dict[str, set[SessionStream]] = {}
         """By connection."""
@@ -89,7 +92,8 @@ class Sessions:
     async def serve(self, _: AsyncIterator[bytes], context: calls.Context) -> None:
         """Serves one stream until it ends."""
         connection = context.peer()
-        stream = SessionStream(self.broker, context, connection, self.crowded)
+        owner = "" if self._guard is None else admission_of(self._guard, context).name
+        stream = SessionStream(self.broker, context, connection, self.crowded, owner=owner)
         self._streams.add(stream)
         self._of.setdefault(connection, set()).add(stream)
         try:
@@ -137,11 +141,14 @@ class SessionStream:
         context: calls.Context,
         connection: str,
         crowded: Callable[[str], bool],
+        *,
+        owner: str,
     ) -> None:
         self.broker = broker
         self._connection = connection
         self._is_crowded = crowded
         self.context = context
+        self.owner = owner
         self.session: Session | None = None
         self.attachment = 0
         self._reply = pb.ServerFrame()
@@ -239,6 +246,7 @@ class SessionStream:
         session, is_resumed = self.broker.consumers.open_session(
             frame.hello.session_id,
             frame.hello.client_name,
+            owner=self.owner,
             on_taken_over=self._is_taken_over.set,
         )
         self.session, self.attachment = session, session.attachment

@@ -76,10 +76,11 @@ def load_tls(files: TlsFiles, *, known: TlsParts | None = None) -> TlsParts:
     Raises:
         NotFoundError: a file isn't there, or can't be read.
         InvalidError: one holds something else, or certificate and key don't belong together.
-        PreconditionError: the certificate has expired, isn't valid yet, or is for another use.
+        PreconditionError: the certificate has expired, isn't valid yet, or is for another use;
+            others have a right to the key.
     """
     certificate = _read(files.certificate, "certificate file")
-    key = _read(files.key, "key file")
+    key = _read_key(files.key)
     client_ca = None if files.client_ca is None else read_authorities(files.client_ca)
     if known is not None and known == TlsParts(certificate, key, client_ca, ""):
         return known
@@ -130,11 +131,12 @@ def pair_context(protocol: int, certificate: Path, key: Path) -> ssl.SSLContext:
     Raises:
         NotFoundError: a file isn't there, or can't be read.
         InvalidError: one holds something else, or they don't belong together.
+        PreconditionError: others have a right to the key.
     """
     chain = _read(certificate, "certificate file")
     if _END not in chain:
         raise InvalidError(f"certificate file {certificate} holds no certificate in PEM")
-    if b"ENCRYPTED" in _read(key, "key file"):
+    if b"ENCRYPTED" in _read_key(key):
         raise InvalidError(f"key file {key} is encrypted; it must be readable without a word")
     context = ssl.SSLContext(protocol)
     try:
@@ -152,8 +154,15 @@ def pair_context(protocol: int, certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _read(path: Path, what: str) -> bytes:
-    return read_file(path, what=what, bytes_max=limits.TLS_FILE_BYTES_MAX, is_private=False)
+def _read(path: Path, what: str, *, is_private: bool = False) -> bytes:
+    return read_file(
+        path, what=what, bytes_max=limits.TLS_FILE_BYTES_MAX, is_private=is_private
+    )
+
+
+def _read_key(path: Path) -> bytes:
+    """A key is its owner's alone: who has it is the node, to all that trust its certificate."""
+    return _read(path, "key file", is_private=True)
 
 
 def _ends_after_trial(context: ssl.SSLContext, chain: bytes, path: Path) -> str:

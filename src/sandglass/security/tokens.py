@@ -7,6 +7,9 @@ in. The file holds a line for each, and of the token only its hash:
     # comments and empty lines mean nothing, and stay where they are
     mailer sha256:7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730
 
+The name says who comes, and a session belongs to it. While a token is renewed, its name has two
+lines, the newer one below.
+
 Plain SHA-256, without salt or stretching: those are for passwords, which can be guessed. Nobody
 guesses 256 bits, whatever the hash costs, and it is computed for each call (decision 0006).
 """
@@ -14,6 +17,7 @@ guesses 256 bits, whatever the hash costs, and it is computed for each call (dec
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -69,19 +73,38 @@ def add_token(path: Path, name: str, token: str) -> None:
     )
 
 
-def remove_token(path: Path, name: str) -> None:
+def renew_token(path: Path, name: str, token: str) -> None:
     """
-    Takes a token out of a file.
+    Gives a name that has a token another one: both are let in, until the older is removed.
+
+    Raises:
+        NotFoundError: there is none of this name, or no file.
+        ConflictError: it is being renewed already.
+        SandglassError: as `read_tokens` and `replace_file`.
+    """
+    _check_there(path)
+    source, digest = str(path), digest_of(token)
+    replace_file(
+        path, lambda content: with_renewed(content, name, digest, source=source), read=_content
+    )
+
+
+def remove_token(path: Path, name: str, *, is_older_alone: bool = False) -> None:
+    """
+    Takes what a name has out of a file; with `is_older_alone` the newest of its tokens stays.
 
     Raises:
         NotFoundError: there is none of this name, or no file.
         SandglassError: as `read_tokens` and `replace_file`.
     """
-    if not path.exists():
-        raise NotFoundError(f"there is no token file {path}")
+    _check_there(path)
     source = str(path)
     replace_file(
-        path, lambda content: without_token(content, name, source=source), read=_content
+        path,
+        lambda content: without_token(
+            content, name, source=source, is_older_alone=is_older_alone
+        ),
+        read=_content,
     )
 
 
@@ -97,13 +120,13 @@ def parse_tokens(content: bytes, *, source: str) -> Tokens:
             line and never shows it: somebody may have written the token itself there.
     """
     tokens: dict[bytes, str] = {}
-    names: set[str] = set()
+    names: Counter[str] = Counter()
     for number, name, digest in _entries(content, source):
-        if name in names:
-            raise _wrong(source, number, f"the name {name!r} stands there already")
+        names[name] += 1
+        if names[name] > limits.TOKEN_PER_NAME_COUNT_MAX:
+            raise _wrong(source, number, f"the name {name!r} stands there twice already")
         if digest in tokens:
             raise _wrong(source, number, f"{name!r} has the same token as {tokens[digest]!r}")
-        names.add(name)
         tokens[digest] = name
     if len(tokens) > limits.TOKEN_COUNT_MAX:
         raise InvalidError(
@@ -126,6 +149,55 @@ def with_token(content: bytes, name: str, digest: bytes, *, source: str) -> byte
         raise ConflictError(
             f"{source} has a token {name!r} already: remove it, or choose another name"
         )
+    return _with_line(content, name, digest, source)
+
+
+def with_renewed(content: bytes, name: str, digest: bytes, *, source: str) -> bytes:
+    """
+    The file with a second token of a name.
+
+    Raises:
+        NotFoundError: there is none of this name.
+        ConflictError: there are two already.
+        InvalidError: too many tokens, or the file is wrong.
+    """
+    found = _lines_of(content, name, source)
+    if len(found) == limits.TOKEN_PER_NAME_COUNT_MAX:
+        raise ConflictError(
+            f"{source} has {len(found)} tokens {name!r}: remove the older one first"
+        )
+    return _with_line(content, name, digest, source)
+
+
+def without_token(
+    content: bytes, name: str, *, source: str, is_older_alone: bool = False
+) -> bytes:
+    """
+    The file without what a name has, or without all but the newest; other lines stay as they
+    are.
+
+    Raises:
+        NotFoundError: there is none of this name, or none that is older.
+        InvalidError: the file is wrong.
+    """
+    found = _lines_of(content, name, source)
+    if is_older_alone:
+        found.pop()
+        if not found:
+            raise NotFoundError(f"{source} has one token {name!r} alone, and none older")
+    lines = content.splitlines(keepends=True)
+    return b"".join(line for number, line in enumerate(lines, 1) if number not in found)
+
+
+def _lines_of(content: bytes, name: str, source: str) -> list[int]:
+    """The numbers of the lines of a name, the newest last; at least one."""
+    found = [number for number, each, _ in _entries(content, source) if each == name]
+    if not found:
+        raise NotFoundError(f"{source} has no token {name!r}")
+    return found
+
+
+def _with_line(content: bytes, name: str, digest: bytes, source: str) -> bytes:
     if content and not content.endswith(b"\n"):
         content += b"\n"
     added = content + f"{name} sha256:{digest.hex()}\n".encode()
@@ -133,19 +205,9 @@ def with_token(content: bytes, name: str, digest: bytes, *, source: str) -> byte
     return added
 
 
-def without_token(content: bytes, name: str, *, source: str) -> bytes:
-    """
-    The file without a token; all other lines stay as they are.
-
-    Raises:
-        NotFoundError: there is none of this name.
-        InvalidError: the file is wrong.
-    """
-    found = [number for number, each, _ in _entries(content, source) if each == name]
-    if not found:
-        raise NotFoundError(f"{source} has no token {name!r}")
-    lines = content.splitlines(keepends=True)
-    return b"".join(line for number, line in enumerate(lines, 1) if number not in found)
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise NotFoundError(f"there is no token file {path}")
 
 
 def _content(path: Path) -> bytes:

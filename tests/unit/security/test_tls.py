@@ -41,7 +41,32 @@ def encrypted(pair: Pair) -> Path:
             serialization.BestAvailableEncryption(b"word"),
         )
     )
+    path.chmod(0o600)
     return path
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_key_that_others_can_get_at_is_refused_by_name_and_mode(
+    authority: Authority, mode: int
+) -> None:
+    pair = authority.issue()
+    pair.key.chmod(mode)
+
+    error = refusal(pair.certificate, pair.key)
+
+    assert isinstance(error, PreconditionError)
+    assert error.message == (
+        f"key file {pair.key} has mode {mode:04o}, which lets others at it; it must be 0600:"
+        f" chmod 600 {pair.key}"
+    )
+
+
+def test_a_certificate_may_be_read_by_all_and_a_key_by_its_owner(authority: Authority) -> None:
+    pair = authority.issue()
+    pair.certificate.chmod(0o644)
+    pair.key.chmod(0o400)
+
+    assert load_tls(TlsFiles(pair.certificate, pair.key)).key == pair.key.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +150,8 @@ def test_files_that_hold_something_else_are_refused(
 ) -> None:
     pair = authority.issue()
     (nonsense := tmp_path / "nonsense").write_text("nonsense")
+    nonsense.chmod(0o600)
+    pair.certificate.chmod(0o600)
 
     assert "holds no certificate in PEM" in refusal(nonsense, pair.key).message
     assert "holds no certificate in PEM" in refusal(pair.key, pair.key).message

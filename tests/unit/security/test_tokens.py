@@ -15,6 +15,7 @@ from sandglass.security.tokens import (
     parse_tokens,
     read_tokens,
     remove_token,
+    renew_token,
 )
 
 A, B = bytes(range(32)), bytes(range(1, 33))
@@ -56,7 +57,10 @@ def test_comments_and_empty_lines_mean_nothing() -> None:
         (line("a/b", A), "line 1 of f: the name is none"),
         (line("_a", A), "line 1 of f: the name is none"),
         (line("é", A), "line 1 of f: the name is none"),
-        (line("a", A) + line("a", B), "line 2 of f: the name 'a' stands there already"),
+        (
+            line("a", A) + line("a", B) + line("a", bytes(32)),
+            "line 3 of f: the name 'a' stands there twice already",
+        ),
         (line("a", A) + line("b", A), "line 2 of f: 'b' has the same token as 'a'"),
     ],
 )
@@ -118,6 +122,44 @@ def test_a_name_is_taken_once(tmp_path: Path) -> None:
         add_token(path, "mailer", "sg_two")
     with pytest.raises(InvalidError, match="name 'a b' is not a name"):
         add_token(path, "a b", "sg_two")
+
+
+def test_a_renewed_name_has_two_tokens_and_the_older_one_goes(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    add_token(path, "mailer", "sg_one")
+    add_token(path, "reader", "sg_two")
+
+    renew_token(path, "mailer", "sg_three")
+    both = read_tokens(path)
+    with pytest.raises(ConflictError, match="has 2 tokens 'mailer': remove the older one"):
+        renew_token(path, "mailer", "sg_four")
+    remove_token(path, "mailer", is_older_alone=True)
+    with pytest.raises(NotFoundError, match="has one token 'mailer' alone, and none older"):
+        remove_token(path, "mailer", is_older_alone=True)
+
+    older, other, newer = map(digest_of, ("sg_one", "sg_two", "sg_three"))
+    assert both == {older: "mailer", other: "reader", newer: "mailer"}
+    assert read_tokens(path) == {other: "reader", newer: "mailer"}
+
+
+def test_a_name_without_a_token_cannot_be_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    with pytest.raises(NotFoundError, match="there is no token file"):
+        renew_token(path, "a", "sg_a")
+    add_token(path, "a", "sg_a")
+
+    with pytest.raises(NotFoundError, match="has no token 'b'"):
+        renew_token(path, "b", "sg_b")
+
+
+def test_removing_a_renewed_name_takes_both(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    add_token(path, "a", "sg_one")
+    renew_token(path, "a", "sg_two")
+
+    remove_token(path, "a")
+
+    assert read_tokens(path) == {}
 
 
 def test_a_removed_token_leaves_every_other_line_as_it_was(tmp_path: Path) -> None:

@@ -294,7 +294,10 @@ class Connection:
         if isinstance(refusal, UnauthenticatedError):
             if self._endpoint.entry.has_other_token(self._shown):
                 return
-        elif not isinstance(refusal, DeniedError | UnsupportedError):
+        elif isinstance(refusal, DeniedError):
+            if self.session.forget():
+                return  # the session was opened under another name: then a new one
+        elif not isinstance(refusal, UnsupportedError):
             return
         self._before_frame()  # what waits for a frame has been refused as well
         # What is refused here was never sent, whatever became of the stream.
