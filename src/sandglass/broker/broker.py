@@ -15,7 +15,7 @@ from sandglass.broker.catalog import Catalog
 from sandglass.broker.consuming import Consumers
 from sandglass.broker.dead_letters import DeadLetters
 from sandglass.broker.groups import Groups
-from sandglass.broker.inbox import Done, resolve
+from sandglass.broker.intake import Told
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
@@ -38,7 +38,7 @@ from sandglass.core.message import (
 )
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
-from sandglass.errors import PreconditionError
+from sandglass.errors import PreconditionError, SandglassError
 from sandglass.sandflake import Generator
 
 FETCH_ROW_COUNT = 200
@@ -86,29 +86,44 @@ class Broker:
             InvalidError: a channel that is no name.
             BusyError: too much is waiting to be written; see `retry_after_ms`.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Placed] = asyncio.get_running_loop().create_future()
         assert (topic.kind is TopicKind.KV) is isinstance(batch, Entries), "the other kind"
-        placed = self.produce_nowait(
-            partition, channel, batch, lambda error: resolve(future, error)
-        )
-        await asyncio.shield(future)
-        return placed
+
+        def told(placed: Placed | None, error: SandglassError | None) -> None:
+            if future.done():
+                return  # the caller went away meanwhile
+            if placed is not None:
+                future.set_result(placed)
+            else:
+                assert error is not None, "there are places or an error"
+                future.set_exception(error)
+
+        self.produce_nowait(partition, channel, batch, told)
+        return await future
 
     def produce_nowait(
-        self, partition: PartitionRef, channel: str, batch: Batch | Entries, done: Done
-    ) -> Placed:
-        """As `produce`, but `done` is told; the places hold once it was told None."""
+        self, partition: PartitionRef, channel: str, batch: Batch | Entries, told: Told
+    ) -> None:
+        """
+        As `produce`, but `told` is. Atoms of one partition are appended in the order of these
+        calls.
+
+        Raises:
+            SandglassError: nothing was appended, and `told` is never called.
+        """
         channel = channel_to_write(channel)
         loop = self.loops.of(partition.number)
         loop.check_room(batch.size_bytes)
-        target, moment = loop.partition(partition.number), loop.moment()
-        record, placed = (
-            admit_put(target, channel, batch, moment, loop.view)
-            if isinstance(batch, Entries)
-            else target.admit_append(channel, batch, moment, loop.view)
-        )
+        target = loop.partition(partition.number)
+        if isinstance(batch, Batch):
+            loop.produce(partition.number, channel, batch, told)
+            return
+        record, placed = admit_put(target, channel, batch, loop.moment(), loop.view)
+
+        def done(error: SandglassError | None) -> None:
+            told(None if error is not None else placed, error)
+
         loop.submit(record, done, batch.size_bytes)
-        return placed
 
     async def fetch(
         self, topic: Topic, partition: PartitionRef, channel: str, low: int, high: int

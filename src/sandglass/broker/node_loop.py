@@ -3,11 +3,12 @@ The node's loop: one append, one sync, one write for all partitions of a turn.
 
     admit -> append -> sync -> apply -> write -> dispatch -> deliver
 
-Requests are admitted when they come (cheap, in memory) and queue as records. A turn encodes
-what is queued, as much as a turn takes, appends it to the log and lets a thread sync it; while
-that runs, the next batch queues. What became durable is applied, written to the view in one
-write, answered, and then due messages are dispatched. So one sync serves everyone who waited,
-and none blocks the loop.
+Requests are admitted when they come (cheap, in memory) and queue as records. What is produced
+waits for the next turn, which admits requests to one channel together
+(`sandglass.broker.intake`). A turn encodes what is queued, as much as a turn takes, appends it
+to the log and lets a thread sync it; while that runs, the next batch queues. What became
+durable is applied, written to the view in one write, answered, and then due messages are
+dispatched. So one sync serves everyone who waited, and none blocks the loop.
 
 Rules that this file keeps for the core:
 
@@ -32,16 +33,19 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from sandglass.broker import quarantine
 from sandglass.broker.agenda import Agenda
 from sandglass.broker.inbox import Done, Inbox, Waiting, resolve
+from sandglass.broker.intake import Intake, Run, Told
 from sandglass.broker.leader_clock import LeaderClock
 from sandglass.broker.promises import PROMISE_AHEAD_MS, Promises
 from sandglass.core import codec, limits, outcome
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.keys import MARK_KEY
 from sandglass.core.machine import Machine
+from sandglass.core.message import Batch, Placed
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
 from sandglass.core.record import NODE, Record
@@ -73,6 +77,15 @@ DISPATCH_NS = 3_000_000
 DELIVERY_PASS_COUNT = 3
 """Passes of the event loop after a turn that handed something out. A request takes several to
 come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
+
+GATHER_PASS_COUNT = 8
+GATHER_QUIET_COUNT = 2
+"""Passes of the event loop that wait for more requests to share a turn, at most; and those that
+bring none before it begins. A sync takes as long as a few requests take to come in: without the
+wait each sync would serve those few."""
+
+GATHER_BYTES_MAX = 16 * 1024
+"""More is worth a turn of its own, which is synced while the one before is applied."""
 
 
 @dataclass(slots=True)
@@ -113,13 +126,14 @@ class NodeLoop:
     is_full: bool = False
     """The log can't get another segment: producers wait, outcomes use the reserve."""
     queued_bytes: int = 0
-    """Admitted, not yet applied."""
+    """In the intake or admitted, and not yet applied."""
     stopped: dict[int, str] = field(default_factory=dict[int, str])
     """Partitions whose rules were broken, or whose rows cannot be read, and how: they stand
     still, the others go on."""
 
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
+    _intake: Intake = field(default_factory=Intake)
     _inbox: Inbox = field(default_factory=Inbox)
     _syncing: list[Waiting] = field(default_factory=list[Waiting])
     _landing: list[Waiting] = field(default_factory=list[Waiting])
@@ -136,6 +150,8 @@ class NodeLoop:
     """With the last sync of nothing."""
     _has_delivered: bool = False
     """The last turn handed something out."""
+    _told_count: int = 0
+    """Requests of the intake that the last landing has answered."""
     _damaged: set[int] = field(default_factory=set[int])
     """Those of `stopped` whose rows cannot be read."""
     _is_short_of_files: bool = False
@@ -353,9 +369,13 @@ class NodeLoop:
         self.queued_bytes += size_bytes
         is_append = size_bytes > 0 and not may_use_reserve
         self._inbox.add(Waiting(record, done, size_bytes, is_append))
-        # While a sync runs nothing can be appended; its end brings a turn.
-        if self._sync is None:
-            self._kick.set()
+        self._want_turn()
+
+    def produce(self, number: int, channel: str, batch: Batch, told: Told) -> None:
+        """Takes in a batch that there is room for; the next turn admits it."""
+        self.queued_bytes += batch.size_bytes
+        self._intake.put(number, channel, batch, told)
+        self._want_turn()
 
     def commit(self, record: Record, landed: Done | None = None) -> Awaitable[None]:
         """
@@ -410,11 +430,19 @@ class NodeLoop:
         except BaseException as error:  # noqa: BLE001  # the top of the loop: the node stops
             self._fail(error)
 
+    def _want_turn(self) -> None:
+        # While a sync runs nothing can be appended; its end brings a turn.
+        if self._sync is None:
+            self._kick.set()
+
+    def _has_queued(self) -> bool:
+        return bool(self._inbox or self._intake.request_count)
+
     def _is_idle(self) -> bool:
         """All is done that a stop waits for; what a stalled view lacks is in the log."""
         if self._sync is not None or (self.view.changes and not self.is_stalled):
             return False
-        return not self._inbox or bool(self._append_again_ms)
+        return not self._has_queued() or bool(self._append_again_ms)
 
     async def _sleep(self) -> None:
         delay_ms = self._delay_ms()
@@ -427,7 +455,31 @@ class NodeLoop:
             # Let what came in be read, and what goes out be written.
             for _ in range(DELIVERY_PASS_COUNT if self._has_delivered else 1):
                 await asyncio.sleep(0)
+        if self._sync is None and self._lacks_requests():
+            await self._gather()
         self._kick.clear()
+
+    def _lacks_requests(self) -> bool:
+        """
+        Some requests wait, and fewer than were answered last: those who got an answer may be
+        about to ask again. Nothing else waits with them.
+        """
+        intake = self._intake
+        return (
+            0 < intake.request_count < self._told_count
+            and intake.size_bytes < GATHER_BYTES_MAX
+            and not self._inbox
+        )
+
+    async def _gather(self) -> None:
+        """Passes of the event loop, for as long as they bring requests."""
+        quiet_count = 0
+        for _ in range(GATHER_PASS_COUNT):
+            before = self._intake.request_count
+            await asyncio.sleep(0)
+            quiet_count = quiet_count + 1 if self._intake.request_count == before else 0
+            if quiet_count == GATHER_QUIET_COUNT:
+                return
 
     async def _turn(self) -> None:
         self.stats.turn_count += 1
@@ -440,7 +492,8 @@ class NodeLoop:
         if self._sync is not None and self._sync.done():
             self.stats.sync_ms.observe(self._sync.result() / 1_000_000)
             self._landing, self._sync, self._syncing = self._syncing, None, []
-            self._append(moment)
+            if not self._lacks_requests():
+                self._append(moment)
             self._land()
             # The answers leave before more is handed out.
             await asyncio.sleep(0)
@@ -458,6 +511,7 @@ class NodeLoop:
         if self._sync is not None or moment.steady_ms < self._append_again_ms:
             return
         self._append_again_ms = 0
+        self._admit(moment)
         self._make_promise(moment)
         raws = self._inbox.encoded()
         if not raws:
@@ -477,6 +531,22 @@ class NodeLoop:
         self.stats.sync_count += 1
         self._sync = self._begin_sync()
         self._sync.add_done_callback(lambda _: self._kick.set())
+
+    def _admit(self, moment: Moment) -> None:
+        """Makes records of what was taken in."""
+        for run in self._intake.take():
+            self.queued_bytes -= run.size_bytes
+            try:
+                record, placed = self.partition(run.partition).admit_append(
+                    run.channel, run.batch(), moment, self.view
+                )
+            except SandglassError as error:
+                run.refuse(error)
+            except AssertionError as error:
+                self._stop_partition(run.partition, error)
+                run.refuse(self._stopped_error(run.partition))
+            else:
+                self.submit(record, partial(self._tell_run, run, placed), run.size_bytes)
 
     def _begin_sync(self) -> "asyncio.Future[int]":
         if self._synced is not None:
@@ -537,6 +607,7 @@ class NodeLoop:
             self._applied += 1
             self._apply(waiting.record)
         self._write()
+        self._told_count = 0
         synced, self._landing = self._landing, []
         for waiting in synced:
             self._tell(waiting, self._error_of(waiting.record.partition))
@@ -546,6 +617,13 @@ class NodeLoop:
         self.queued_bytes -= waiting.size_bytes
         if waiting.done is not None:
             waiting.done(error)
+
+    def _tell_run(self, run: Run, placed: Placed, error: SandglassError | None) -> None:
+        self._told_count += run.request_count
+        if error is None:
+            run.tell(placed)
+        else:
+            run.refuse(error)
 
     def _apply(self, record: Record) -> None:
         """Carries a record out; those of a partition that has to stop are set aside."""
@@ -653,7 +731,7 @@ class NodeLoop:
         """How long there is nothing to do."""
         if (
             self._is_stopping
-            or (self._inbox and self._sync is None and not self._append_again_ms)
+            or (self._has_queued() and self._sync is None and not self._append_again_ms)
             or (self._sync is not None and self._sync.done())
         ):
             return 0
@@ -737,3 +815,6 @@ class NodeLoop:
         self._landing, self._syncing = [], []
         for waiting in refused:
             self._tell(waiting, error)
+        for run in self._intake.take():
+            self.queued_bytes -= run.size_bytes
+            run.refuse(error)

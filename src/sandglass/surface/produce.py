@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sandglass.broker.broker import Broker
+from sandglass.broker.intake import Told
 from sandglass.core.message import Batch, Entries, Placed, channel_to_write
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.errors import PreconditionError, SandglassError
@@ -205,8 +206,8 @@ def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> No
     gathering = _Gathering(len(atoms), answered)
     for place, atom in enumerate(atoms):
         try:
-            placed = broker.produce_nowait(
-                atom.partition, atom.channel, atom.batch, gathering.done
+            broker.produce_nowait(
+                atom.partition, atom.channel, atom.batch, gathering.part(atom.places)
             )
         except SandglassError as error:
             if place == 0:
@@ -214,64 +215,70 @@ def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> No
             # The others were admitted already: they are waited for, and told of.
             gathering.refuse(error)
             break
-        gathering.placed.append(replace(placed, request_places=atom.places))
     gathering.close()
 
 
 def _append_one(broker: Broker, atom: _Atom, answered: Answered) -> None:
-    placed: list[Placed] = []
+    def told(placed: Placed | None, error: SandglassError | None) -> None:
+        answered([] if placed is None else [placed], error)
 
-    def done(error: SandglassError | None) -> None:
-        answered([] if error is not None else placed, error)
-
-    placed.append(broker.produce_nowait(atom.partition, atom.channel, atom.batch, done))
+    broker.produce_nowait(atom.partition, atom.channel, atom.batch, told)
 
 
 class _Gathering:
     """
     The answers to one request's atoms, until all have come.
 
-    Invariant: `answered` is called once, after `close` and a `done` for each of `placed`.
+    Invariant: `answered` is called once, after `close` and an answer to each `part`.
     """
 
     def __init__(self, total_count: int, answered: Answered) -> None:
-        self.placed: list[Placed] = []
         self._total_count = total_count
         self._answered = answered
-        self._done_count = 0
+        self._placed: list[Placed | None] = []
+        self._waiting_count = 0
         self._errors: list[SandglassError] = []
-        self._taken_count = 0
         self._is_closed = False
 
-    def done(self, error: SandglassError | None) -> None:
-        """One admitted atom is durable, or is not."""
-        self._done_count += 1
-        if error is None:
-            self._taken_count += 1
-        else:
-            self._errors.append(error)
-        self._check()
+    def part(self, places: list[int] | None) -> Told:
+        """Who is told of the next atom; `places` are its messages' in the request."""
+        number = len(self._placed)
+        self._placed.append(None)
+        self._waiting_count += 1
+
+        def told(placed: Placed | None, error: SandglassError | None) -> None:
+            self._waiting_count -= 1
+            if placed is not None:
+                self._placed[number] = replace(placed, request_places=places)
+            else:
+                assert error is not None, "there are places or an error"
+                self._errors.append(error)
+            self._check()
+
+        return told
 
     def refuse(self, error: SandglassError) -> None:
-        """One atom was not admitted; none after it will be."""
+        """The last part was not taken; there is none after it."""
+        self._waiting_count -= 1
         self._errors.append(error)
 
     def close(self) -> None:
-        """No more atoms are admitted."""
+        """There are no more parts."""
         self._is_closed = True
         self._check()
 
     def _check(self) -> None:
-        if not self._is_closed or self._done_count < len(self.placed):
+        if not self._is_closed or self._waiting_count:
             return
         if not self._errors:
-            self._answered(self.placed, None)
+            self._answered([each for each in self._placed if each is not None], None)
         else:
             self._answered([], self._joined())
 
     def _joined(self) -> SandglassError:
         """One error for several atoms: the first, with what became of the others."""
-        first, taken = self._errors[0], self._taken_count
+        first = self._errors[0]
+        taken = sum(each is not None for each in self._placed)
         return type(first)(
             f"{first.message} ({taken} of the request's {self._total_count} atoms were"
             " appended)",

@@ -26,6 +26,7 @@ from sandglass.wire.convert import (
     check_atom_bytes,
     check_messages,
     encoded_sizes,
+    is_plain,
     pick,
     raw_messages,
     slice_body,
@@ -79,6 +80,11 @@ def cut_compatible(request: bytes) -> CompatibleProduce:
     raws = alias.messages[:]
     sizes = encoded_sizes(raws)
     check_atom_bytes(sum(sizes), 0, field="messages")
+    body = raw_pb2.RawBatch(messages=raws).SerializeToString()
+    if is_plain(body, len(raws)):
+        checked = Checked(body, raws, sizes, [], is_delay=False, has_keys=False)
+        plain = Part(CHANNEL_DEFAULT, None, checked)
+        return CompatibleProduce(alias.topic, alias.partition, len(raws), [plain])
     try:
         parsed = compat.ProduceMessageRequest.FromString(request)
     except DecodeError as error:
@@ -86,7 +92,6 @@ def cut_compatible(request: bytes) -> CompatibleProduce:
             "messages holds one that is malformed, or whose channel is not UTF-8",
             field="messages",
         ) from error
-    body = raw_pb2.RawBatch(messages=raws).SerializeToString()
     columns = check_messages(body, raws, clustering_key_name="clusteringKey")
     checked = Checked(body, raws, sizes, [], is_delay=False, has_keys=bool(columns.keys))
     if _is_plain(columns):

@@ -91,12 +91,7 @@ def cut_plain(
     Raises:
         InvalidError: a due time outside its limits.
     """
-    if (
-        0 < count <= limits.ROW_MESSAGE_COUNT_MAX
-        and len(batch) <= limits.ROW_BYTES_MAX
-        and len(due_ms) + len(delay_ms) <= 1
-        and _is_plain(batch, count)
-    ):
+    if len(due_ms) + len(delay_ms) <= 1 and is_plain(batch, count):
         dues, is_delay = _check_times(count, due_ms, delay_ms)
         size_bytes = len(batch) + COLUMN_ENTRY_BYTES * len(dues)
         return Batch([count], dues or [NOW], [batch], count, size_bytes, is_delay)
@@ -273,6 +268,21 @@ def offsets_of(placed: Placed) -> Iterator[bytes]:
 # --- checks -----------------------------------------------------------------------------------
 
 
+def is_plain(batch: bytes, count: int) -> bool:
+    """
+    What is one row as it stands: `count` messages of values alone, in the shortest form, and
+    nothing beside them. Nothing that a check looks for can be in it.
+    """
+    if not 0 < count <= limits.ROW_MESSAGE_COUNT_MAX or len(batch) > limits.ROW_BYTES_MAX:
+        return False
+    try:
+        parsed = raw_pb2.ValueBatch.FromString(batch)
+    except DecodeError:
+        return False
+    parsed.DiscardUnknownFields()
+    return len(parsed.messages) == count and parsed.SerializeToString() == batch
+
+
 def encoded_sizes(raws: Sequence[bytes]) -> list[int]:
     """What each message takes within a batch, with its tag and length."""
     sizes = list(map(len, raws))
@@ -345,16 +355,6 @@ def _check_header_count(header_count: int, message_count: int) -> None:
     """
     high = max(limits.ATOM_MESSAGE_COUNT_MAX, limits.HEADER_COUNT_MAX * message_count)
     limits.check_range(header_count, field="count of headers", low=0, high=high)
-
-
-def _is_plain(batch: bytes, count: int) -> bool:
-    """`count` messages of values alone, in the shortest form, and nothing beside them."""
-    try:
-        parsed = raw_pb2.ValueBatch.FromString(batch)
-    except DecodeError:
-        return False
-    parsed.DiscardUnknownFields()
-    return len(parsed.messages) == count and parsed.SerializeToString() == batch
 
 
 def _holds_only_values(batch: bytes, count: int) -> bool:

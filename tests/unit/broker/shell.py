@@ -117,7 +117,7 @@ class Shell:
             turn_count = self.loop.stats.turn_count
             await self.until(
                 lambda: (
-                    not self.loop._inbox
+                    not self.loop._has_queued()
                     and self.loop._sync is None
                     and self.loop.stats.turn_count > turn_count + 2  # noqa: B023  # called at once
                 )
@@ -142,9 +142,7 @@ class Shell:
         """A produce that is answered later, or never."""
         batch = batch_of(*values, delay_ms=delay_ms, due_ms=due_ms)
         answer = Answer()
-        answer.placed = self.broker.produce_nowait(
-            self.t.partitions[place], "", batch, answer.take
-        )
+        self.broker.produce_nowait(self.t.partitions[place], "", batch, answer.take_placed)
         return answer
 
     def produce_each(self, *delays_ms: int) -> "Answer":
@@ -153,7 +151,7 @@ class Shell:
         raw = broker_pb2.MessageBatch(messages=messages).SerializeToString()
         batch = cut_batch(raw, len(messages), [], [*delays_ms])
         answer = Answer()
-        answer.placed = self.broker.produce_nowait(self.t.partitions[0], "", batch, answer.take)
+        self.broker.produce_nowait(self.t.partitions[0], "", batch, answer.take_placed)
         return answer
 
     async def produce(
@@ -231,6 +229,10 @@ class Answer:
 
     def take(self, error: SandglassError | None) -> None:
         self.told.append(error)
+
+    def take_placed(self, placed: Placed | None, error: SandglassError | None) -> None:
+        self.placed = placed
+        self.take(error)
 
 
 def batch_of(*values: bytes, delay_ms: int = 0, due_ms: int = 0) -> Batch:

@@ -33,7 +33,7 @@ class Keys:
     def put_later(self, *keys: EntryKey, message: bytes = b"x") -> Answer:
         answer = Answer()
         batch = Entries(list(keys), [message] * len(keys), len(keys))
-        answer.placed = self.shell.broker.produce_nowait(self.ref, "", batch, answer.take)
+        self.shell.broker.produce_nowait(self.ref, "", batch, answer.take_placed)
         return answer
 
     async def put(self, *keys: EntryKey, message: bytes = b"x") -> int:

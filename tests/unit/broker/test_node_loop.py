@@ -70,6 +70,7 @@ async def test_what_is_too_much_for_a_turn_goes_with_the_next_ones(
 ) -> None:
     """By count, by size, and by rows: a record more than the limit of bytes or rows."""
     await shell.quiet()
+    monkeypatch.setattr(limits, "ROW_MESSAGE_COUNT_MAX", 1)  # a record each
     monkeypatch.setattr(limits, "TURN_APPEND_COUNT_MAX", 4)
     monkeypatch.setattr(limits, "TURN_APPEND_BYTES_MAX", 3000)
     monkeypatch.setattr(limits, "TURN_APPEND_ROW_COUNT_MAX", 6)
@@ -89,6 +90,7 @@ async def test_a_promise_goes_before_what_several_turns_take(
     consumer = await shell.consume()
     await shell.produce(b"x", delay_ms=10_000)
     await shell.quiet()
+    monkeypatch.setattr(limits, "ROW_MESSAGE_COUNT_MAX", 1)  # a record each
     monkeypatch.setattr(limits, "TURN_APPEND_COUNT_MAX", 1)
     shell.clock.advance(10_000)
 
@@ -513,6 +515,7 @@ async def test_an_append_is_bounded_and_the_rest_follows(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mass ending may queue more dead letters than one frame of the log holds."""
+    monkeypatch.setattr(limits, "ROW_MESSAGE_COUNT_MAX", 1)  # a record each
     monkeypatch.setattr(limits, "TURN_APPEND_BYTES_MAX", 3000)
     shell.log.hold_sync()
     shell.produce_nowait(b"opens the turn")

@@ -69,7 +69,7 @@ async def test_answers_leave_before_more_is_handed_out(shell: Shell) -> None:
 
         shell.loop.on_deliveries = spy
         shell.broker.produce_nowait(
-            shell.t.partitions[0], "", batch_of(b"m"), lambda _: seen.append(passes.count)
+            shell.t.partitions[0], "", batch_of(b"m"), lambda *_: seen.append(passes.count)
         )
         await shell.until(lambda: consumer.values)
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from sandglass.broker.intake import Told
 from sandglass.broker.outgoing import Outgoing
 from sandglass.broker.status import GroupOffsets, GroupStatus, PartitionStatus
 from sandglass.core import offset
@@ -143,8 +144,8 @@ class FakeBroker:
         return topic.partitions[(self.spread_count - 1) % len(topic.partitions)]
 
     def produce_nowait(
-        self, partition: PartitionRef, channel: str, batch: Batch, done: Done
-    ) -> Placed:
+        self, partition: PartitionRef, channel: str, batch: Batch, told: Told
+    ) -> None:
         if partition.id in self.refusals:
             raise self.refusals[partition.id]
         rows = self.rows.setdefault((partition.id, channel), [])
@@ -158,11 +159,13 @@ class FakeBroker:
             index += count
         self.batches.append((partition.id, channel, batch))
         failure = self.failures.get(partition.id)
+        placed = (
+            None if failure is not None else Placed(partition.id, first, dues, batch.counts)
+        )
         if self.waiting is None:
-            done(failure)
+            told(placed, failure)
         else:
-            self.waiting.append(lambda _: done(failure))
-        return Placed(partition.id, first, dues, batch.counts)
+            self.waiting.append(lambda _: told(placed, failure))
 
     async def fetch(
         self, topic: Topic, partition: PartitionRef, channel: str, low: int, high: int
