@@ -167,6 +167,9 @@ TRIED: dict[str, tuple[str, ...]] = {
             "::test_as_many_tokens_as_may_be_are_read_and_one_more_is_not"
         ),
     ),
+    "TOKEN_PER_NAME_COUNT_MAX": (
+        "unit/security/test_tokens.py::test_a_renewed_name_has_two_tokens_and_the_older_one_goes",
+    ),
     "TOKEN_FILE_BYTES_MAX": (
         (
             "unit/security/test_tokens.py"
