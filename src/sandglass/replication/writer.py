@@ -319,7 +319,8 @@ class Writer:
         """
         In doubt: what to send once more as it was, without a look at the log; leads again.
 
-        For silence, not for a refusal. What is there already is answered as it was before.
+        For silence, not for a refusal. What is there already is answered as it was before; or
+        it is refused, by an engine that looks at the expected sequence first: doubt again.
 
         Args:
             age_ms: since the first of what is under way was first sent.

@@ -114,6 +114,7 @@ class ClusterSimulation:
             )
             for number in range(1, MEMBER_COUNT + 1)
         ]
+        self.engine.stream.is_fit_first = chance.random() < 0.3
         self.engine.on_stored = self._stored
         self.engine.on_held = self._held
         self.engine.on_key = self._key_changed

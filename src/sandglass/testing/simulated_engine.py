@@ -59,6 +59,9 @@ class Stream:
     name: str
     raws: list[bytes] = field(default_factory=list[bytes])
     first_sequence: int = 1
+    is_fit_first: bool = False
+    """A repeat that expects what has passed is refused, not answered as a repeat: so does a
+    single server of version 2.15; three of them do the other thing."""
     ids: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     """Sequence, and when it was stored, of each message id."""
 
@@ -74,10 +77,12 @@ class Stream:
 
     def publish(self, outgoing: Outgoing, now_ms: int) -> tuple[Answer, bool]:
         """Stores it, if it fits and is not there; the answer, and whether it was stored now."""
+        is_misfit = outgoing.expected_last_sequence not in {None, self.last_sequence}
         sequence, at_ms = self.ids.get(outgoing.message_id, (0, 0))
-        if sequence and now_ms - at_ms <= limits.DUPLICATE_WINDOW_MS:
+        is_repeat = sequence > 0 and now_ms - at_ms <= limits.DUPLICATE_WINDOW_MS
+        if is_repeat and not (is_misfit and self.is_fit_first):
             return Answer(sequence), False
-        if outgoing.expected_last_sequence not in {None, self.last_sequence}:
+        if is_misfit:
             return Answer(0), False
         self.raws.append(outgoing.raw)
         self.ids[outgoing.message_id] = (self.last_sequence, now_ms)
@@ -242,7 +247,8 @@ class Engine:
 
     def make_anew(self) -> None:
         """Another stream stands under the same name."""
-        self.stream = Stream(self.stream.name + ", and again")
+        before = self.stream
+        self.stream = Stream(before.name + ", and again", is_fit_first=before.is_fit_first)
         self._forget()
 
     # --- the network --------------------------------------------------------------------------

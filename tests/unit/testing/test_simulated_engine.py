@@ -38,6 +38,14 @@ def test_repeat_is_answered_with_the_first_place_as_long_as_its_id_is_known() ->
     assert (Answer(2), True) == stream.publish(outgoing(1, 0), WINDOW_MS + 1)
 
 
+def test_repeat_is_refused_where_the_expected_end_is_looked_at_first() -> None:
+    stream = Stream("s", is_fit_first=True)
+    stream.publish(outgoing(1, 1), 0)
+
+    assert (Answer(0), False) == stream.publish(outgoing(1, 1), 1)
+    assert (Answer(1), False) == stream.publish(outgoing(1, 0), 1)
+
+
 def test_trimmed_and_rewound_streams_show_what_is_left() -> None:
     engine = Engine(World(1))
     for n in range(1, 6):
