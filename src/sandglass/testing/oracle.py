@@ -52,7 +52,8 @@ class Oracle:
     landed: int = 0
     snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
     is_damaged: bool = False
-    """The engine has broken its word: who had read more has to be frozen."""
+    """The engine has broken its word: who had read more has to be frozen. Clients are gone, and
+    the history is over."""
     frozen: dict[int, Frozen] = field(default_factory=dict[int, Frozen])
     restored_count: int = 0
     step_down_count: int = 0
@@ -177,7 +178,8 @@ class Term:
 
     def admit(self, record: Record, moment: Moment) -> None:
         """A record is on its way."""
-        self.oracle.history.admit(record, moment)
+        if not self.oracle.is_damaged:
+            self.oracle.history.admit(record, moment)
 
     def land(self, record: Record) -> None:
         """It is committed, so the leader says."""

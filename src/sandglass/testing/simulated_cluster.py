@@ -222,6 +222,8 @@ class ClusterSimulation:
             member.node.sync_end()
 
     def _turned(self, deliveries: list[Delivery], moment: Moment) -> None:
+        if self.oracle.is_damaged:
+            return
         for delivery in deliveries:
             self.consumers.deliver(delivery, moment)
             if self.world.chance.random() < 0.1:

@@ -501,7 +501,7 @@ class Member:
         is_started, deliveries = node.turn(moment)
         if is_started:
             self.sync()
-        for delivery in deliveries:
+        for delivery in deliveries if not self.oracle.is_damaged else ():
             self.world.history.deliver(delivery, moment, self.world.now_ms)
 
     def sync(self) -> None:
