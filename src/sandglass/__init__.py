@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sandglass.client.message import ProduceSummary as ProduceSummary
     from sandglass.client.message import Receipt as Receipt
     from sandglass.client.operating import Backoff as Backoff
+    from sandglass.client.operating import ClusterNode as ClusterNode
+    from sandglass.client.operating import ClusterPartition as ClusterPartition
+    from sandglass.client.operating import ClusterStatus as ClusterStatus
     from sandglass.client.operating import DeadLetterCount as DeadLetterCount
     from sandglass.client.operating import DeadLetterPage as DeadLetterPage
     from sandglass.client.operating import Group as Group
@@ -77,6 +80,9 @@ _HOMES = {
         "DeadLetterCount",
         "DeadLetterPage",
         "Group",
+        "ClusterNode",
+        "ClusterPartition",
+        "ClusterStatus",
         "Pending",
         "PendingPage",
         "StoredDeadLetter",

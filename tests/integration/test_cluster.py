@@ -1,12 +1,17 @@
 """Three nodes and their engines: topics of three replicas, and a node that is killed."""
 
 import asyncio
+import json
+import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from sandglass import AsyncClient, Message, SandglassError
+from sandglass.cli.schema import schema_of
 from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
 
@@ -47,6 +52,31 @@ async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None
             async with AsyncClient(node.address) as client:
                 found = [await client.get("settings", key) for key in keys]
             assert [entry and entry.value for entry in found] == keys
+        async with AsyncClient(cluster.nodes[1].address) as client:
+            seen = await client.admin.show_cluster()
+        assert [(node.name, node.is_alive) for node in seen.nodes] == [
+            ("node0", True),
+            ("node1", True),
+            ("node2", True),
+        ]
+        assert {each.leader for each in seen.partitions} == {"node0", "node1", "node2"}
+        assert seen.warnings == ()
+        for command, count in (("info", 1), ("nodes", 3), ("partitions", 3)):
+            found = await printed(cluster.nodes[2], "cluster", command)
+            Draft202012Validator(schema_of(f"sandctl cluster {command}")).validate(found)
+            assert count == (len(found) if isinstance(found, list) else 1)
+
+
+async def printed(node: NodeProcess, *command: str) -> Any:
+    """What sandctl says of a node, in JSON."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sandglass.cli.ctl.main", "--addrs", node.address, "--json"),
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return json.loads(said)
 
 
 async def until_taken(client: AsyncClient, key: bytes) -> None:

@@ -41,6 +41,9 @@ CTL = [
     ["groups", "delete", "t", "g", "--yes"],
     ["schedule", "count", "t"],
     ["schedule", "list", "t"],
+    ["cluster", "info"],
+    ["cluster", "nodes"],
+    ["cluster", "partitions"],
     ["dead", "count", "d"],
     ["dead", "list", "d", "--messages"],
     ["dead", "list", "d"],
@@ -65,6 +68,10 @@ SERVER = [
     ["config", "show"],
     ["version"],
 ]
+
+
+OF_A_CLUSTER = {"sandctl cluster nodes", "sandctl cluster partitions"}
+"""One node has nothing to show; tests/integration/test_cluster.py has three."""
 
 
 def test_every_command_prints_what_its_schema_says(server: Server, tmp_path: Path) -> None:
@@ -106,7 +113,7 @@ def _hold(tool: str, line: list[str], printed: str) -> str:
     for each in lines:
         found: Any = json.loads(each)
         validator.validate(found)
-        assert found != [], f"{name} had nothing to show"
+        assert found != [] or name in OF_A_CLUSTER, f"{name} had nothing to show"
     return name
 
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from sandglass.broker.node_loop import NodeLoop
-from sandglass.broker.shared_catalog import SharedCatalog
+from sandglass.broker.shared_catalog import ClusterSeen, SharedCatalog
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
@@ -47,6 +47,8 @@ class Loops:
         """The cluster's topics and groups, once the node has joined one."""
         self.why_alone: Callable[[], str] = lambda: "this node serves alone"
         """Why there is none."""
+        self.look_around: Callable[[], ClusterSeen] = ClusterSeen
+        """The cluster, as it is known here."""
         self._led: dict[int, NodeLoop] = {}
         self._listen(own)
 

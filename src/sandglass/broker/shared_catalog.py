@@ -1,9 +1,47 @@
 """What the broker needs of a cluster's catalog: topics and groups that all members share."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from sandglass.core.topic import Topic, TopicGroup, TopicKind, TopicSettings
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A member, as this node knows it."""
+
+    name: str
+    grpc: str
+    http: str
+    is_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSeen:
+    """
+    A replicated partition, as this node knows it; `state` and `position` are those of its
+    replica here, empty and 0 if there is none.
+    """
+
+    topic: str
+    partition: str
+    leader: str
+    epoch: int
+    replicas: tuple[str, ...]
+    state: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSeen:
+    """The cluster, as this node knows it; all empty where it has none."""
+
+    cluster_id: str = ""
+    trouble: str = ""
+    nodes: tuple[NodeSeen, ...] = ()
+    partitions: tuple[PartitionSeen, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class SharedCatalog(Protocol):

@@ -229,6 +229,39 @@ SHAPES: Final[dict[str, Part]] = {
             "next_due_at": _or_null(_moment("When the first is due; null if none is.")),
         },
     ),
+    "cluster": _object(
+        "A cluster, as the node that was asked knows it.",
+        {
+            "cluster_id": _text("32 hex digits; empty where there is none."),
+            "trouble": _text("Why the node has not joined; empty if it has, or has none."),
+            "node_count": _count("Nodes that belong to it."),
+            "alive_node_count": _count("Those that are there."),
+            "partition_count": _count("Partitions of replicated topics."),
+            "led_partition_count": _count("Those that have a leader."),
+            "warnings": _list(_text("For people.")),
+        },
+    ),
+    "cluster-node": _object(
+        "A node of a cluster.",
+        {
+            "name": _text("Its name."),
+            "grpc_address": _text("host:port"),
+            "http_address": _text("host:port; empty without HTTP."),
+            "is_alive": {"type": "boolean", "description": "It is there."},
+        },
+    ),
+    "cluster-partition": _object(
+        "A partition of a replicated topic.",
+        {
+            "topic": _text("Its topic."),
+            "partition": _text("Its id."),
+            "leader": _text("The node that leads it; empty if none does."),
+            "epoch": _count("How often it has changed its leader, about."),
+            "replicas": _list(_text("A node that holds it.")),
+            "state": _text("What the replica on the node that was asked does; empty for none."),
+            "position": _count("Records that this replica has applied."),
+        },
+    ),
     "entry": _object(
         "What stands under a key.",
         {
@@ -318,6 +351,9 @@ COMMANDS: Final[dict[str, Part]] = {
     "sandctl kv list": _list(_shape("entry")),
     "sandctl kv put": _shape("put"),
     "sandctl kv delete": _shape("removed-entry"),
+    "sandctl cluster info": _shape("cluster"),
+    "sandctl cluster nodes": _list(_shape("cluster-node")),
+    "sandctl cluster partitions": _list(_shape("cluster-partition")),
     "sandctl config show": _list(_shape("setting")),
     "sandglass version": _shape("version"),
     "sandglass config show": _list(_shape("setting")),

@@ -235,3 +235,64 @@ def _message_of(raw: bytes) -> Message:
     wire = broker_pb2.Message.FromString(raw)
     headers = {each.name: each.value for each in wire.headers}
     return Message(wire.value, wire.key, wire.clustering_key, headers, wire.id)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A node of a cluster; addresses are host:port, the last one empty without HTTP."""
+
+    name: str
+    grpc_address: str
+    http_address: str
+    is_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPartition:
+    """
+    A partition of a replicated topic. `leader` is empty while none leads; `state` and
+    `position` (in records) are those of the replica on the node that was asked.
+    """
+
+    topic: str
+    partition: str
+    leader: str
+    epoch: int
+    replicas: tuple[str, ...]
+    state: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """
+    A cluster, as the node that was asked knows it. `cluster_id` is empty where there is none;
+    `trouble` says why the node has not joined.
+    """
+
+    cluster_id: str
+    trouble: str
+    nodes: tuple[ClusterNode, ...]
+    partitions: tuple[ClusterPartition, ...]
+    warnings: tuple[str, ...]
+
+
+def cluster_of(wire: admin_pb2.ShowClusterReply) -> ClusterStatus:
+    """The value of a cluster on the wire."""
+    nodes = tuple(
+        ClusterNode(each.name, each.grpc_address, each.http_address, each.is_alive)
+        for each in wire.nodes
+    )
+    partitions = tuple(
+        ClusterPartition(
+            each.topic,
+            each.partition,
+            each.leader,
+            each.epoch,
+            tuple(each.replicas),
+            each.state,
+            each.position,
+        )
+        for each in wire.partitions
+    )
+    return ClusterStatus(wire.cluster_id, wire.trouble, nodes, partitions, tuple(wire.warnings))

@@ -32,6 +32,7 @@ from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, PartitionSeen
 from sandglass.cluster.catalog import GROUPS, LEADERS, TOPICS, ClusterCatalog, Leadership
 from sandglass.cluster.members import Member, Members
 from sandglass.cluster.replica import Replica, State
@@ -142,6 +143,7 @@ class Cluster:
         await self.engine.start()
         self.loops.whereabouts = self.whereabouts
         self.loops.why_alone = lambda: self.trouble
+        self.loops.look_around = self.seen
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
 
     async def stop(self) -> None:
@@ -425,6 +427,60 @@ class Cluster:
             retry_after_ms=NOT_LED_RETRY_MS,
             leader=leader.grpc,
         )
+
+    def seen(self) -> ClusterSeen:
+        """The cluster, as it is known here."""
+        catalog, members = self.catalog, self.members
+        cluster_id = self.identity.cluster_id
+        shown = cluster_id.hex() if any(cluster_id) else ""
+        if catalog is None or members is None:
+            return ClusterSeen(shown, self.trouble)
+        nodes = tuple(
+            NodeSeen(each.name, each.grpc, each.http, members.is_alive(each))
+            for each in members.all
+        )
+        partitions = tuple(
+            self._partition_seen(placed.topic.name, ref, names)
+            for _, placed in sorted(catalog.placed.items())
+            for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
+        )
+        return ClusterSeen(shown, self.trouble, nodes, partitions, self._warnings(nodes))
+
+    def _partition_seen(
+        self, topic: str, ref: PartitionRef, names: tuple[str, ...]
+    ) -> PartitionSeen:
+        assert self.catalog is not None
+        assert self.members is not None
+        leadership, replica = self.catalog.leadership(ref.number), self.replicas.get(ref.number)
+        leader = self.members.named(leadership.node) if leadership.node else None
+        is_led = (
+            leader is not None
+            and leader.incarnation == leadership.incarnation
+            and self.members.is_alive(leader)
+        )
+        return PartitionSeen(
+            topic,
+            ref.id,
+            leadership.node if is_led else "",
+            leadership.epoch,
+            names,
+            replica.state.value if replica is not None else "",
+            replica.mark.position if replica is not None else 0,
+        )
+
+    def _warnings(self, nodes: tuple[NodeSeen, ...]) -> tuple[str, ...]:
+        alive_count = sum(each.is_alive for each in nodes)
+        warnings = [f"node {each.name} is not there" for each in nodes if not each.is_alive]
+        if alive_count <= 2:
+            warnings.append(
+                f"{alive_count} members replicate, and survive the loss of none of them"
+            )
+        warnings += [
+            f"partition {number} is frozen here: {each.trouble}"
+            for number, each in self.replicas.items()
+            if each.state is State.FROZEN
+        ]
+        return tuple(warnings)
 
     # --- what a new leader does ---------------------------------------------------------------
 

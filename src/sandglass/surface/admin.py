@@ -249,3 +249,37 @@ class Admin:
         return admin_pb2.ListPendingReply(
             messages=messages, next_page_token=values.token_of(page)
         )
+
+    # --- the cluster --------------------------------------------------------------------------
+
+    async def show_cluster(self, _: admin_pb2.ShowClusterRequest) -> admin_pb2.ShowClusterReply:
+        """As this node knows it."""
+        seen = self._broker.loops.look_around()
+        nodes = [
+            admin_pb2.ClusterNode(
+                name=each.name,
+                grpc_address=each.grpc,
+                http_address=each.http,
+                is_alive=each.is_alive,
+            )
+            for each in seen.nodes
+        ]
+        partitions = [
+            admin_pb2.ClusterPartition(
+                topic=each.topic,
+                partition=each.partition,
+                leader=each.leader,
+                epoch=each.epoch,
+                replicas=each.replicas,
+                state=each.state,
+                position=each.position,
+            )
+            for each in seen.partitions
+        ]
+        return admin_pb2.ShowClusterReply(
+            cluster_id=seen.cluster_id,
+            trouble=seen.trouble,
+            nodes=nodes,
+            partitions=partitions,
+            warnings=seen.warnings,
+        )

@@ -15,7 +15,17 @@ import typer
 
 from sandglass.cli import ending, flags, show
 from sandglass.cli.config import CTL_CONFIG_ENV, load
-from sandglass.cli.ctl import bench, consume, dead, groups, kv, produce, schedule, topics
+from sandglass.cli.ctl import (
+    bench,
+    cluster,
+    consume,
+    dead,
+    groups,
+    kv,
+    produce,
+    schedule,
+    topics,
+)
 from sandglass.cli.ctl.call import TOOL, Globals, globals_of
 from sandglass.settings import CtlSettings
 
@@ -45,6 +55,7 @@ app.add_typer(groups.app, name="groups")
 app.add_typer(dead.app, name="dead")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(kv.app, name="kv")
+app.add_typer(cluster.app, name="cluster")
 settings_app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Settings of sandctl itself."
 )

@@ -8,6 +8,7 @@ from sandglass.client._async.unary import Unary
 from sandglass.client.message import moment_ms, span_ms
 from sandglass.client.operating import (
     BackoffLike,
+    ClusterStatus,
     DeadLetterCount,
     DeadLetterPage,
     Group,
@@ -16,6 +17,7 @@ from sandglass.client.operating import (
     StoredDeadLetter,
     Taken,
     backoff_to_wire,
+    cluster_of,
     count_of,
     known_of,
     letter_of,
@@ -340,6 +342,12 @@ class AsyncAdmin:
                 return Taken(count, skipped_count)
 
     # --- what is pending ----------------------------------------------------------------------
+
+    async def show_cluster(self) -> ClusterStatus:
+        """The cluster of the node that answers, as that knows it."""
+        parse = admin_pb2.ShowClusterReply.FromString
+        request = admin_pb2.ShowClusterRequest()
+        return cluster_of(await self._unary.call("ShowCluster", request, parse, is_read=True))
 
     async def count_pending(
         self,

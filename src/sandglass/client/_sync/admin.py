@@ -46,6 +46,7 @@ class Admin:
     count_dead_letters = _blocking(AsyncAdmin.count_dead_letters)
     redrive_dead_letters = _blocking(AsyncAdmin.redrive_dead_letters)
     purge_dead_letters = _blocking(AsyncAdmin.purge_dead_letters)
+    show_cluster = _blocking(AsyncAdmin.show_cluster)
     count_pending = _blocking(AsyncAdmin.count_pending)
     list_pending = _blocking(AsyncAdmin.list_pending)
 

@@ -468,3 +468,51 @@ class ListPendingReply(_message.Message):
     messages: _containers.RepeatedCompositeFieldContainer[StoredMessage]
     next_page_token: bytes
     def __init__(self, messages: _Optional[_Iterable[_Union[StoredMessage, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ...) -> None: ...
+
+class ShowClusterRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShowClusterReply(_message.Message):
+    __slots__ = ("cluster_id", "trouble", "nodes", "partitions", "warnings")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    trouble: str
+    nodes: _containers.RepeatedCompositeFieldContainer[ClusterNode]
+    partitions: _containers.RepeatedCompositeFieldContainer[ClusterPartition]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cluster_id: _Optional[str] = ..., trouble: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[ClusterNode, _Mapping]]] = ..., partitions: _Optional[_Iterable[_Union[ClusterPartition, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ClusterNode(_message.Message):
+    __slots__ = ("name", "grpc_address", "http_address", "is_alive")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    grpc_address: str
+    http_address: str
+    is_alive: bool
+    def __init__(self, name: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ..., is_alive: _Optional[bool] = ...) -> None: ...
+
+class ClusterPartition(_message.Message):
+    __slots__ = ("topic", "partition", "leader", "epoch", "replicas", "state", "position")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: str
+    leader: str
+    epoch: int
+    replicas: _containers.RepeatedScalarFieldContainer[str]
+    state: str
+    position: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., leader: _Optional[str] = ..., epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...

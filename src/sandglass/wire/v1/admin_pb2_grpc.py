@@ -115,6 +115,11 @@ class AdminStub:
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.ListPendingRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_admin__pb2.ListPendingReply.FromString,
                 _registered_method=True)
+        self.ShowCluster = channel.unary_unary(
+                '/sandglass.v1.Admin/ShowCluster',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -216,6 +221,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowCluster(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -298,6 +309,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListPending,
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.ListPendingRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_admin__pb2.ListPendingReply.SerializeToString,
+            ),
+            'ShowCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowCluster,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -732,6 +748,33 @@ class Admin:
             '/sandglass.v1.Admin/ListPending',
             sandglass_dot_v1_dot_admin__pb2.ListPendingRequest.SerializeToString,
             sandglass_dot_v1_dot_admin__pb2.ListPendingReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/ShowCluster',
+            sandglass_dot_v1_dot_admin__pb2.ShowClusterRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.ShowClusterReply.FromString,
             options,
             channel_credentials,
             insecure,

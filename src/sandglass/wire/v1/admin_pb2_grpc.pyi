@@ -23,6 +23,7 @@ class AdminStub:
     PurgeDeadLetters: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.TakeDeadLettersRequest, admin_pb2.TakeDeadLettersReply]
     CountPending: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.CountPendingRequest, admin_pb2.CountPendingReply]
     ListPending: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ListPendingRequest, admin_pb2.ListPendingReply]
+    ShowCluster: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowClusterRequest, admin_pb2.ShowClusterReply]
 
 class AdminServicer:
     def CreateTopic(
@@ -73,6 +74,9 @@ class AdminServicer:
     def ListPending(
         self, request: admin_pb2.ListPendingRequest, context: grpc.aio.ServicerContext[admin_pb2.ListPendingRequest, admin_pb2.ListPendingReply]
     ) -> Awaitable[admin_pb2.ListPendingReply]: ...
+    def ShowCluster(
+        self, request: admin_pb2.ShowClusterRequest, context: grpc.aio.ServicerContext[admin_pb2.ShowClusterRequest, admin_pb2.ShowClusterReply]
+    ) -> Awaitable[admin_pb2.ShowClusterReply]: ...
 
 def add_AdminServicer_to_server(
     servicer: AdminServicer, server: grpc.aio.Server

@@ -1,0 +1,108 @@
+"""`sandctl cluster`: the members of a cluster, and who leads what."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sandglass.cli.ctl import output
+from sandglass.cli.ctl.call import call, globals_of
+from sandglass.cli.ctl.progress import Progress
+
+if TYPE_CHECKING:
+    from sandglass import AsyncClient, ClusterStatus
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The cluster.")
+
+
+@app.command()
+def info(context: typer.Context) -> None:
+    """Show whether there is a cluster, and what it would not survive."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        found = await client.admin.show_cluster()
+        if globals_of(context).is_json:
+            output.print_json(_info_json(found))
+            return
+        if not found.cluster_id:
+            print(found.trouble or "this node serves alone: it was given no initial_peers")
+            return
+        print(f"cluster {found.cluster_id}")
+        if found.trouble:
+            print(f"not joined: {found.trouble}")
+        alive_count = sum(node.is_alive for node in found.nodes)
+        print(f"{alive_count} of {len(found.nodes)} nodes are there")
+        led_count = sum(bool(each.leader) for each in found.partitions)
+        print(f"{led_count} of {len(found.partitions)} replicated partitions have a leader")
+        for warning in found.warnings:
+            print(f"warning: {warning}")
+
+    call(context, work, label="looking at the cluster")
+
+
+@app.command()
+def nodes(context: typer.Context) -> None:
+    """List the nodes, and whether they are there."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        found = await client.admin.show_cluster()
+        if globals_of(context).is_json:
+            output.print_json([asdict(node) for node in found.nodes])
+            return
+        leads = [each.leader for each in found.partitions]
+        output.print_table(
+            ["NODE", "GRPC", "HTTP", "THERE", "LEADS"],
+            [
+                (
+                    node.name,
+                    node.grpc_address,
+                    node.http_address or "-",
+                    "yes" if node.is_alive else "no",
+                    leads.count(node.name),
+                )
+                for node in found.nodes
+            ],
+        )
+
+    call(context, work, label="listing nodes")
+
+
+@app.command()
+def partitions(context: typer.Context) -> None:
+    """List the partitions of replicated topics, and who leads them."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        found = await client.admin.show_cluster()
+        if globals_of(context).is_json:
+            output.print_json(
+                [asdict(each) | {"replicas": list(each.replicas)} for each in found.partitions]
+            )
+            return
+        output.print_table(
+            ["TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS", "HERE"],
+            [
+                (
+                    each.topic,
+                    each.partition,
+                    each.leader or "-",
+                    each.epoch,
+                    ",".join(each.replicas),
+                    f"{each.state} at {each.position}" if each.state else "-",
+                )
+                for each in found.partitions
+            ],
+        )
+
+    call(context, work, label="listing partitions")
+
+
+def _info_json(found: "ClusterStatus") -> dict[str, Any]:
+    return {
+        "cluster_id": found.cluster_id,
+        "trouble": found.trouble,
+        "node_count": len(found.nodes),
+        "alive_node_count": sum(node.is_alive for node in found.nodes),
+        "partition_count": len(found.partitions),
+        "led_partition_count": sum(bool(each.leader) for each in found.partitions),
+        "warnings": list(found.warnings),
+    }
