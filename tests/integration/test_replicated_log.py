@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,28 @@ async def test_a_stream_made_anew_is_not_accepted(engines: Engines) -> None:
 
     assert [frozen.kind for frozen in again.frozen] == [Freeze.ANEW]
     await again.end()
+
+
+async def test_a_stream_that_holds_another_entry_at_the_mark_is_not_accepted(
+    engines: Engines,
+) -> None:
+    stream = Stream(await engines.connect(0), 1)
+    await stream.create(3)
+    leader = await replica(engines, 0, b"a")
+    log = await leader.lead()
+    log.append([b"x"])
+    await log.synced()
+    mark = log.mark_at(2)
+    await leader.end()
+    assert await stream.entry(mark.sequence) is not None
+    assert await stream.entry(mark.sequence + 1) is None
+    good, odd = Replica(stream, b"b"), Replica(stream, b"c")
+    good.follower.reader = Reader(mark)
+    odd.follower.reader = Reader(replace(mark, checksum=mark.checksum ^ 1))
+    await good.follower.open()
+    await odd.follower.open()
+
+    assert not good.frozen
+    assert len(odd.frozen) == 1
+    await good.end()
+    await odd.end()

@@ -11,6 +11,7 @@ the engine and back.
 
 import asyncio
 import logging
+from base64 import b64decode
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -117,6 +118,21 @@ class Stream:
         state = info["state"]
         return StreamState(state["first_seq"], state["last_seq"], info["created"])
 
+    async def entry(self, sequence: int) -> bytes | None:
+        """
+        What stands at a sequence, asked of the stream's leader; None if it is not kept.
+
+        Raises:
+            UnavailableError: no quorum.
+        """
+        try:
+            answer = await self.connection.call(
+                f"STREAM.MSG.GET.{self.name}", {"seq": sequence}
+            )
+        except NotFoundError:
+            return None
+        return b64decode(answer["message"].get("data", ""))
+
 
 class Follower:
     """
@@ -156,10 +172,14 @@ class Follower:
             UnavailableError: the engine doesn't answer.
         """
         state = await self.stream.state()
+        at_mark = None
+        if 0 < self.reader.mark.sequence <= state.last_sequence:
+            at_mark = await self.stream.entry(self.reader.mark.sequence)
         is_good = self.reader.check_stream(
             first_sequence=state.first_sequence,
             last_sequence=state.last_sequence,
             stream=state.identity,
+            at_mark=at_mark,
         )
         if not is_good:
             self._freeze()
