@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from sandglass.core import limits
 from sandglass.testing.engines import free_ports
 
 BIN = Path(sys.executable).parent
@@ -214,6 +215,7 @@ def test_badger_is_accepted_with_a_line(server: Server) -> None:
         ("topics create x --retention 7", 2, "--retention is '7'"),
         ("topics create x --retention 1ms", 1, "retention"),
         ("topics create x -r 2", 1, "replication_factor 2"),
+        ("topics create x -r 6", 2, "--replication_factor is 6; it must be 0 to 5"),
         ("topics show none", 1, "'none' not found"),
         ("topics delete none", 1, "'none' not found"),
         ("topics", 0, ""),
@@ -316,6 +318,17 @@ def test_a_message_is_produced_with_all_its_parts(server: Server, topic: str) ->
         "attempt": 1,
     }
     assert (found["partition"], found["channel"]) == (partition, "c")
+
+
+def test_a_value_is_as_large_as_the_limit_and_no_larger(server: Server, topic: str) -> None:
+    most = b"v" * limits.VALUE_BYTES_MAX
+
+    server.ok("produce", topic, "--file", "-", stdin=most)
+    refused = server.ctl("produce", topic, "--file", "-", stdin=most + b"v")
+
+    said = b"sandctl: value is 1048577 bytes; the limit is 1048576\n"
+    assert (1, said) == (refused.returncode, refused.stderr)
+    assert most == server.ok("consume", topic).rstrip("\n").encode()
 
 
 def test_a_delayed_message_comes_later_and_not_before(server: Server, topic: str) -> None:

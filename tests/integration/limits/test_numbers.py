@@ -1,13 +1,14 @@
 """Names, and every number that a client may ask for: at its limits, and one beyond."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from sandglass import PreconditionError
+from sandglass import AsyncClient, InvalidError, PreconditionError
 from sandglass.core import limits
 from sandglass.wire.compat import sandglass_pb2 as compat
 from sandglass.wire.compat.sandglass_pb2_grpc import BrokerServiceStub
@@ -116,6 +117,26 @@ async def take_letters(place: Place, call: str, **fields: Any) -> None:
     await getattr(place.wire.admin, call)(request)
 
 
+async def consume_ready(place: Place, **fields: Any) -> None:
+    """There is something, so that nobody waits."""
+    await produce(place)
+    await consume(place, **fields)
+
+
+async def consume_ready_by_http(place: Place, **fields: Any) -> None:
+    """As above."""
+    await produce(place)
+    await post(place, "/t/consume", group="g", consumer="c", **fields)
+
+
+async def make_group_by_client(place: Place, **fields: Any) -> None:
+    async with AsyncClient(place.address) as client:
+        try:
+            await client.admin.create_group(place.topic, next(NAMES), **fields)
+        except InvalidError as error:
+            raise Refused("INVALID_ARGUMENT", str(error)) from error
+
+
 async def fetch(place: Place, **fields: Any) -> None:
     request = pb.FetchRequest(topic=place.topic, partition=place.partition, **fields)
     await place.wire.broker.Fetch(request)
@@ -137,6 +158,7 @@ async def produce_on_session(place: Place, **fields: Any) -> None:
         raise Refused(code_name(error.code), error.message)
 
 
+MS = timedelta(milliseconds=1)
 NUMBERS = [
     # Topics and groups.
     Number(
@@ -246,6 +268,35 @@ NUMBERS = [
         lambda at, n: make_topic_by_client(at, max_deliveries=n),
         1,
     ),
+    *(
+        Number("async_client", field, most, ask, least)
+        for field, most, least, ask in (
+            (
+                "max_deliveries",
+                limits.MAX_DELIVERIES_MAX,
+                1,
+                lambda at, n: make_group_by_client(at, max_deliveries=n),
+            ),
+            (
+                "ack_timeout",
+                limits.LEASE_MS_MAX,
+                limits.ACK_TIMEOUT_MS_MIN,
+                lambda at, n: make_group_by_client(at, ack_timeout=n * MS),
+            ),
+            (
+                "backoff.delays",
+                limits.BACKOFF_DELAY_COUNT_MAX,
+                None,
+                lambda at, n: make_group_by_client(at, backoff=[MS] * n),
+            ),
+            (
+                "retention",
+                limits.RETENTION_MS_MAX,
+                limits.RETENTION_MS_MIN,
+                lambda at, n: make_topic_by_client(at, retention=n * MS),
+            ),
+        )
+    ),
     # Due times.
     Number("calls", "due_ms", limits.DUE_MS_MAX, lambda at, n: produce(at, due_ms=[n]), 0),
     Number("calls", "delay_ms", limits.DUE_MS_MAX, lambda at, n: produce(at, delay_ms=[n]), 0),
@@ -310,6 +361,15 @@ NUMBERS = [
         "count_max",
         limits.PULL_COUNT_MAX,
         lambda at, n: post(at, "/t/consume", group="g", consumer="c", countMax=n),
+    ),
+    Number(
+        "calls", "wait_ms", limits.PULL_WAIT_MS_MAX, lambda at, n: consume_ready(at, wait_ms=n)
+    ),
+    Number(
+        "http",
+        "wait_ms",
+        limits.PULL_WAIT_MS_MAX,
+        lambda at, n: consume_ready_by_http(at, waitMs=n),
     ),
     # Pages.
     *(
