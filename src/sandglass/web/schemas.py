@@ -51,7 +51,11 @@ SCHEMAS: Final[Part] = {
         name=_text("1 to 200 characters of A-Z a-z 0-9 . _ -"),
         kind=_text("How it is ordered.", enum=["TimerKind", "KVKind"]),
         numPartitions={"type": "integer", "minimum": 1, "maximum": limits.PARTITION_COUNT_MAX},
-        replicationFactor={"type": "integer", "minimum": 1},
+        replicationFactor={
+            "type": "integer",
+            "minimum": 1,
+            "maximum": limits.REPLICATION_FACTOR_MAX,
+        },
         storageDriver=_text("Without effect.", enum=["RocksDB", "Badger"]),
     ),
     "TopicReply": _object("Made.", success={"type": "boolean"}),

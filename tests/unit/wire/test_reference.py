@@ -45,6 +45,7 @@ def test_the_limits_are_those_of_the_code():
         ("| {} bytes |", f"{convert.MESSAGE_BYTES_MAX:,}"),
         ("1 to {} characters", limits.NAME_LENGTH_MAX),
         ("partitions of a topic | 1 to {} |", f"{limits.PARTITION_COUNT_MAX:,}"),
+        ("replicas of a partition | 1 to {} |", limits.REPLICATION_FACTOR_MAX),
     ):
         assert text.format(value) in page
 

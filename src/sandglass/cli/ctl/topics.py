@@ -46,7 +46,7 @@ def create(
             "--replication_factor",
             "-r",
             metavar="N",
-            help="How many nodes hold each partition; 0 lets the node choose.",
+            help="How many nodes hold each partition: 1 to 5; 0 lets the node choose.",
         ),
     ] = 0,
     kind: Annotated[

@@ -163,6 +163,7 @@ class AsyncClient:
 
         Args:
             partitions: 1 to 1,024.
+            replication_factor: how many nodes hold each partition, 1 to 5.
             retention: how long after their due time messages are kept; 7 days by default.
             ack_timeout: how long a message may be in hand without a word; 10 s by default.
             max_deliveries: attempts before a message becomes a dead letter; 5 by default.
