@@ -211,8 +211,8 @@ class _Endings:
             self.body_bytes += record.body_bytes
             self.dead.append(record)
             return
-        if not lease.open:
-            self.emptied.setdefault(group.number, {})[lease.token] = lease
+        assert not lease.open, "all of a lease ends together"
+        self.emptied.setdefault(group.number, {})[lease.token] = lease
         part = self.count % _SPREAD if settings.backoff.jitter_percent else 0
         alike = (group.number, ending, lease.attempts, lease.releases, part)
         main, retry = self.moves.setdefault(alike, ([], []))

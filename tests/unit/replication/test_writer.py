@@ -167,6 +167,7 @@ def test_nothing_appended_is_nothing() -> None:
     assert 1 == writer.append([])
     assert [] == writer.pack()
     assert writer.is_idle
+    assert writer.oldest is None
 
 
 def test_entries_under_way_are_bounded_by_count() -> None:
@@ -175,6 +176,7 @@ def test_entries_under_way_are_bounded_by_count() -> None:
     under_way = sends(writer, *[b"x"] * (limits.ENTRY_FLIGHT_COUNT_MAX + 2))
 
     assert limits.ENTRY_FLIGHT_COUNT_MAX == len(under_way)
+    assert under_way[0] is writer.oldest
 
     acknowledge(stream, writer, under_way[0])
 
