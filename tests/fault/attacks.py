@@ -250,9 +250,8 @@ async def continuation_flood(target: Target) -> None:
 
 async def compressed_bomb(target: Target) -> None:
     """A request that inflates to a thousand times its size."""
-    packer, zeros = zlib.compressobj(wbits=31), bytes(1 << 20)
-    bomb = b"".join(packer.compress(zeros) for _ in range(target.count(3000)))
-    bomb += packer.flush()
+    # In a thread: it takes seconds, in which the witness has to go on.
+    bomb = await asyncio.to_thread(_bomb, target.count(3000))
     async with Http2(target.node.address) as attacker:
         stream = attacker.next_stream()
         headers = call_headers(PRODUCE, (b"grpc-encoding", b"gzip"))
@@ -260,6 +259,12 @@ async def compressed_bomb(target: Target) -> None:
         await attacker.send_message(stream, http2.message(bomb, is_compressed=True))
         attacker.write(frame(http2.DATA, http2.END_STREAM, stream))
         await until(lambda: attacker.statuses[EXHAUSTED] == 1, "the refusal")
+
+
+def _bomb(count: int) -> bytes:
+    """So many MiB of zeros, packed."""
+    packer, zeros = zlib.compressobj(wbits=31), bytes(1 << 20)
+    return b"".join(packer.compress(zeros) for _ in range(count)) + packer.flush()
 
 
 # --- readers that don't read ------------------------------------------------------------------

@@ -63,6 +63,7 @@ CTL = [
 ]
 SERVER = [
     ["token", "add", "me", "--token_file", "tokens"],
+    ["token", "renew", "me", "--token_file", "tokens"],
     ["token", "list", "--token_file", "tokens"],
     ["token", "remove", "me", "--token_file", "tokens"],
     ["config", "show"],

@@ -358,6 +358,7 @@ COMMANDS: Final[dict[str, Part]] = {
     "sandglass version": _shape("version"),
     "sandglass config show": _list(_shape("setting")),
     "sandglass token add": _shape("token"),
+    "sandglass token renew": _shape("token"),
     "sandglass token list": _list(_shape("token-name")),
     "sandglass token remove": _shape("token-name"),
 }

@@ -40,7 +40,11 @@ def add(context: typer.Context, name: Name, is_json: AsJson = False) -> None:
 
 @app.command()
 def renew(context: typer.Context, name: Name, is_json: AsJson = False) -> None:
-    """Make a second token for a name and print it; remove --older takes the first one back."""
+    """
+    Make and print a second token for a name.
+
+    `token remove --older` takes the first one back.
+    """
     path = _path(context)
     made = new_token(os.urandom(TOKEN_BYTES))
     renew_token(path, name, made)
