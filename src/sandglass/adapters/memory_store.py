@@ -56,6 +56,10 @@ class MemoryStore:
         assert self._is_open
         return self._rows.get(key)
 
+    def has(self, key: bytes) -> bool:
+        """Is there a row of this key?"""
+        return self.get(key) is not None
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         """Rows in `[first, end)`, ascending; over with the next write."""
         assert self._is_open

@@ -53,6 +53,10 @@ class StorePart:
         """See `View.get`."""
         return self._store.get(self._prefix + key)
 
+    def has(self, key: bytes) -> bool:
+        """See `View.has`."""
+        return self._store.has(self._prefix + key)
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         """See `View.range`."""
         width = self._width

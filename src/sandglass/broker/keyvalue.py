@@ -44,6 +44,17 @@ class KeyValue:
         number = loop.partition(partition.number).number
         return entry.find(number, channel_to_read(channel), key, loop.view)
 
+    def holds(self, partition: PartitionRef, channel: str, key: EntryKey) -> bool:
+        """
+        Does something stand under a key now?
+
+        Raises:
+            NotFoundError: the topic was deleted.
+        """
+        loop = self.loops.of(partition.number)
+        number = loop.partition(partition.number).number
+        return entry.holds(number, channel_to_read(channel), key, loop.view)
+
     def page(
         self,
         partition: PartitionRef,

@@ -35,7 +35,7 @@ def apply_delete(partition: int, delete: Delete, scratch: Overlay) -> list[bool]
     existed: list[bool] = []
     for key in delete.keys:
         row_key = keys.entry_key(prefix, key)
-        existed.append(scratch.get(row_key) is not None)
+        existed.append(scratch.has(row_key))
         scratch.changes.rows[row_key] = None
     return existed
 
@@ -44,6 +44,11 @@ def find(partition: int, channel: str, key: EntryKey, view: View) -> Entry | Non
     """What stands under a key, exactly; None if nothing does."""
     value = view.get(keys.entry_key(keys.entries_prefix(partition, channel), key))
     return None if value is None else Entry(key, *keys.read_entry(value))
+
+
+def holds(partition: int, channel: str, key: EntryKey, view: View) -> bool:
+    """Does something stand under a key, exactly?"""
+    return view.has(keys.entry_key(keys.entries_prefix(partition, channel), key))
 
 
 def scan(

@@ -25,6 +25,10 @@ class View(Protocol):
         """The value of `key`, or None."""
         ...
 
+    def has(self, key: bytes) -> bool:
+        """Is there a row of this key? Cheaper than `get` where values are large."""
+        ...
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         """
         Rows in `[first, end)`, ascending. Reads ahead little; drop it as soon as you can.
@@ -117,6 +121,11 @@ class Overlay:
         if any(first <= key < end for first, end in self.changes.cuts):
             return None
         return self.below.get(key)
+
+    def has(self, key: bytes) -> bool:
+        if key in self.changes.rows or self.changes.cuts:
+            return self.get(key) is not None
+        return self.below.has(key)
 
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         return self._range(first, end) if self.changes else self.below.range(first, end)

@@ -55,8 +55,7 @@ class KeyValue:
         refs = _partitions(self._broker, request, keys, "Has")
         exists: list[bool] = []
         for key, ref in zip(keys, refs, strict=True):
-            entry = self._broker.keyvalue.find(ref, request.channel, key)
-            exists.append(entry is not None)
+            exists.append(self._broker.keyvalue.holds(ref, request.channel, key))
             if len(exists) % HAS_SLICE_COUNT == 0:
                 await asyncio.sleep(0)
         return pb.HasReply(exists=exists)

@@ -167,6 +167,10 @@ class FaultyStore:
         """See `View`."""
         return self.base.get(key)
 
+    def has(self, key: bytes) -> bool:
+        """See `View`."""
+        return self.base.has(key)
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         """See `View`."""
         return self.base.range(first, end)

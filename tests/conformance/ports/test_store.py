@@ -179,6 +179,17 @@ def test_what_is_written_is_read(harness: Harness) -> None:
     assert rows_of(harness.store) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"")]
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_has_tells_a_row_from_none_however_large(harness: Harness, is_restarted: bool) -> None:
+    write(harness.store, {b"b": bytes(1 << 20), b"a": b"1", b"c": b"", b"d": b"4"})
+    write(harness.store, {b"a": None}, (b"d", b"e"))
+    if is_restarted:
+        harness.restart()
+
+    asked = (b"a", b"b", b"b\0", b"bb", b"c", b"d", b"")
+    assert [key for key in asked if harness.store.has(key)] == [b"b", b"c"]
+
+
 def test_range_holds_its_first_key_and_not_its_end(harness: Harness) -> None:
     write(harness.store, dict.fromkeys([b"a", b"b", b"b\x00", b"c"], b"v"))
 

@@ -318,6 +318,9 @@ class EndlessView:
         self.read_count += 1
         return self.rows.get(key)
 
+    def has(self, key: bytes) -> bool:
+        return self.get(key) is not None
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         if not first.startswith(self.prefix):
             for key in sorted(self.rows):

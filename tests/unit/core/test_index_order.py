@@ -26,6 +26,9 @@ class Looks:
         self.count += 1
         return self.store.get(key)
 
+    def has(self, key: bytes) -> bool:
+        return self.get(key) is not None
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         for row in self.store.range(first, end):
             self.count += 1

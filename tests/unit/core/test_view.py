@@ -22,6 +22,9 @@ class CountingView:
         self.read_count += 1
         return self.rows.get(key)
 
+    def has(self, key: bytes) -> bool:
+        return self.get(key) is not None
+
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
         for row in sorted(self.rows.items()):
             if first <= row[0] < end:
@@ -98,6 +101,7 @@ def test_overlay_agrees_with_a_dict(
             assert list(overlay.range(first, end)) == expected
             assert overlay.last(first, end) == (expected[-1] if expected else None)
             assert overlay.get(first) == model.get(first)
+            assert overlay.has(first) == (first in model)
 
     carry_out(overlay.take(), below)
     assert below == model
