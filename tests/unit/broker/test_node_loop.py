@@ -41,6 +41,23 @@ async def test_nothing_is_answered_or_handed_out_before_its_sync(shell: Shell) -
     assert (answer.told, acked.told) == ([None], [None])
 
 
+async def test_without_a_lease_nothing_is_handed_out_or_taken_in(shell: Shell) -> None:
+    consumer = await shell.consume()
+    answer = shell.produce_nowait(b"waits", delay_ms=50)
+    await shell.until(lambda: answer.told)
+    shell.loop.may_serve = lambda: False
+    with pytest.raises(UnavailableError, match="lease of this node"):
+        shell.produce_nowait(b"refused")
+    await shell.advance(2000)
+    before = consumer.values
+
+    shell.loop.may_serve = lambda: True
+    await shell.advance(2000)
+
+    assert before == []
+    assert consumer.values == [b"waits"]
+
+
 async def test_a_log_that_is_quiet_is_synced_once_more_and_no_more(shell: Shell) -> None:
     await shell.produce(b"x")
     await shell.advance(1100)
