@@ -379,8 +379,9 @@ def subscribe_to(
     subscription_id: int = 1,
     group: str = "bench",
     credit_bytes: int = CREDIT_BYTES,
+    ack_timeout_ms: int = 0,
 ) -> None:
-    """Posts a subscription of a group from the beginning."""
+    """Posts a subscription of a group from the beginning; 0 means the topic's timeout."""
     session.post(
         broker_pb2.ClientFrame(
             subscribes=[
@@ -391,6 +392,7 @@ def subscribe_to(
                     consumer="bench",
                     credit_count=credit_count,
                     credit_bytes=credit_bytes,
+                    ack_timeout_ms=ack_timeout_ms,
                 )
             ]
         )

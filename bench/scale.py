@@ -41,6 +41,8 @@ from sandglass.wire.v1 import broker_pb2
 
 SINGLES_IN_FLIGHT = 128
 HOUR_MS = 3_600_000
+NACK_CREDIT_COUNT = 2000
+NACK_MS_MAX = 300_000
 GROUP_CREDIT_BYTES = 1 << 20
 
 
@@ -112,7 +114,7 @@ async def burst(bench: Bench) -> list[Figure]:
     count = _sizes(bench).burst_count
     batches = _batches(count)
     async with bench.session(NODE, "burst", topic="burst") as (server, session):
-        first_ms = _now_ms() + count // 200 + 3000
+        first_ms = _now_ms() + count // 50 + 3000
         dues = [first_ms + place * 1000 // count for place in range(count)]
         random.Random(1).shuffle(dues)
         requests = _scheduled("burst", batches, dues)
@@ -557,7 +559,8 @@ async def _take_in_small_leases(session: Session, topic: str, count: int) -> Non
 
 
 async def _nack_each(session: Session, topic: str, count: int) -> None:
-    load.subscribe_to(session, topic, CREDIT_COUNT)
+    # Nacking them one by one takes a while on a busy machine: no lease may end over it.
+    load.subscribe_to(session, topic, NACK_CREDIT_COUNT, ack_timeout_ms=NACK_MS_MAX)
     left, came_count = 0, 0
     while came_count < count or left:
         frame = await session.read()

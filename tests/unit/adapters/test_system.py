@@ -1,6 +1,8 @@
 """The clocks and the chance of the machine."""
 
 import gc
+import platform
+import subprocess
 import sys
 import time
 
@@ -59,3 +61,29 @@ def test_what_is_there_before_a_node_starts_is_not_looked_through_again() -> Non
         gc.unfreeze()
         gc.set_threshold(*before[0])
         sys.setswitchinterval(before[1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is the library that keeps")
+def test_large_blocks_are_given_back_though_small_ones_came_after_them() -> None:
+    """As memtables are made and freed; in a process of its own, whose memory is looked at."""
+    program = """if True:
+        from sandglass.adapters import interpreter
+
+        def memory_kib():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * 4
+
+        interpreter.prepare()
+        warm = bytearray(20_000_000)
+        del warm
+        before = memory_kib()
+        blocks = [bytearray(b"x") * 1_500_000 for _ in range(40)]
+        last = blocks.pop()
+        del blocks
+        print(memory_kib() - before)
+    """
+    kept_kib = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    ).stdout
+
+    assert int(kept_kib) < 10_000
