@@ -16,12 +16,12 @@ from sandglass.core import limits
 from sandglass.core.browse import look
 from sandglass.core.dead_letter import Selection, admit_purge, admit_redrive
 from sandglass.core.dispatch import Moment
-from sandglass.core.group import read_slices
 from sandglass.core.keys import rows_prefix
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
 from sandglass.core.record import Record
+from sandglass.core.rows import read_slices
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.core.view import View
 from sandglass.errors import NotFoundError

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from sandglass.broker.loops import Loops
 from sandglass.core.browse import look
-from sandglass.core.group import read_slices
 from sandglass.core.keys import rows_prefix
 from sandglass.core.message import Slice
 from sandglass.core.offset import INDEX_BITS, MAX
+from sandglass.core.rows import read_slices
 from sandglass.core.topic import PartitionRef, Topic
 
 

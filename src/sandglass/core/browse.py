@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sandglass.core import keys, limits
-from sandglass.core.group import read_row, read_slices
 from sandglass.core.message import Slice
 from sandglass.core.offset import INDEX_BITS
+from sandglass.core.rows import read_row, read_slices
 from sandglass.core.view import View
 
 

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from sandglass.core import keys, limits
-from sandglass.core.group import Group, RetryPart, read_row, read_slices
+from sandglass.core.group import Group
 from sandglass.core.lease import Consumer, Lease
 from sandglass.core.message import DeadLetterOrigin, Slice
 from sandglass.core.offset import INDEX_BITS, INDEX_MAX
 from sandglass.core.record import Ending, Move, Operation, Range, Settle
+from sandglass.core.retry_rows import RetryPart
+from sandglass.core.rows import read_row, read_slices
 from sandglass.core.view import Row, View
 
 _new_slice: Callable[[type[Slice], tuple[object, ...]], Slice] = tuple.__new__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

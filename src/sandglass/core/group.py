@@ -4,10 +4,9 @@ A consumer group in one partition and channel: what it has done with, and what i
 Durable, and changed by `apply` alone:
 
 - *done*: a floor and ranges above it (`sandglass.core.done`). Done means settled or moved.
-- *retry rows*: messages that come again, keyed by when (steady time), then by low offset: a
-  part `[low, high)` of offset space, with the attempts and releases counted so far. An index by
-  offset stands beside them. Every ending that settles nothing makes one; so does a dead letter
-  that is redriven, whose bytes stand in a channel of their own (`message.REDRIVE_CHANNEL`).
+- *retry rows*: messages that come again (`sandglass.core.retry_rows`). Every ending that
+  settles nothing makes one; so does a dead letter that is redriven, whose bytes stand in a
+  channel of their own (`message.REDRIVE_CHANNEL`).
 
 Volatile, and made anew by a starting leader:
 
@@ -30,25 +29,14 @@ from sandglass.core import keys
 from sandglass.core.done import DoneRanges
 from sandglass.core.lease import Consumer, Lease
 from sandglass.core.message import REDRIVE_CHANNEL, Slice
-from sandglass.core.offset import INDEX_BITS, INDEX_MAX, OFFSET_BYTES
+from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
 from sandglass.core.record import CreateGroup, Ending, Move, Range, Redrive, Settle
+from sandglass.core.retry_rows import RetryPart, RetryRows
+from sandglass.core.rows import read_slices
 from sandglass.core.view import Changes, Overlay, View
 
 _STATE = Struct(">14s14sQQQQQI")
 _LAST = Struct(">14s14sQ")
-_RETRY = Struct(">14sIIB")
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPart:
-    """A retry row, or what is left of it to hand out."""
-
-    until_ms: int
-    low: int
-    high: int
-    attempts: int
-    releases: int
-    is_redriven: bool = False
 
 
 @dataclass(slots=True)
@@ -111,6 +99,10 @@ class Group:
     """The last scan found nothing more below this."""
     is_dropped: bool = False
     """Its end is admitted: nothing more is."""
+    retry_rows: RetryRows = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.retry_rows = RetryRows(self.partition, self.number)
 
     # --- durable state ------------------------------------------------------------------------
 
@@ -195,7 +187,7 @@ class Group:
         for low, high, _ in main:
             self._mark_done(low, high, scratch.changes)
         for low, high, retry_count in retry:
-            self._leave_retry(low, high, scratch)
+            self.retry_rows.leave(low, high, scratch)
             self.retry_count -= retry_count
         self._record_handed_out(operation)
         match operation.ending:
@@ -218,10 +210,10 @@ class Group:
         counts = (operation.attempts, operation.releases)
         parts = [RetryPart(operation.until_ms, low, high, *counts) for low, high, _ in main]
         for low, high, _ in retry:
-            left = self._leave_retry(low, high, scratch)
+            left = self.retry_rows.leave(low, high, scratch)
             parts.append(RetryPart(operation.until_ms, low, high, *counts, left.is_redriven))
         for part in parts:
-            self._put_retry(part, scratch.changes)
+            self.retry_rows.put(part, scratch.changes)
         self.moved_count += 1
         self._record_handed_out(operation)
         self.write(scratch.changes)
@@ -236,7 +228,7 @@ class Group:
         for due_ms, count in zip(append.dues, append.counts, strict=True):
             low = due_ms << INDEX_BITS | index
             part = RetryPart(operation.until_ms, low, low + count, 0, 0, is_redriven=True)
-            self._put_retry(part, scratch.changes)
+            self.retry_rows.put(part, scratch.changes)
             # Nothing will stand between the message before it and this place any more.
             before = scratch.last(prefix, keys.at(prefix, low))
             end_before = sum(keys.row_place(before[0])) if before is not None else 0
@@ -272,12 +264,12 @@ class Group:
 
     def apply_remove(self, low: int, high: int, scratch: Overlay) -> None:
         """Messages in `[low, high)` are about to go: those not settled expire."""
-        for part in self._retry_rows(low, high, scratch):
+        for part in self.retry_rows.within(low, high, scratch):
             left, right = max(low, part.low), min(high, part.high)
             # What came back to the group stands elsewhere, though between them.
             count = 0 if part.is_redriven else self._count(left, right, scratch)
             if count:
-                self._leave_retry(left, right, scratch)
+                self.retry_rows.leave(left, right, scratch)
                 self.forget_retry(left, right)
                 self.retry_count -= count
                 self.expired_count += count
@@ -292,14 +284,10 @@ class Group:
 
     def apply_cut(self, below: int, scratch: Overlay) -> None:
         """Retention is about to remove everything below: what isn't settled expires."""
-        index = keys.group_prefix(b"x", self.partition, self.number)
-        for key, _ in list(scratch.range(index, keys.at(index, below))):
-            low = keys.offset_at_end(key)
-            part = self.retry_row(low, scratch)
-            assert part is not None, f"no retry row holds {low:x} of group {self.name}"
+        for part in self.retry_rows.within(0, below, scratch):
             high = min(part.high, below)
-            count = self._count(low, high, scratch, is_redriven=part.is_redriven)
-            self._leave_retry(low, high, scratch)
+            count = self._count(part.low, high, scratch, is_redriven=part.is_redriven)
+            self.retry_rows.leave(part.low, high, scratch)
             self.retry_count -= count
             self.expired_count += count
         low, next_done = self.done.skip(self.done.floor)
@@ -320,49 +308,20 @@ class Group:
         above what is `closed`. A group may begin in the future, and what is redriven to it
         until then still finds its place in between.
         """
-        prefix = keys.group_prefix(b"x", self.partition, self.number)
         bound = min(self.done.floor, closed + 1)
-        for key, _ in view.range(prefix, keys.after_prefix(prefix)):
-            return min(bound, keys.offset_at_end(key))
-        return bound
-
-    def retry_row(self, offset: int, view: View) -> RetryPart | None:
-        """The retry row that covers `offset`, or None."""
-        prefix = keys.group_prefix(b"x", self.partition, self.number)
-        found = view.last(prefix, keys.at(prefix, offset + 1))
-        if found is None:
-            return None
-        low, until_ms = keys.offset_at_end(found[0]), int.from_bytes(found[1], "big")
-        value = view.get(keys.retry_key(self._retry_prefix(), until_ms, low))
-        assert value is not None, f"retry row {low:x} of group {self.name} is missing"
-        part = _read_retry(until_ms, low, value)
-        return part if offset < part.high else None
-
-    def _retry_rows(self, low: int, high: int, view: View) -> list[RetryPart]:
-        """Retry rows that hold something of `[low, high)`."""
-        first = self.retry_row(low, view)
-        prefix = keys.group_prefix(b"x", self.partition, self.number)
-        lows = [
-            keys.offset_at_end(key)
-            for key, _ in view.range(keys.at(prefix, low + 1), keys.at(prefix, high))
-        ]
-        parts = [self.retry_row(each, view) for each in lows]
-        return [part for part in (first, *parts) if part is not None]
+        lowest = self.retry_rows.lowest(view)
+        return bound if lowest is None else min(bound, lowest)
 
     def retries(self, view: View, steady_ms: int) -> Iterator[RetryPart]:
         """Retry rows above the retry cursor that may be scanned now."""
         end_ms = self.retry_end(steady_ms)
-        prefix = self._retry_prefix()
-        until_ms, low = self.retry_cursor
-        first = keys.retry_key(prefix, until_ms, low + 1)
-        for key, value in view.range(first, keys.after_prefix(prefix)):
-            until_ms, low = keys.retry_place(key)
-            if until_ms >= end_ms:
+        for part in self.retry_rows.after(*self.retry_cursor, view):
+            if part.until_ms >= end_ms:
                 # One that is due has a move in flight before it, which wakes when it lands.
-                if until_ms > steady_ms:
-                    self.next_steady_ms = until_ms
+                if part.until_ms > steady_ms:
+                    self.next_steady_ms = part.until_ms
                 return
-            yield _read_retry(until_ms, low, value)
+            yield part
 
     def _record_handed_out(self, operation: Settle | Move) -> None:
         """A range ends just above its last message."""
@@ -389,7 +348,7 @@ class Group:
 
     def prefix_at(self, low: int, view: View) -> bytes:
         """As `rows_prefix`, for what waits in a retry row at `low`, or doesn't."""
-        part = self.retry_row(low, view)
+        part = self.retry_rows.at(low, view)
         return self.rows_prefix(is_redriven=part is not None and part.is_redriven)
 
     def _count(self, low: int, high: int, view: View, *, is_redriven: bool = False) -> int:
@@ -403,34 +362,6 @@ class Group:
             changes.rows[self._done_key(key)] = None
         if new is not None:
             changes.rows[self._done_key(new[0])] = new[1].to_bytes(OFFSET_BYTES, "big")
-
-    def _leave_retry(self, low: int, high: int, scratch: Overlay) -> RetryPart:
-        """
-        Takes `[low, high)` out of its retry row, and returns the row as it was; the rest of it
-        stays due.
-        """
-        part = self.retry_row(low, scratch)
-        assert part is not None, f"no retry row holds {low:x} of group {self.name}"
-        assert part.low <= low < high <= part.high, "a retry row is left only from inside"
-        rows = scratch.changes.rows
-        rows[keys.retry_key(self._retry_prefix(), part.until_ms, part.low)] = None
-        rows[self._index_key(part.low)] = None
-        for left, right in ((part.low, low), (high, part.high)):
-            if left < right:
-                self._put_retry(replace(part, low=left, high=right), scratch.changes)
-        return part
-
-    def _put_retry(self, part: RetryPart, changes: Changes) -> None:
-        key = keys.retry_key(self._retry_prefix(), part.until_ms, part.low)
-        high = part.high.to_bytes(OFFSET_BYTES, "big")
-        changes.rows[key] = _RETRY.pack(high, part.attempts, part.releases, part.is_redriven)
-        changes.rows[self._index_key(part.low)] = part.until_ms.to_bytes(8, "big")
-
-    def _retry_prefix(self) -> bytes:
-        return keys.group_prefix(b"r", self.partition, self.number)
-
-    def _index_key(self, low: int) -> bytes:
-        return keys.at(keys.group_prefix(b"x", self.partition, self.number), low)
 
     def _done_key(self, low: int) -> bytes:
         return keys.at(keys.group_prefix(b"d", self.partition, self.number), low)
@@ -556,61 +487,3 @@ class Group:
     def retry_end(self, steady_ms: int) -> int:
         """Retry rows due before this may be scanned: neither the clock nor a move is passed."""
         return min(steady_ms + 1, *self.moving_ms) if self.moving_ms else steady_ms + 1
-
-
-def read_rows(view: View, prefix: bytes, low: int) -> Iterator[Slice]:
-    """Rows of a channel that hold something at or above `low`, whole, in order."""
-    first = keys.at(prefix, low)
-    before = view.last(prefix, first)
-    if before is not None:
-        row, _, _ = read_row(*before)
-        if (row.due_ms << INDEX_BITS | row.first_index) + row.count > low:
-            yield row
-    for key, value in view.range(first, keys.after_prefix(prefix)):
-        yield read_row(key, value)[0]
-
-
-def read_row(key: bytes, value: bytes) -> tuple[Slice, int, int]:
-    """A message row: one slice of all its messages, flags, and steady ms to wait until."""
-    offset, count = keys.row_place(key)
-    flags, produced_ms, wait_until_ms, origin, start = keys.read_row(value)
-    row = Slice(
-        value[start:],
-        count,
-        0,
-        count,
-        offset >> INDEX_BITS,
-        offset & INDEX_MAX,
-        produced_ms,
-        origin,
-    )
-    return row, flags, wait_until_ms
-
-
-def read_slices(view: View, prefix: bytes, low: int, high: int) -> Iterator[Slice]:
-    """What `[low, high)` holds, as slices; `Slice.low` is where each one's part begins."""
-    for row in read_rows(view, prefix, low):
-        first_offset = row.due_ms << INDEX_BITS | row.first_index
-        if max(first_offset, low) >= high:
-            return
-        first = max(0, low - first_offset)
-        end = min(row.count, high - first_offset)
-        yield Slice(
-            row.body,
-            row.count,
-            first,
-            end - first,
-            row.due_ms,
-            row.first_index + first,
-            row.produced_ms,
-            row.origin,
-            low,
-        )
-        low = first_offset + end
-
-
-def _read_retry(until_ms: int, low: int, value: bytes) -> RetryPart:
-    high, attempts, releases, is_redriven = _RETRY.unpack(value)
-    return RetryPart(
-        until_ms, low, int.from_bytes(high, "big"), attempts, releases, bool(is_redriven)
-    )

@@ -22,10 +22,10 @@ nothing.
 from dataclasses import dataclass, field
 
 from sandglass.core import keys
-from sandglass.core.group import read_row
 from sandglass.core.message import Slice
 from sandglass.core.offset import INDEX_BITS, INDEX_MAX
 from sandglass.core.partition import Partition
+from sandglass.core.rows import read_row
 from sandglass.core.view import View
 from sandglass.errors import OutOfRangeError
 

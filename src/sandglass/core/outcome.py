@@ -16,7 +16,7 @@ from operator import itemgetter
 
 from sandglass.core import keys, limits
 from sandglass.core.dispatch import Moment, wait_ms
-from sandglass.core.group import Group, read_row, read_slices
+from sandglass.core.group import Group
 from sandglass.core.lease import Lease, Places, merged
 from sandglass.core.message import DEAD_LETTER_CHANNEL, DeadLetterOrigin, Slice
 from sandglass.core.offset import INDEX_BITS, MAX
@@ -32,6 +32,7 @@ from sandglass.core.record import (
     SeekGroup,
     Settle,
 )
+from sandglass.core.rows import read_row, read_slices
 from sandglass.core.topic import TopicSettings
 from sandglass.core.view import View
 from sandglass.errors import LeaseLostError
@@ -397,7 +398,7 @@ def _end_unleased(
     """An outcome for a message that waits for its retry, or was held before this leader."""
     if offset >= MAX:
         return None  # no key lies above it
-    part = group.retry_row(offset, view)
+    part = group.retry_rows.at(offset, view)
     prefix = group.rows_prefix(is_redriven=part is not None and part.is_redriven)
     found = view.last(prefix, keys.at(prefix, offset + 1))
     if found is None or offset >= sum(keys.row_place(found[0])):

@@ -34,7 +34,7 @@ from struct import Struct
 
 from sandglass.core import entry, keys, limits
 from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
-from sandglass.core.group import Group, read_slices
+from sandglass.core.group import Group
 from sandglass.core.lease import Consumer
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Batch, Placed, Removed, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
@@ -59,6 +59,7 @@ from sandglass.core.record import (
     index_count,
     lowest_offset,
 )
+from sandglass.core.rows import read_slices
 from sandglass.core.topic import TopicGroup, TopicSettings
 from sandglass.core.view import Changes, Overlay, View
 from sandglass.errors import BusyError, LeaseLostError, NotFoundError

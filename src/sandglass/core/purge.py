@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable
 
 from sandglass.core import keys
-from sandglass.core.group import Group, read_row, read_slices
+from sandglass.core.group import Group
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Purge
+from sandglass.core.rows import read_row, read_slices
 from sandglass.core.view import Overlay
 
 Slicer = Callable[[bytes, int, int, int], bytes]

@@ -3,8 +3,9 @@
 from enum import IntEnum
 
 from sandglass.core import keys
-from sandglass.core.group import Group, read_row
+from sandglass.core.group import Group
 from sandglass.core.partition import Partition
+from sandglass.core.rows import read_row
 from sandglass.core.view import View
 
 
@@ -34,7 +35,7 @@ def standing_of(
     Returns:
         None if no message stands there, or the group was never given it.
     """
-    part = group.retry_row(offset, view)
+    part = group.retry_rows.at(offset, view)
     is_there = any(
         _holds(group.rows_prefix(is_redriven=is_redriven), group, offset, view)
         for is_redriven in (False, True)
