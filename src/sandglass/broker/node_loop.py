@@ -31,31 +31,28 @@ What it leaves to others: who consumes (`sandglass.broker.subscription`), names 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from sandglass.broker import quarantine
 from sandglass.broker.agenda import Agenda
+from sandglass.broker.applier import Applier
 from sandglass.broker.inbox import Done, Inbox, Waiting, resolve
 from sandglass.broker.intake import Intake, Run, Told
 from sandglass.broker.leader_clock import LeaderClock
+from sandglass.broker.log_writer import LogWriter
 from sandglass.broker.promises import PROMISE_AHEAD_MS, Promises
 from sandglass.core import codec, limits, outcome
 from sandglass.core.dispatch import Delivery, Moment
-from sandglass.core.keys import MARK_KEY
 from sandglass.core.machine import Machine
 from sandglass.core.message import Batch, Placed
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
-from sandglass.core.record import NODE, Record
+from sandglass.core.record import Record
 from sandglass.core.view import Overlay
 from sandglass.errors import (
     BusyError,
     CorruptError,
-    InternalError,
     NoSpaceError,
-    NotFoundError,
     SandglassError,
     UnavailableError,
 )
@@ -121,10 +118,6 @@ class NodeLoop:
     clocks: LeaderClock = field(init=False)
     stats: Counts = field(default_factory=Counts)
     failure: SandglassError | None = None
-    is_stalled: bool = False
-    """The view takes nothing just now: producers wait."""
-    is_full: bool = False
-    """The log can't get another segment: producers wait, outcomes use the reserve."""
     queued_bytes: int = 0
     """In the intake or admitted, and not yet applied."""
     stopped: dict[int, str] = field(default_factory=dict[int, str])
@@ -134,15 +127,12 @@ class NodeLoop:
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
     _intake: Intake = field(default_factory=Intake)
-    _inbox: Inbox = field(default_factory=Inbox)
-    _syncing: list[Waiting] = field(default_factory=list[Waiting])
+    _inbox: Inbox = field(init=False)
+    _writer: LogWriter = field(init=False)
+    _applier: Applier = field(init=False)
     _landing: list[Waiting] = field(default_factory=list[Waiting])
     """Durable, and not yet in the view: if it fails, they are told so."""
-    _sync: asyncio.Future[int] | None = None
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
-    _applied: int = 0
-    _append_again_ms: int = 0
-    """No room, not even in the reserve: when to try once more."""
     _housekeeping_ms: int = 0
     _seen_sync_count: int = 0
     """When the house was kept."""
@@ -152,21 +142,26 @@ class NodeLoop:
     """The last turn handed something out."""
     _told_count: int = 0
     """Requests of the intake that the last landing has answered."""
-    _damaged: set[int] = field(default_factory=set[int])
-    """Those of `stopped` whose rows cannot be read."""
-    _is_short_of_files: bool = False
-    """What it lacks for another segment is a descriptor, not space."""
     _is_leading: bool = False
     """Its epoch is durable."""
     _is_stopping: bool = False
     _task: asyncio.Task[None] | None = None
-    _synced: Callable[[], Awaitable[int]] | None = None
-    """Awaits the log, where it isn't synced in a thread."""
-    _mark_at: Callable[[int], bytes] | None = None
-    """By position: what the store of a replicated log keeps beside it."""
-    _thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="sandglass-sync")
-    )
+
+    def __post_init__(self) -> None:
+        self._writer = LogWriter(self.log, self.stats, self.stopwatch_ns, self._kick.set)
+        self._inbox = self._writer.inbox
+        self._applier = Applier(self.store, self.slicer, self.stats, self._agenda)
+        self._applier.on_stopped = self._tell_stopped
+
+    @property
+    def is_stalled(self) -> bool:
+        """The view takes nothing just now: producers wait."""
+        return self._applier.is_stalled
+
+    @property
+    def is_full(self) -> bool:
+        """The log can't get another segment: producers wait, outcomes use the reserve."""
+        return self._writer.is_full
 
     # --- start and stop -----------------------------------------------------------------------
 
@@ -189,28 +184,18 @@ class NodeLoop:
     def recover(self) -> None:
         """Finds what the store holds, and carries out what the log has beyond."""
         self.open()
-        for position, raw in self.log.read(self._applied + 1):
-            self.replay(position, raw)
-            if len(self.view.changes.rows) >= limits.REPLAY_ROW_COUNT:
-                self.write_replayed()
-        for number in quarantine.release(self.machine, self.view):
-            del self.stopped[number]
-            self._damaged.discard(number)
-        self.write_replayed()
+        self._applier.recover(self.log)
 
     def open(self) -> None:
         """Finds what the store holds. Leads nothing yet: a replica follows its log so."""
-        self.view = Overlay(self.store)
-        self.machine = Machine.load(self.slicer, self.view)
+        self._applier.open()
+        self.view, self.machine = self._applier.view, self._applier.machine
+        self.stopped = self._applier.stopped
         self._promises = Promises(self.machine)
-        self._applied = self.store.applied_position
-        self.stopped = {number: reason for number, _, reason in quarantine.read(self.view)}
 
     def replay(self, position: int, raw: bytes) -> None:
         """Carries out a record of the log that another wrote, or this one before it ended."""
-        assert position == self._applied + 1, "a record was left out"
-        self._applied = position
-        self._apply(codec.decode(raw))
+        self._applier.replay(position, raw)
 
     def write_replayed(self, mark: bytes | None = None) -> None:
         """
@@ -219,16 +204,7 @@ class NodeLoop:
         Raises:
             BusyError: the store is stalled; repeat.
         """
-        if mark is not None:
-            self.view.changes.rows[MARK_KEY] = mark
-        if not self.view.changes and self._applied == self.store.applied_position:
-            return
-        changes = self.view.take()
-        try:
-            self.store.write(changes, self._applied)
-        except BusyError:
-            self.view.lay(changes)
-            raise
+        self._applier.write_replayed(mark)
 
     def opening(self, epoch: int) -> bytes:
         """
@@ -248,7 +224,8 @@ class NodeLoop:
             synced: waits until what was appended is durable.
             mark_at: what the store keeps beside an applied position.
         """
-        self.log, self._synced, self._mark_at = log, synced, mark_at
+        self.log = self._writer.log = log
+        self._writer.synced, self._applier.mark_at = synced, mark_at
         await self._start_clocks()
         self.machine.take_over(self.moment())
         self._begin()
@@ -269,7 +246,7 @@ class NodeLoop:
         """Leads no longer, at once; who waits is told. Nothing more is written."""
         if self._task is not None:
             self._task.cancel()
-        self._thread.shutdown(wait=False)
+        self._writer.close(wait=False)
         if self.failure is None:
             self.failure = error
         self._refuse_all(error)
@@ -283,7 +260,7 @@ class NodeLoop:
             self._kick.set()
         await asyncio.wait([self._task])
         self._task = None
-        self._thread.shutdown()
+        self._writer.close()
         if self.failure is None:
             self.failure = UnavailableError("the node has stopped")
             self._refuse_all(self.failure)
@@ -319,7 +296,7 @@ class NodeLoop:
                 "the lease of this node is not renewed just now",
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
-        error = self._error_of(number)
+        error = self._applier.error_of(number)
         if error is not None:
             raise error
         return self.machine.partition(number, self.view)
@@ -335,7 +312,7 @@ class NodeLoop:
         if self._is_stopping:
             raise UnavailableError("the node is stopping", retry_after_ms=limits.BUSY_RETRY_MS)
         if self.is_full and not may_use_reserve:
-            raise self._no_room()
+            raise self._writer.no_room()
         if self.is_stalled:
             raise BusyError(
                 "the view is behind with its writing", retry_after_ms=limits.BUSY_RETRY_MS
@@ -432,7 +409,7 @@ class NodeLoop:
 
     def _want_turn(self) -> None:
         # While a sync runs nothing can be appended; its end brings a turn.
-        if self._sync is None:
+        if not self._writer.is_syncing:
             self._kick.set()
 
     def _has_queued(self) -> bool:
@@ -440,9 +417,9 @@ class NodeLoop:
 
     def _is_idle(self) -> bool:
         """All is done that a stop waits for; what a stalled view lacks is in the log."""
-        if self._sync is not None or (self.view.changes and not self.is_stalled):
+        if self._writer.is_syncing or (self.view.changes and not self.is_stalled):
             return False
-        return not self._has_queued() or bool(self._append_again_ms)
+        return not self._has_queued() or bool(self._writer.again_ms)
 
     async def _sleep(self) -> None:
         delay_ms = self._delay_ms()
@@ -455,7 +432,7 @@ class NodeLoop:
             # Let what came in be read, and what goes out be written.
             for _ in range(DELIVERY_PASS_COUNT if self._has_delivered else 1):
                 await asyncio.sleep(0)
-        if self._sync is None and self._lacks_requests():
+        if not self._writer.is_syncing and self._lacks_requests():
             await self._gather()
         self._kick.clear()
 
@@ -489,9 +466,8 @@ class NodeLoop:
         if self.stats.pause_count > pause_count:
             await asyncio.sleep(0)
             moment = self.moment()
-        if self._sync is not None and self._sync.done():
-            self.stats.sync_ms.observe(self._sync.result() / 1_000_000)
-            self._landing, self._sync, self._syncing = self._syncing, None, []
+        if self._writer.is_synced:
+            self._landing = self._writer.take_synced()
             if not self._lacks_requests():
                 self._append(moment)
             self._land()
@@ -508,29 +484,12 @@ class NodeLoop:
 
     def _append(self, moment: Moment) -> None:
         """Hands what is queued to the log, with a promise where one is due."""
-        if self._sync is not None or moment.steady_ms < self._append_again_ms:
+        if self._writer.is_syncing or moment.steady_ms < self._writer.again_ms:
             return
-        self._append_again_ms = 0
         self._admit(moment)
         self._make_promise(moment)
-        raws = self._inbox.encoded()
-        if not raws:
-            return
-        try:
-            self.log.append(raws)
-        except BusyError as error:
-            self._take_back(error)
-            raws = self._inbox.encoded()
-            if not raws or not self._append_to_reserve(raws, moment):
-                return
-        self._syncing = self._inbox.take(len(raws))
-        self.stats.record_count += len(self._syncing)
-        self._start_sync()
-
-    def _start_sync(self) -> None:
-        self.stats.sync_count += 1
-        self._sync = self._begin_sync()
-        self._sync.add_done_callback(lambda _: self._kick.set())
+        # Nobody is served before the epoch is durable: then it is better to give up.
+        self._writer.append(moment.steady_ms, self._take_back, may_wait=self._is_leading)
 
     def _admit(self, moment: Moment) -> None:
         """Makes records of what was taken in."""
@@ -543,48 +502,13 @@ class NodeLoop:
             except SandglassError as error:
                 run.refuse(error)
             except AssertionError as error:
-                self._stop_partition(run.partition, error)
-                run.refuse(self._stopped_error(run.partition))
+                self._applier.stop_partition(run.partition, error)
+                run.refuse(self._applier.stopped_error(run.partition))
             else:
                 self.submit(record, partial(self._tell_run, run, placed), run.size_bytes)
 
-    def _begin_sync(self) -> "asyncio.Future[int]":
-        if self._synced is not None:
-            return asyncio.ensure_future(self._await_log())
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._timed_sync)
-
-    async def _await_log(self) -> int:
-        assert self._synced is not None
-        began_ns = self.stopwatch_ns()
-        await self._synced()
-        return self.stopwatch_ns() - began_ns
-
-    def _timed_sync(self) -> int:
-        """In the sync thread; how long it took, in ns."""
-        began_ns = self.stopwatch_ns()
-        self.log.sync()
-        return self.stopwatch_ns() - began_ns
-
-    def _append_to_reserve(self, raws: list[bytes], moment: Moment) -> bool:
-        """What no producer waits for; false if there isn't even room for that."""
-        try:
-            self.log.append(raws, may_use_reserve=True)
-        except BusyError as error:
-            if not self._is_leading:
-                raise  # nobody is served before the epoch is durable, and nobody waits yet
-            # What is admitted can't be refused any more: it waits.
-            logger.error("no room, not even in the reserve: %s", error)
-            self._append_again_ms = moment.steady_ms + HOUSEKEEPING_MS
-            return False
-        return True
-
-    def _take_back(self, error: BusyError) -> None:
-        """Undoes the admission of all batches that the log has no room for, and says so."""
-        if not self.is_full:
-            logger.warning("no room for another segment: %s", error)
-        self.is_full = True
-        self._is_short_of_files = not isinstance(error, NoSpaceError)
-        refused = self._inbox.take_appends()
+    def _take_back(self, refused: list[Waiting]) -> None:
+        """Undoes the admission of what the log has no room for, and says so."""
         self._inbox.retract(
             refused,
             {
@@ -594,23 +518,17 @@ class NodeLoop:
             },
         )
         for waiting in refused:
-            self._tell(waiting, self._no_room())
-
-    def _no_room(self) -> BusyError:
-        if self._is_short_of_files:
-            return BusyError("the node has too many files open", retry_after_ms=HOUSEKEEPING_MS)
-        return NoSpaceError("the disk is full", retry_after_ms=HOUSEKEEPING_MS)
+            self._tell(waiting, self._writer.no_room())
 
     def _land(self) -> None:
         """Applies what is durable, writes it, and answers."""
         for waiting in self._landing:
-            self._applied += 1
-            self._apply(waiting.record)
+            self._applier.apply(waiting.record)
         self._write()
         self._told_count = 0
         synced, self._landing = self._landing, []
         for waiting in synced:
-            self._tell(waiting, self._error_of(waiting.record.partition))
+            self._tell(waiting, self._applier.error_of(waiting.record.partition))
 
     def _tell(self, waiting: Waiting, error: SandglassError | None) -> None:
         """A record is applied, or won't be."""
@@ -625,64 +543,13 @@ class NodeLoop:
         else:
             run.refuse(error)
 
-    def _apply(self, record: Record) -> None:
-        """Carries a record out; those of a partition that has to stop are set aside."""
-        number = record.partition
-        if number not in self.stopped:
-            try:
-                self.view.lay(self.machine.apply(record, self.view))
-                self.stats.applied(record)
-            except (AssertionError, CorruptError) as error:
-                if number == NODE:
-                    raise
-                self._stop_partition(number, error)
-        if number in self.stopped:
-            reason = self.stopped[number]
-            self.view.lay(quarantine.keep(record, self._applied, reason, self.machine))
-        elif number == NODE:
-            self._agenda.add_all()
-        else:
-            self._agenda.add(number)
-
-    def _stop_partition(self, number: int, error: AssertionError | CorruptError) -> None:
-        self.stopped[number] = f"partition {number} stands still: {error}"
-        is_damaged = isinstance(error, CorruptError)
-        if is_damaged:
-            self._damaged.add(number)
-        logger.critical(
-            "partition %d is stopped: %s", number, error, exc_info=None if is_damaged else error
-        )
-        self.machine.restore(number, self.view)
-        self.on_stopped(number, self._stopped_error(number))
-
-    def _stopped_error(self, number: int) -> SandglassError:
-        kind = CorruptError if number in self._damaged else InternalError
-        return kind(self.stopped[number])
-
-    def _error_of(self, number: int) -> SandglassError | None:
-        """Why nothing more comes of this partition; None if something does."""
-        if number != NODE and number not in self.machine.refs:
-            return NotFoundError(f"partition {number} was deleted with its topic")
-        if number in self.stopped:
-            return self._stopped_error(number)
-        return None
+    def _tell_stopped(self, number: int, error: SandglassError) -> None:
+        self.on_stopped(number, error)
 
     def _write(self) -> None:
-        if not self.view.changes:
-            self.is_stalled = False
-            return
-        if self._mark_at is not None:
-            self.view.changes.rows[MARK_KEY] = self._mark_at(self._applied)
-        changes = self.view.take()
-        try:
-            self.store.write(changes, self._applied)
-            self.is_stalled = False
-        except BusyError as error:
-            self.stats.stall_count += 1
-            self.is_stalled = True
-            if isinstance(error, NoSpaceError):
-                self.is_full, self._is_short_of_files = True, False
-            self.view.lay(changes)
+        error = self._applier.write()
+        if isinstance(error, NoSpaceError):
+            self._writer.note_no_room(error)
 
     # --- dispatch -----------------------------------------------------------------------------
 
@@ -705,7 +572,7 @@ class NodeLoop:
                 self._dispatch_one(partition, moment, promised)
             except CorruptError as error:
                 agenda.forget(number)
-                self._stop_partition(number, error)
+                self._applier.stop_partition(number, error)
             if self.stopwatch_ns() > until_ns:
                 break
         if agenda.ready or (agenda.blocked and self._promises.lacks(moment.wall_ms)):
@@ -729,18 +596,19 @@ class NodeLoop:
 
     def _delay_ms(self) -> int:
         """How long there is nothing to do."""
+        writer = self._writer
         if (
             self._is_stopping
-            or (self._has_queued() and self._sync is None and not self._append_again_ms)
-            or (self._sync is not None and self._sync.done())
+            or (self._has_queued() and not writer.is_syncing and not writer.again_ms)
+            or writer.is_synced
         ):
             return 0
         moment = self.moment()
         if self.is_stalled:
             return STALL_RETRY_MS
         at_ms = self._housekeeping_ms
-        if self._append_again_ms:
-            at_ms = min(at_ms, self._append_again_ms)
+        if writer.again_ms:
+            at_ms = min(at_ms, writer.again_ms)
         if self._agenda.is_watching:
             at_ms = min(at_ms, moment.steady_ms + LIFE_SIGN_MS)
         wake_ms = self._agenda.wake_ms
@@ -766,7 +634,7 @@ class NodeLoop:
     def _keep_house(self, moment: Moment) -> None:
         self.housekeeping(moment)
         self.log.trim(self.store.flushed_position() + 1)
-        self.is_full = False  # the next batch tries the disk anew
+        self._writer.is_full = False  # the next batch tries the disk anew
         self._settle_log()
 
     def _settle_log(self) -> None:
@@ -779,22 +647,20 @@ class NodeLoop:
             return
         if sync_count != self._seen_sync_count:
             self._seen_sync_count = sync_count
-        elif self._sync is None and not self._inbox:
-            self._start_sync()
+        elif not self._writer.is_syncing and not self._inbox:
+            self._writer.start_sync()
             self._settled_sync_count = self.stats.sync_count
 
     async def _finish(self) -> None:
         moment = self.moment()
         record = self.machine.record([self.machine.close_exact()], moment)
         try:
-            self.log.append([codec.encode(record)], may_use_reserve=True)
+            await self._writer.append_last(codec.encode(record))
         except BusyError as error:
             # Nothing is lost: the next start waits the promise out, as after a crash.
             logger.warning("stopping without a last record: %s", error)
             return
-        await self._begin_sync()
-        self._applied += 1
-        self.view.lay(self.machine.apply(record, self.view))
+        self._applier.apply(record)
         self._write()
 
     def _fail(self, error: BaseException) -> None:
@@ -811,8 +677,8 @@ class NodeLoop:
     def _refuse_all(self, error: SandglassError) -> None:
         """Nothing that waits will be applied any more."""
         inbox = self._inbox.take(len(self._inbox.waiting))
-        refused = [*self._landing, *self._syncing, *inbox]
-        self._landing, self._syncing = [], []
+        refused = [*self._landing, *self._writer.syncing, *inbox]
+        self._landing, self._writer.syncing = [], []
         for waiting in refused:
             self._tell(waiting, error)
         for run in self._intake.take():

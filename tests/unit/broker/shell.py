@@ -91,9 +91,9 @@ class Shell:
         self.log.release_sync()
         task.cancel()
         await asyncio.wait([task])
-        if self.loop._sync is not None:
-            await asyncio.gather(self.loop._sync, return_exceptions=True)
-        self.loop._thread.shutdown()
+        if self.loop._writer._sync is not None:
+            await asyncio.gather(self.loop._writer._sync, return_exceptions=True)
+        self.loop._writer.close()
         self.memory_log.crash(kept_batch_count)
         self.memory_store.crash(kept_write_count)
         self.memory_log.reopen()
@@ -118,7 +118,7 @@ class Shell:
             await self.until(
                 lambda: (
                     not self.loop._has_queued()
-                    and self.loop._sync is None
+                    and not self.loop._writer.is_syncing
                     and self.loop.stats.turn_count > turn_count + 2  # noqa: B023  # called at once
                 )
             )

@@ -12,7 +12,7 @@ async def _hold(shell: Shell) -> None:
     """A sync is running, and takes its time: what is admitted now waits."""
     shell.log.hold_sync()
     shell.loop.submit(shell.loop.machine.record([], shell.loop.moment()))
-    await shell.until(lambda: shell.loop._sync is not None)
+    await shell.until(lambda: shell.loop._writer.is_syncing)
 
 
 async def test_a_name_stays_taken_when_nobody_waits_for_its_topic_any_more(

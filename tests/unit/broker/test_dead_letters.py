@@ -205,12 +205,12 @@ async def test_a_redrive_and_a_purge_hold_after_a_crash(shell: Shell) -> None:
 
 async def test_a_redrive_waits_for_room_on_the_disk(shell: Shell) -> None:
     await bury(shell, b"1")
-    shell.loop.is_full = True
+    shell.loop._writer.is_full = True
 
     with pytest.raises(NoSpaceError):
         await shell.broker.dead_letters.redrive(shell.t)
 
-    shell.loop.is_full = False
+    shell.loop._writer.is_full = False
     assert 1 == (await shell.broker.dead_letters.count(shell.t)).count
 
 

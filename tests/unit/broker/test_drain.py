@@ -35,7 +35,7 @@ async def test_a_drain_ends_though_the_promise_ran_out_as_it_began(
         monkeypatch.setattr(NodeLoop, "freshen", slow)
         shell.log.hold_sync()
         shell.produce_nowait(b"of another partition", place=1)
-        await shell.until(lambda: shell.loop._sync is not None)
+        await shell.until(lambda: shell.loop._writer.is_syncing)
 
         drain = await shell.consume(refs=[first], is_drain=True)
         for _ in range(20):

@@ -111,7 +111,7 @@ async def test_requests_of_a_turn_are_one_record_and_come_in_their_order(shell: 
     await shell.quiet()
     shell.log.hold_sync()
     shell.produce_nowait(b"opens the turn")
-    await shell.until(lambda: shell.loop._sync is not None)
+    await shell.until(lambda: shell.loop._writer.is_syncing)
     before = shell.loop.stats.record_count
 
     answers = [shell.produce_nowait(b"%d" % number) for number in range(50)]
@@ -220,7 +220,7 @@ async def test_a_rule_broken_at_admission_stops_that_partition_alone(
 async def test_what_waits_when_the_node_fails_is_told_so(shell: Shell) -> None:
     shell.log.hold_sync()
     shell.produce_nowait(b"opens the turn")
-    await shell.until(lambda: shell.loop._sync is not None)
+    await shell.until(lambda: shell.loop._writer.is_syncing)
     waiting = shell.produce_nowait(b"waits")
 
     shell.log.fail_sync()

@@ -72,7 +72,7 @@ async def test_what_waits_while_a_sync_runs_shares_the_next_one(shell: Shell) ->
     await shell.quiet()
     shell.log.hold_sync()
     shell.produce_nowait(b"opens the turn")
-    await shell.until(lambda: shell.loop._sync is not None)
+    await shell.until(lambda: shell.loop._writer.is_syncing)
     before = shell.loop.stats.sync_count
 
     answers = [shell.produce_nowait(b"%d" % number) for number in range(100)]
@@ -536,7 +536,7 @@ async def test_an_append_is_bounded_and_the_rest_follows(
     monkeypatch.setattr(limits, "TURN_APPEND_BYTES_MAX", 3000)
     shell.log.hold_sync()
     shell.produce_nowait(b"opens the turn")
-    await shell.until(lambda: shell.loop._sync is not None)
+    await shell.until(lambda: shell.loop._writer.is_syncing)
     sizes: list[int] = []
     append = shell.memory_log.append
 
