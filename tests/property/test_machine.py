@@ -243,7 +243,7 @@ class CoreMachine(RuleBasedStateMachine):
         partition, drive = self.drive.partition, self.drive
         held = {
             (each.name, number)
-            for each in partition.groups.values()
+            for each in partition.groups.loaded.values()
             for token, lease in each.leases.items()
             if lease.ends_ms <= drive.moment.lease_ms
             for number, kept in self.model.groups[each.name].items()
@@ -266,7 +266,8 @@ class CoreMachine(RuleBasedStateMachine):
         """Does a record end this message for this group?"""
         at = self.model.offsets[number]
         return any(
-            self.drive.partition.groups[operation.group].name == name and low <= at < high
+            self.drive.partition.groups.loaded[operation.group].name == name
+            and low <= at < high
             for operation in record.operations
             if isinstance(operation, Move | Settle)
             for low, high, _ in (*operation.main, *operation.retry)

@@ -176,9 +176,8 @@ class Consumers:
             await asyncio.gather(*waits)
         for ref in subscription.refs:
             loop = self.loops.of(ref.number)
-            while (subscription.channel, subscription.group) in loop.partition(
-                ref.number
-            ).creating:
+            creating = loop.partition(ref.number).groups.creating
+            while (subscription.channel, subscription.group) in creating:
                 await loop.commit(loop.machine.record([], loop.moment()))
             subscription.groups[ref.number] = loop.partition(ref.number).group(
                 subscription.channel, subscription.group, loop.view

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sandglass.core import limits
+from sandglass.core.counting import count_pending, count_unread
 from sandglass.core.partition import Partition
 from sandglass.core.topic import Topic
 from sandglass.telemetry import OTHER_TOPICS, OUTCOMES, Counts
@@ -145,19 +146,19 @@ async def _look(
     partition = loop.machine.partition(number, loop.view)
     if not partition.last_index or not (allowed := budget.rows()):
         return
-    channels = partition.channel_names(loop.view, count_max=allowed)
+    channels = partition.channels.names(loop.view, count_max=allowed)
     budget.took(len(channels), of=allowed)
     for channel in channels:
         if not (allowed := budget.rows()):
             return
-        count, row_count = partition.count_pending(channel, loop.view, row_count_max=allowed)
+        count, row_count = count_pending(partition, channel, loop.view, row_count_max=allowed)
         budget.took(row_count, of=allowed)
         figures.add("pending_messages", count, topic.name)
         await asyncio.sleep(0)
     if not (allowed := min(budget.rows(), budget.group_count)):
         budget.is_short = True
         return
-    groups = partition.group_names(loop.view, count_max=allowed)
+    groups = partition.groups.names(loop.view, count_max=allowed)
     budget.took(len(groups), of=allowed)
     budget.group_count -= len(groups)
     for channel, name in groups:
@@ -176,7 +177,7 @@ def _look_at_group(
     loop = broker.loops.working(partition.number)
     if loop is None:
         return  # its topic was deleted meanwhile
-    group = partition.peek_group(*place, loop.view)
+    group = partition.groups.peek(*place, loop.view)
     if group is None:
         return
     labels = (topic.name, *place)
@@ -185,8 +186,8 @@ def _look_at_group(
     figures.add("waiting_messages", group.retry_count, *labels)
     if not (allowed := budget.rows()):
         return
-    count, row_count = partition.count_unread(
-        group, loop.moment(), loop.view, row_count_max=allowed
+    count, row_count = count_unread(
+        partition, group, loop.moment(), loop.view, row_count_max=allowed
     )
     budget.took(row_count, of=allowed)
     figures.add("ready_messages", count, *labels)

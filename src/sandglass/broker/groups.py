@@ -328,7 +328,7 @@ class Groups:
         await asyncio.sleep(0)
 
     def _channels(self, partition: Partition, name: str) -> list[str]:
-        names = partition.group_names(self.loops.of(partition.number).view)
+        names = partition.groups.names(self.loops.of(partition.number).view)
         return [channel for channel, each in names if each == name]
 
     # --- records ------------------------------------------------------------------------------

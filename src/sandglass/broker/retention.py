@@ -4,6 +4,7 @@ import logging
 
 from sandglass.broker.loops import Loops
 from sandglass.core import limits
+from sandglass.core.counting import has_below
 from sandglass.core.dispatch import Moment
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.topic import Topic, TopicKind
@@ -44,7 +45,7 @@ class Retention:
         partition, moment = loop.partition(number), loop.moment()
         below = max(0, moment.wall_ms - topic.settings.retention_ms) << INDEX_BITS
         try:
-            if not partition.has_below(below, loop.view):
+            if not has_below(partition, below, loop.view):
                 return
         except CorruptError as error:
             logger.error("nothing is cut from partition %d: %s", number, error)

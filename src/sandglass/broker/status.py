@@ -71,7 +71,7 @@ class Status:
         for ref in topic.partitions:
             loop = self.loops.of(ref.number)
             partition = loop.partition(ref.number)
-            channels = partition.channel_names(loop.view)
+            channels = partition.channels.names(loop.view)
             if REDRIVE_CHANNEL in channels:
                 channels.remove(REDRIVE_CHANNEL)  # nobody can read it
             status.append(
@@ -90,7 +90,7 @@ class Status:
             if ref.number not in loop.machine.refs:
                 break  # the topic was deleted meanwhile
             partition = loop.partition(ref.number)
-            for channel, name in partition.group_names(loop.view):
+            for channel, name in partition.groups.names(loop.view):
                 if group and name != group:
                     continue
                 with suppress(NotFoundError):  # it was deleted meanwhile

@@ -110,7 +110,7 @@ def _with_purge(
     view: View,
     lowest: int | None,
 ) -> tuple[Record, int]:
-    readers = partition.groups_of(DEAD_LETTER_CHANNEL, view)
+    readers = partition.groups.of(DEAD_LETTER_CHANNEL, view)
     for low, high, _ in ranges:
         for reader in readers:
             reader.take_back(low, high)

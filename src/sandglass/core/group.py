@@ -121,8 +121,8 @@ class Group:
         return group
 
     @classmethod
-    def load(cls, partition: int, number: int, view: View, cut: int) -> "Group":
-        """A group as the view holds it; `cut` is where retention stands."""
+    def load(cls, partition: int, number: int, view: View) -> "Group":
+        """A group as the view holds it."""
         key = keys.group_prefix(b"h", partition, number)
         raw = view.get(key)
         assert raw is not None, f"group {number} of partition {partition} has no row"
@@ -135,7 +135,6 @@ class Group:
         for key, value in view.range(prefix, keys.after_prefix(prefix)):
             done.lows.append(keys.offset_at_end(key))
             done.highs.append(int.from_bytes(value, "big"))
-        done.raise_floor(cut)
         group = cls(
             partition,
             number,

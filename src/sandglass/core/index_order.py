@@ -107,7 +107,7 @@ class IndexOrder:
         self._is_begun = True
         self.ahead.clear()
         self.forgotten = None
-        self._channels = self.partition.channel_names(view)
+        self._channels = self.partition.channels.names(view)
 
     def _look(self, view: View) -> None:
         """Goes on in the channel that it is at."""

@@ -31,7 +31,7 @@ def admit_group(
     Raises:
         BusyError: the partition has as many groups as it may.
     """
-    if partition.has_group(channel, name, view):
+    if partition.groups.has(channel, name, view):
         return None
     if partition.assigned_group > limits.GROUP_COUNT_MAX:
         _check_count(partition, view)
@@ -43,7 +43,7 @@ def admit_group(
         start_now(partition) if start is None else start,
     )
     partition.assigned_group += 1
-    partition.creating.add((channel, name))
+    partition.groups.creating.add((channel, name))
     return partition.record([operation], moment)
 
 
@@ -76,6 +76,6 @@ def start_now(partition: Partition) -> int:
 
 def _check_count(partition: Partition, view: View) -> None:
     """Numbers are never given out twice, so the highest says only that it is time to count."""
-    count = len(partition.group_names(view)) + len(partition.creating)
+    count = len(partition.groups.names(view)) + len(partition.groups.creating)
     if count >= limits.GROUP_COUNT_MAX:
         raise BusyError(f"partition {partition.id} has {count} groups, the most it may have")

@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
 from operator import itemgetter
 
 from sandglass.core import keys, limits
@@ -102,14 +101,14 @@ def admit_expired(partition: Partition, moment: Moment, view: View) -> list[Reco
     """Ends leases whose time is over: a slice of them a turn."""
     endings = _Endings(partition, moment, view)
     deadlines = partition.deadlines
-    while deadlines and deadlines[0][0] <= moment.lease_ms and not endings.is_full():
-        _, number, token = heappop(deadlines)
-        group = partition.groups.get(number)
+    while not endings.is_full() and (ended := deadlines.pop_until(moment.lease_ms)) is not None:
+        number, token = ended
+        group = partition.groups.loaded.get(number)
         lease = group.leases.get(token) if group is not None else None
         if group is None or lease is None:
             continue
         if lease.ends_ms > moment.lease_ms:
-            heappush(deadlines, (lease.ends_ms, number, token))
+            deadlines.push(lease.ends_ms, number, token)
             continue
         endings.add(group, lease, lease.take([]), Ending.TIMED_OUT)
     return endings.records()
@@ -223,12 +222,12 @@ class _Endings:
         """All of them, in the order of their admission."""
         partition = self.partition
         for number, leases in self.emptied.items():
-            group = partition.groups[number]
+            group = partition.groups.loaded[number]
             group.drop_ended([each for each in leases.values() if each.token in group.leases])
         moved = [
             _ending(
                 partition,
-                partition.groups[number],
+                partition.groups.loaded[number],
                 _joined(main),
                 retry,
                 (attempts, releases),

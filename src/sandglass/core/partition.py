@@ -27,14 +27,15 @@ it is applied; operations in flight are applied in the order of their admission.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappush
-from itertools import islice
-from operator import add
 from struct import Struct
 
 from sandglass.core import entry, keys, limits
+from sandglass.core.appending import place_batch, write_rows
+from sandglass.core.channels import Channels
+from sandglass.core.deadlines import Deadlines
 from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
 from sandglass.core.group import Group
+from sandglass.core.group_table import GroupTable
 from sandglass.core.lease import Consumer
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Batch, Placed, Removed, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
@@ -62,6 +63,7 @@ from sandglass.core.record import (
 from sandglass.core.rows import read_slices
 from sandglass.core.topic import TopicGroup, TopicSettings
 from sandglass.core.view import Changes, Overlay, View
+from sandglass.core.written import Written
 from sandglass.errors import BusyError, LeaseLostError, NotFoundError
 
 Slicer = Callable[[bytes, int, int, int], bytes]
@@ -69,9 +71,6 @@ Slicer = Callable[[bytes, int, int, int], bytes]
 
 TOKEN_BITS = 40
 """Leases of one partition in one epoch."""
-
-DEADLINE_COUNT_MIN = 1000
-"""So many deadlines, stale ones included, aren't worth looking through."""
 
 _META = Struct(">Q14sQQQI14sI14s")
 
@@ -86,27 +85,6 @@ class InFlight:
     held: Sequence[Group]
     removed: Removed | None
     """Told, when it is applied, what a delete has done."""
-
-
-@dataclass(slots=True)
-class _Written:
-    """
-    What records have carried of the leader's state: this goes into the view, so that replay
-    gives the same bytes. The leader's own state is ahead of it.
-    """
-
-    closed: int = 0
-    now_ms: int = 0
-    reached_ms: int = 0
-    steady_ms: int = 0
-    epoch: int = 0
-
-    def take(self, head: Head) -> None:
-        self.closed = max(self.closed, head.closed)
-        self.now_ms = max(self.now_ms, head.now_ms)
-        self.reached_ms = max(self.reached_ms, head.reached_ms)
-        self.steady_ms = max(self.steady_ms, head.steady_ms)
-        self.epoch = max(self.epoch, head.epoch)
 
 
 @dataclass(slots=True)
@@ -126,7 +104,7 @@ class Partition:
     now_ms: int = 0
     reached_ms: int = 0
     epoch: int = 0
-    written: _Written = field(default_factory=_Written)
+    written: Written = field(default_factory=Written)
     cut: int = 0
     promised: int = 0
     """By a promise of this partition's own; the node's reaches for all of them."""
@@ -137,20 +115,19 @@ class Partition:
     assigned_index: int = 0
     assigned_group: int = 1
     next_token: int = 0
-    groups: dict[int, Group] = field(default_factory=dict[int, Group])
-    numbers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    creating: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    channels: set[str] | None = None
+    groups: GroupTable = field(init=False)
+    channels: Channels = field(init=False)
     in_flight: deque[InFlight] = field(default_factory=deque[InFlight])
-    deadlines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
-    """(ends in lease time, group, token); may be earlier than the lease's own end."""
-    deadline_count_max: int = DEADLINE_COUNT_MIN
-    """With more of them, it is time to see how many are of leases that have ended."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
     reading: list[Group] = field(default_factory=list[Group])
     """Groups that have consumers."""
     starved: list[Group] = field(default_factory=list[Group])
     """Groups that the last turn found, or left, with something due and without credit: they
     have just become starved."""
+
+    def __post_init__(self) -> None:
+        self.groups = GroupTable(self.number)
+        self.channels = Channels(self.number)
 
     # --- a leader begins ----------------------------------------------------------------------
 
@@ -173,7 +150,7 @@ class Partition:
             partition.closed = int.from_bytes(closed, "big")
             partition.now_ms, partition.reached_ms = now, reached
             partition.epoch = epoch
-            partition.written = _Written(partition.closed, now, reached, steady, epoch)
+            partition.written = Written(partition.closed, now, reached, steady, epoch)
             partition.cut = int.from_bytes(cut, "big")
             partition.next_group = partition.assigned_group = group
             partition.promised = int.from_bytes(promised, "big")
@@ -213,7 +190,7 @@ class Partition:
         self.see(moment.wall_ms)
         self.check_channel(channel, view)
         first_index = self.assigned_index + 1
-        dues, scheduled, waits = self._place(batch, moment)
+        dues, scheduled, waits = place_batch(batch, now_ms=self.now_ms, moment=moment)
         append = Append(
             channel,
             first_index,
@@ -237,20 +214,13 @@ class Partition:
         Raises:
             BusyError: it is new, and the partition has as many channels as it may.
         """
-        if self.channels is None:
-            prefix = keys.partition_prefix(b"c", self.number)
-            rows = view.range(prefix, keys.after_prefix(prefix))
-            self.channels = {keys.channel_of(key) for key, _ in rows}
-        if channel in self.channels:
-            return
-        coming = {
+        written = (
             operation.channel
             for landing in self.in_flight
             for operation in landing.record.operations
-            if isinstance(operation, Append | Put) and operation.channel not in self.channels
-        }
-        count = len(self.channels) + len(coming)
-        if channel not in coming and count >= limits.CHANNEL_COUNT_MAX:
+            if isinstance(operation, Append | Put)
+        )
+        if not self.channels.has_room(channel, written, view):
             raise BusyError(
                 f"partition {self.id} has {limits.CHANNEL_COUNT_MAX} channels,"
                 " the most it may have",
@@ -306,29 +276,8 @@ class Partition:
         before_ms = lease.ends_ms
         lease.ends_ms = moment.lease_ms + (lease_ms or lease.lease_ms)
         if lease.ends_ms < before_ms:
-            heappush(self.deadlines, (lease.ends_ms, group.number, token))
+            self.deadlines.push(lease.ends_ms, group.number, token)
         return lease.ends_ms
-
-    def _place(self, batch: Batch, moment: Moment) -> tuple[list[int], list[bool], list[int]]:
-        """Final due times, which rows are scheduled, and the waits of those that have one."""
-        now_ms, wall_ms = self.now_ms, moment.wall_ms
-        asked = batch.dues
-        if batch.is_delay:
-            asked = [wall_ms + delay_ms if delay_ms else 0 for delay_ms in asked]
-            asked = [min(due_ms, limits.DUE_MS_MAX) for due_ms in asked]
-        if min(asked) > now_ms:
-            return asked, [True] * len(asked), []
-        dues = [due_ms if due_ms > now_ms else now_ms for due_ms in asked]
-        scheduled = [due_ms > wall_ms for due_ms in asked]
-        waits: list[int] = []
-        if now_ms > wall_ms and any(wall_ms < due_ms <= now_ms for due_ms in asked):
-            # The clock was stepped back: now has passed this due time, the clock has not.
-            steady_ms = moment.steady_ms
-            waits = [
-                steady_ms + due_ms - wall_ms if wall_ms < due_ms <= now_ms else 0
-                for due_ms in asked
-            ]
-        return dues, scheduled, waits
 
     def apply_close(self, closed: int, changes: Changes) -> None:
         """The closed offset as a leader that stops has left it."""
@@ -358,7 +307,7 @@ class Partition:
         """
         record = Record(self.number, self.head(moment), operations)
         moves = [
-            (self.groups[operation.group], operation.until_ms)
+            (self.groups.loaded[operation.group], operation.until_ms)
             for operation in operations
             if isinstance(operation, Move | Redrive)
         ]
@@ -402,24 +351,24 @@ class Partition:
             case Delete():
                 self._apply_delete(operation, scratch)
             case Settle():
-                group = self._group(operation.group, scratch)
+                group = self.groups.at(operation.group, scratch)
                 group.apply_settle(operation, self.cut, scratch)
             case Move():
-                group = self._group(operation.group, scratch)
+                group = self.groups.at(operation.group, scratch)
                 group.apply_move(operation, self.cut, scratch)
             case CreateGroup():
                 self._apply_create_group(operation, scratch.changes)
             case SeekGroup():
-                group = self._group(operation.group, scratch)
+                group = self.groups.at(operation.group, scratch)
                 group.apply_seek(operation.start, self.cut, scratch)
             case DropGroup():
                 self._apply_drop_group(operation.group, scratch)
             case Redrive():
                 self._apply_append(operation.append, scratch.changes)
-                group = self._group(operation.group, scratch)
+                group = self.groups.at(operation.group, scratch)
                 group.apply_redrive(operation, scratch)
             case Purge():
-                readers = self.groups_of(DEAD_LETTER_CHANNEL, scratch)
+                readers = self.groups.of(DEAD_LETTER_CHANNEL, scratch)
                 apply_purge(self.number, operation, readers, self.slicer, scratch)
                 self._close(max(high for _, high, _ in operation.ranges) - 1)
             case Cut():
@@ -431,26 +380,14 @@ class Partition:
 
     def _apply_append(self, append: Append, changes: Changes) -> None:
         self._take_indexes(append)
-        rows, prefix = changes.rows, keys.rows_prefix(self.number, append.channel)
-        columns = [
-            keys.row_columns(append.produced_ms, is_scheduled=flag, origin=append.origin)
-            for flag in (False, True)
-        ]
-        places = keys.row_keys(prefix, append.dues, append.first_index, append.counts)
-        starts = [columns[flag] for flag in append.scheduled]
-        for number, wait_until_ms in enumerate(append.waits):
-            if wait_until_ms:
-                starts[number] = keys.row_columns(
-                    append.produced_ms, is_scheduled=True, wait_until_ms=wait_until_ms
-                )
-        rows.update(zip(places, map(add, starts, append.bodies), strict=True))
-        self._note_channel(append.channel, changes)
+        write_rows(self.number, append, changes)
+        self.channels.note(append.channel, changes)
         self._wake_readers(append)
 
     def _apply_put(self, put: Put, changes: Changes) -> None:
         self._take_indexes(put)
         entry.apply_put(self.number, put, changes)
-        self._note_channel(put.channel, changes)
+        self.channels.note(put.channel, changes)
 
     def _apply_delete(self, delete: Delete, scratch: Overlay) -> None:
         self._take_indexes(delete)
@@ -466,12 +403,6 @@ class Partition:
         self.last_index += index_count(operation)
         self.assigned_index = max(self.assigned_index, self.last_index)
 
-    def _note_channel(self, channel: str, changes: Changes) -> None:
-        if self.channels is None or channel not in self.channels:
-            changes.rows[keys.channel_key(self.number, channel)] = b""
-            if self.channels is not None:
-                self.channels.add(channel)
-
     def _wake_readers(self, append: Append) -> None:
         due_ms = min(append.dues)
         for group in self.reading:
@@ -485,9 +416,7 @@ class Partition:
         group = Group.create(self.number, operation)
         group.done.raise_floor(self.cut)
         group.cursor = group.done.floor
-        self.groups[operation.group] = group
-        self.numbers[operation.channel, operation.name] = operation.group
-        self.creating.discard((operation.channel, operation.name))
+        self.groups.add(group)
         self.next_group = operation.group + 1
         self.assigned_group = max(self.assigned_group, self.next_group)
         key = keys.group_name_key(self.number, operation.channel, operation.name)
@@ -495,20 +424,19 @@ class Partition:
         group.write(changes)
 
     def _apply_drop_group(self, number: int, scratch: Overlay) -> None:
-        group = self._group(number, scratch)
+        group = self.groups.at(number, scratch)
         group.cut_state(scratch)
         for key in (
             keys.group_prefix(b"h", self.number, number),
             keys.group_name_key(self.number, group.channel, group.name),
         ):
             scratch.changes.rows[key] = None
-        del self.groups[number]
-        self.numbers.pop((group.channel, group.name), None)
+        self.groups.remove(group)
 
     def _apply_cut(self, below: int, scratch: Overlay) -> None:
-        for group in self.groups_of(None, scratch):
+        for group in self.groups.of(None, scratch):
             group.apply_cut(below, scratch)
-        for channel in self.channel_names(scratch):
+        for channel in self.channels.names(scratch):
             rows = keys.rows_prefix(self.number, channel)
             scratch.cut(rows, keys.at(rows, below))
         self.cut = max(self.cut, below)
@@ -550,90 +478,15 @@ class Partition:
         Raises:
             NotFoundError: there is none.
         """
-        number = self._number(channel, name, view)
-        if not number or self._group(number, view).is_dropped:
+        group = self.groups.named(channel, name, view)
+        if group is None:
             raise NotFoundError(f"no group {name!r} reads channel {channel!r} of {self.id}")
-        return self._group(number, view)
-
-    def peek_group(self, channel: str, name: str, view: View) -> Group | None:
-        """A group, only to be looked at: one that isn't in memory doesn't stay there."""
-        raw = view.get(keys.group_name_key(self.number, channel, name))
-        if raw is None:
-            return None
-        number = int.from_bytes(raw, "big")
-        return self.groups.get(number) or Group.load(self.number, number, view, self.cut)
-
-    def has_group(self, channel: str, name: str, view: View) -> bool:
-        """There is such a group, or it is on its way."""
-        return bool(self._number(channel, name, view)) or (channel, name) in self.creating
+        return group
 
     def settings_of(self, group: Group) -> TopicSettings:
         """The group's own settings, else the topic's."""
         own = self.topic_groups.get(group.name)
         return self.settings if own is None else own.settings.over(self.settings)
-
-    def groups_of(self, channel: str | None, view: View) -> list[Group]:
-        """The groups that read a channel, or all."""
-        prefix = keys.partition_prefix(b"g", self.number)
-        if channel is not None:
-            prefix += channel.encode() + b"\0"
-        numbers = [
-            int.from_bytes(raw, "big")
-            for _, raw in view.range(prefix, keys.after_prefix(prefix))
-        ]
-        return [self._group(number, view) for number in sorted(numbers)]
-
-    def group_names(
-        self, view: View, *, count_max: int = limits.GROUP_COUNT_MAX
-    ) -> list[tuple[str, str]]:
-        """(channel, name) of every group, or of the first so many."""
-        prefix = keys.partition_prefix(b"g", self.number)
-        rows = view.range(prefix, keys.after_prefix(prefix))
-        return [keys.group_of(key) for key, _ in islice(rows, count_max)]
-
-    def channel_names(
-        self, view: View, *, count_max: int = limits.CHANNEL_COUNT_MAX + 1
-    ) -> list[str]:
-        """The channels in use, by name; all, with that of the dead letters, or so many."""
-        prefix = keys.partition_prefix(b"c", self.number)
-        rows = view.range(prefix, keys.after_prefix(prefix))
-        return [keys.channel_of(key) for key, _ in islice(rows, count_max)]
-
-    def count_pending(self, channel: str, view: View, *, row_count_max: int) -> tuple[int, int]:
-        """Messages that are not due yet, in no more than so many rows; and how many rows."""
-        prefix = keys.rows_prefix(self.number, channel)
-        first = keys.at(prefix, (self.now_ms + 1) << INDEX_BITS)
-        count = row_count = 0
-        for key, _ in islice(view.range(first, keys.after_prefix(prefix)), row_count_max):
-            count += keys.row_place(key)[1]
-            row_count += 1
-        return count, row_count
-
-    def has_below(self, below: int, view: View) -> bool:
-        """Is there a message below this offset, for retention to cut?"""
-        for channel in self.channel_names(view):
-            prefix = keys.rows_prefix(self.number, channel)
-            first = keys.at(prefix, self.cut)
-            if next(iter(view.range(first, keys.at(prefix, below))), None) is not None:
-                return True
-        return False
-
-    def count_unread(
-        self, group: Group, moment: Moment, view: View, *, row_count_max: int
-    ) -> tuple[int, int]:
-        """
-        Due messages that the group has not been given, in no more than so many rows; and how
-        many rows.
-        """
-        prefix = keys.rows_prefix(self.number, group.channel)
-        end = (max(self.now_ms, moment.wall_ms) + 1) << INDEX_BITS
-        count = row_count = 0
-        slices = read_slices(view, prefix, group.cursor, end)
-        for part in islice(slices, row_count_max):
-            first = part.due_ms << INDEX_BITS | part.first_index
-            count += part.count if not group.done.holds(first) else 0
-            row_count += 1
-        return count, row_count
 
     def add_consumer(self, group: Group, consumer: Consumer) -> None:
         """A consumer reads a group from now on."""
@@ -648,21 +501,6 @@ class Partition:
             group.consumers.remove(consumer)
         if not group.consumers and group in self.reading:
             self.reading.remove(group)
-
-    def _number(self, channel: str, name: str, view: View) -> int:
-        number = self.numbers.get((channel, name))
-        if number is None:
-            raw = view.get(keys.group_name_key(self.number, channel, name))
-            if raw is None:
-                return 0
-            number = self.numbers[channel, name] = int.from_bytes(raw, "big")
-        return number
-
-    def _group(self, number: int, view: View) -> Group:
-        group = self.groups.get(number)
-        if group is None:
-            group = self.groups[number] = Group.load(self.number, number, view, self.cut)
-        return group
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -688,7 +526,7 @@ class Partition:
                 return 0, 0, 0
             wall_ms = _earlier(wall_ms, group.next_wall_ms)
             steady_ms = _earlier(steady_ms, group.next_steady_ms)
-        return wall_ms, steady_ms, self.deadlines[0][0] if self.deadlines else None
+        return wall_ms, steady_ms, self.deadlines.first_ms()
 
     def dispatch(
         self, moment: Moment, promised: int, view: View
@@ -733,23 +571,9 @@ class Partition:
         self.next_token = turn.next_token
         for delivery in turn.deliveries:
             lease = delivery.lease
-            heappush(self.deadlines, (lease.ends_ms, lease.group, lease.token))
-        self._tidy_deadlines()
+            self.deadlines.push(lease.ends_ms, lease.group, lease.token)
+        self.deadlines.tidy(self.groups.loaded.values())
         return turn.deliveries, self.admit_turn(turn.operations, moment)
-
-    def _tidy_deadlines(self) -> None:
-        """Those of leases that have ended go, once they are most of the heap."""
-        if len(self.deadlines) <= self.deadline_count_max:
-            return
-        lease_count = sum(len(group.leases) for group in self.groups.values())
-        if len(self.deadlines) >= 2 * lease_count:
-            self.deadlines = [
-                (lease.ends_ms, group.number, lease.token)
-                for group in self.groups.values()
-                for lease in group.leases.values()
-            ]
-            heapify(self.deadlines)
-        self.deadline_count_max = max(DEADLINE_COUNT_MIN, 2 * lease_count)
 
     def fetch(
         self, channel: str, low: int, high: int, promised: int, view: View

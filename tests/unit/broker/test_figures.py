@@ -58,10 +58,10 @@ async def test_a_group_that_nobody_reads_is_shown_and_not_kept_in_memory(shell: 
     shell.broker.consumers.leave(consumer.subscription)
     await shell.produce(b"a", b"b")
     partition = shell.loop.partition(shell.t.partitions[0].number)
-    partition.groups.clear()
+    partition.groups.loaded.clear()
 
     assert 2 == await value(shell, "ready_messages", *GROUP)
-    assert {} == partition.groups
+    assert {} == partition.groups.loaded
 
 
 async def test_more_rows_than_one_look_may_take_make_a_lower_bound(

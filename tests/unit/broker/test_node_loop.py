@@ -7,6 +7,7 @@ import pytest
 from sandglass.broker.agenda import WAKE_COUNT_MIN
 from sandglass.broker.inbox import Inbox
 from sandglass.core import codec, limits
+from sandglass.core.counting import has_below
 from sandglass.core.record import Append, Ending, Promise
 from sandglass.errors import (
     BusyError,
@@ -831,7 +832,7 @@ async def test_what_nobody_reads_is_cut_too() -> None:
         await shell.advance(8000, step_ms=500)
         partition = shell.loop.partition(shell.t.partitions[0].number)
 
-        assert not partition.has_below(shell.clock.wall_ms() << 64, shell.loop.view)
+        assert not has_below(partition, shell.clock.wall_ms() << 64, shell.loop.view)
 
 
 # --- the port ---------------------------------------------------------------------------------

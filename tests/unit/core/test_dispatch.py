@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from sandglass.core import keys, limits, outcome
+from sandglass.core.deadlines import COUNT_MIN
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.lease import Consumer
 from sandglass.core.message import DEAD_LETTER_CHANNEL
 from sandglass.core.offset import MAX
-from sandglass.core.partition import DEADLINE_COUNT_MIN, Partition
+from sandglass.core.partition import Partition
 from sandglass.core.record import CreateGroup, Ending, Head, Record
 from sandglass.core.topic import TopicSettings
 from sandglass.core.view import Changes, Row
@@ -391,28 +392,28 @@ def test_leases_that_have_ended_leave_no_deadline_for_long() -> None:
     drive = Drive()
     drive.read(drive.group(), credit_count=10_000)
 
-    for _ in range(2 * DEADLINE_COUNT_MIN):
+    for _ in range(2 * COUNT_MIN):
         drive.produce()
         (delivery,) = drive.dispatch()
         drive.end(delivery, Ending.ACKED)
 
-    assert len(drive.partition.deadlines) <= DEADLINE_COUNT_MIN + 1
+    assert len(drive.partition.deadlines.heap) <= COUNT_MIN + 1
 
 
 def test_deadlines_of_leases_that_last_are_not_gone_through() -> None:
     """A hundred thousand of them took 28 ms each time that their number had doubled."""
     drive = Drive()
     drive.read(drive.group(), credit_count=10_000)
-    for _ in range(2 * DEADLINE_COUNT_MIN):
+    for _ in range(2 * COUNT_MIN):
         drive.produce()
         drive.dispatch()
 
-    deadlines = drive.partition.deadlines
+    deadlines = drive.partition.deadlines.heap
     drive.produce()
     drive.dispatch()
 
-    assert 2 * DEADLINE_COUNT_MIN + 1 == len(deadlines)
-    assert deadlines is drive.partition.deadlines
+    assert 2 * COUNT_MIN + 1 == len(deadlines)
+    assert deadlines is drive.partition.deadlines.heap
 
 
 def test_a_lease_that_is_left_keeps_its_deadline_when_others_go() -> None:
@@ -421,7 +422,7 @@ def test_a_lease_that_is_left_keeps_its_deadline_when_others_go() -> None:
     drive.produce()
     (kept,) = drive.dispatch()
 
-    for _ in range(DEADLINE_COUNT_MIN):
+    for _ in range(COUNT_MIN):
         drive.produce()
         (delivery,) = drive.dispatch()
         drive.end(delivery, Ending.ACKED)
@@ -430,7 +431,7 @@ def test_a_lease_that_is_left_keeps_its_deadline_when_others_go() -> None:
         kept.lease.ends_ms,
         kept.group.number,
         kept.lease.token,
-    ) in drive.partition.deadlines
+    ) in drive.partition.deadlines.heap
 
 
 def test_messages_of_one_row_that_failed_one_by_one_hold_it_once() -> None:

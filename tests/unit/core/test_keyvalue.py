@@ -3,6 +3,7 @@
 import pytest
 
 from sandglass.core import entry, keys, limits
+from sandglass.core.counting import has_below
 from sandglass.core.keyvalue import admit_delete, admit_put
 from sandglass.core.message import Entries, Entry, EntryKey, Placed, Removed
 from sandglass.core.record import Record
@@ -145,10 +146,10 @@ def test_a_channel_is_noted_by_a_put_and_not_by_a_delete() -> None:
     drive = Drive()
 
     delete(drive, A)
-    assert [] == drive.partition.channel_names(drive.store)
+    assert [] == drive.partition.channels.names(drive.store)
     put(drive, (A, b"x"), channel="side")
 
-    assert ["side"] == drive.partition.channel_names(drive.store)
+    assert ["side"] == drive.partition.channels.names(drive.store)
 
 
 def test_channels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ def test_retention_takes_no_entry() -> None:
     put(drive, (A, b"x"))
     drive.go(1_000_000)
 
-    assert not drive.partition.has_below(offset(drive.wall_ms, 0), drive.store)
+    assert not has_below(drive.partition, offset(drive.wall_ms, 0), drive.store)
     record = drive.partition.admit_cut(offset(drive.wall_ms, 0), drive.moment)
     assert record is not None
     drive.apply(record)

@@ -262,7 +262,7 @@ def test_the_names_of_groups_that_are_gone_make_room_for_others(
     drive.drop(drive.group("one"))
 
     assert "three" == drive.group("three").name
-    assert [("master", "three"), ("master", "two")] == drive.partition.group_names(drive.store)
+    assert [("master", "three"), ("master", "two")] == drive.partition.groups.names(drive.store)
 
 
 def test_a_group_may_start_at_a_time() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sandglass.core import limits
+from sandglass.core.counting import count_pending, count_unread, has_below
 from sandglass.core.membership import admit_group
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import CloseExact, Ending, Promise, PromiseExact, Settle
@@ -236,7 +237,7 @@ def test_last_channel_is_taken_and_one_more_refused(monkeypatch: pytest.MonkeyPa
         drive.admit(channel="three")
 
     assert "channel" == refusal.value.field
-    assert ["one", "two"] == drive.partition.channel_names(drive.store)
+    assert ["one", "two"] == drive.partition.channels.names(drive.store)
 
 
 def test_last_group_is_made_and_one_more_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +249,7 @@ def test_last_group_is_made_and_one_more_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BusyError, match="has 2 groups"):
         drive.group("three")
 
-    assert [("master", "one"), ("master", "two")] == drive.partition.group_names(drive.store)
+    assert [("master", "one"), ("master", "two")] == drive.partition.groups.names(drive.store)
 
 
 def test_group_is_made_once_though_it_is_asked_for_twice_at_once() -> None:
@@ -307,7 +308,7 @@ def test_nothing_is_cut_of_an_empty_partition_or_of_what_is_still_ahead() -> Non
 
     drive.apply(drive.partition.admit_cut(MAX, drive.moment))
 
-    assert drive.partition.has_below(MAX, drive.store)
+    assert has_below(drive.partition, MAX, drive.store)
     assert drive.partition.cut >> INDEX_BITS <= drive.wall_ms
 
 
@@ -319,7 +320,7 @@ def test_what_nobody_reads_is_cut_and_closed() -> None:
 
     drive.apply(drive.partition.admit_cut(below, drive.moment))
 
-    assert not drive.partition.has_below(below, drive.store)
+    assert not has_below(drive.partition, below, drive.store)
     assert below - 1 == drive.partition.closed
 
 
@@ -425,8 +426,8 @@ def test_unread_counts_due_messages_that_are_not_done_and_only_so_many_rows() ->
     drive.produce(0, 0, START_MS + 5, counts=[2, 3, 9])
 
     def count(row_count_max: int) -> tuple[int, int]:
-        return drive.partition.count_unread(
-            group, drive.moment, drive.store, row_count_max=row_count_max
+        return count_unread(
+            drive.partition, group, drive.moment, drive.store, row_count_max=row_count_max
         )
 
     assert (5, 2) == count(10)
@@ -439,7 +440,9 @@ def test_pending_counts_messages_that_are_not_due_and_only_so_many_rows() -> Non
     drive.produce(0, START_MS + 5, START_MS + 6, counts=[2, 3, 9])
 
     def count(row_count_max: int) -> tuple[int, int]:
-        return drive.partition.count_pending("master", drive.store, row_count_max=row_count_max)
+        return count_pending(
+            drive.partition, "master", drive.store, row_count_max=row_count_max
+        )
 
     assert (12, 2) == count(10)
     assert (3, 1) == count(1)
@@ -448,14 +451,14 @@ def test_pending_counts_messages_that_are_not_due_and_only_so_many_rows() -> Non
 def test_a_group_that_is_only_looked_at_does_not_stay_in_memory() -> None:
     drive = Drive()
     drive.group()
-    drive.partition.groups.clear()
+    drive.partition.groups.loaded.clear()
 
-    peeked = drive.partition.peek_group("master", "g", drive.store)
+    peeked = drive.partition.groups.peek("master", "g", drive.store)
 
     assert peeked is not None
     assert "g" == peeked.name
-    assert {} == drive.partition.groups
-    assert drive.partition.peek_group("master", "none", drive.store) is None
+    assert {} == drive.partition.groups.loaded
+    assert drive.partition.groups.peek("master", "none", drive.store) is None
 
 
 def test_settle_names_a_tile_that_ends_just_above_its_last_message() -> None:
