@@ -282,6 +282,7 @@ TRIED: dict[str, tuple[str, ...]] = {
 
 WITHIN: dict[str, str] = {
     "REPLICATED_NUMBER_MIN": "parts the numbers that nodes give out",
+    "FOREIGN_NUMBER_MIN": "parts the numbers that nodes give out",
     "BUSY_RETRY_MS": "advice in an answer",
     "LOOK_(ROW_COUNT|BYTES)_MAX": "how long one look has the loop; the next goes on",
     "TURN_[A-Z_]+": "what one turn does; the next goes on",

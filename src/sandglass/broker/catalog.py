@@ -20,6 +20,7 @@ from sandglass.errors import (
     NotFoundError,
     PreconditionError,
     SandglassError,
+    UnavailableError,
 )
 from sandglass.sandflake import Generator
 
@@ -50,9 +51,16 @@ class Catalog:
 
         Raises:
             NotFoundError: there is none.
+            UnavailableError: it may be in the cluster's catalog, which can't be read.
         """
         topic = self.loops.topic(name)
         if topic is None:
+            if self.loops.shared is None and self.loops.is_member():
+                raise UnavailableError(
+                    f"topic {name[:200]!r} is not in this node's own log, and whether the"
+                    f" cluster has it can't be said: {self.loops.why_alone()}",
+                    field="topic",
+                )
             raise NotFoundError(
                 f"ErrTopicNotFound: topic {name[:200]!r} not found", field="topic"
             )
@@ -99,6 +107,7 @@ class Catalog:
             InvalidError: a name or number outside its limits.
             ConflictError: there is one of this name.
             PreconditionError: more replicas than members.
+            UnavailableError: names are the cluster's, which has no quorum.
         """
         limits.check_name(name, field="topic")
         limits.check_range(
@@ -134,11 +143,32 @@ class Catalog:
         # Until the record has landed, whoever waits for it: a second topic of this name would
         # take the first one's place, and leave its messages where nobody finds them.
         self._creating.add(name)
+        try:
+            await self._claim(topic)
+        except BaseException:
+            self._landed(name)
+            raise
         operation = PutTopic(name, encode_topic(topic))
-        await self.loop.commit(
-            machine.record([operation], moment), lambda _: self._creating.discard(name)
-        )
+        record = machine.record([operation], self.loop.moment())
+        await self.loop.commit(record, lambda _: self._landed(name))
         return topic
+
+    async def _claim(self, topic: Topic) -> None:
+        """In a cluster, names belong to all of it."""
+        if self.loops.shared is not None:
+            await self.loops.shared.claim(topic)
+        elif self.loops.is_member():
+            raise UnavailableError(
+                f"topic '{topic.name}' is not created: its name has to be unique in the"
+                f" cluster, and {self.loops.why_alone()}",
+                field="topic",
+            )
+
+    def _landed(self, name: str) -> None:
+        """A change of a topic in the node's own log was carried out, or won't be."""
+        self._creating.discard(name)
+        if self.loops.shared is not None:
+            self.loops.shared.publish(name)
 
     async def _create_replicated(
         self,
@@ -173,6 +203,7 @@ class Catalog:
             InvalidError: a setting outside its limits.
         """
         topic = self._changing.get(name) or self.topic(name)
+        self.loops.check_home(name)
         settings = replace(topic.settings, **changes)
         settings.check()
         topic = self._changing[name] = replace(topic, settings=settings)
@@ -183,7 +214,7 @@ class Catalog:
                 return topic
             operation = PutTopic(name, encode_topic(topic))
             record = self.loop.machine.record([operation], self.loop.moment())
-            await self.loop.commit(record)
+            await self.loop.commit(record, lambda _: self._landed(name))
         finally:
             if self._changing.get(name) is topic:
                 del self._changing[name]
@@ -197,6 +228,7 @@ class Catalog:
             NotFoundError: there is none.
         """
         topic = self.topic(name)
+        self.loops.check_home(name)
         numbers = [ref.number for ref in topic.partitions]
         self.on_deleted(topic)
         if is_replicated(topic.partitions[0].number):
@@ -212,5 +244,6 @@ class Catalog:
             if error is None:
                 self._spread.pop(name, None)
                 self.on_deleted(topic)  # those too who have come meanwhile
+            self._landed(name)
 
         await self.loop.commit(machine.record([operation], self.loop.moment()), deleted)

@@ -26,6 +26,11 @@ def is_replicated(number: int) -> bool:
     return number >= limits.REPLICATED_NUMBER_MIN
 
 
+def is_own(number: int) -> bool:
+    """Does a partition of this number live in the node's own log?"""
+    return number < limits.FOREIGN_NUMBER_MIN
+
+
 class Loops:
     """
     `own` is the loop of the node's own log. What a loop tells goes to whoever has set
@@ -39,14 +44,16 @@ class Loops:
         self.on_dispatched: Callable[[Partition], None] = lambda _: None
         self.on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
         self.on_lost: Callable[[int, SandglassError], None] = lambda *_: None
-        self.whereabouts: Callable[[int], NotLeaderError] = lambda number: NotLeaderError(
+        self.whereabouts: Callable[[int], SandglassError] = lambda number: NotLeaderError(
             f"partition {number} is not led here"
         )
-        """Why a replicated partition isn't led here, and where it is."""
+        """Why a partition isn't served here, and where it is."""
         self.shared: SharedCatalog | None = None
         """The cluster's topics and groups, once the node has joined one."""
         self.why_alone: Callable[[], str] = lambda: "this node serves alone"
         """Why there is none."""
+        self.is_member: Callable[[], bool] = lambda: False
+        """The node has joined a cluster, now or once: names of topics are the cluster's."""
         self.look_around: Callable[[], ClusterSeen] = ClusterSeen
         """The cluster, as it is known here."""
         self._led: dict[int, NodeLoop] = {}
@@ -62,8 +69,9 @@ class Loops:
 
         Raises:
             NotLeaderError: another node leads it, or none does.
+            UnavailableError: the one node on which it lives is not there.
         """
-        if not is_replicated(number):
+        if is_own(number):
             return self.own
         loop = self._led.get(number)
         if loop is None:
@@ -83,7 +91,7 @@ class Loops:
 
     def of_any(self, number: int) -> NodeLoop | None:
         """The loop of a partition, in whatever state; None if it is not led here."""
-        return self._led.get(number) if is_replicated(number) else self.own
+        return self.own if is_own(number) else self._led.get(number)
 
     def working(self, number: int) -> NodeLoop | None:
         """The loop of a partition that is here and works; None if there is none."""
@@ -115,11 +123,31 @@ class Loops:
         return found
 
     def groups(self, topic: str) -> Mapping[str, TopicGroup]:
-        """The groups of a topic, by name."""
+        """
+        The groups of a topic, by name.
+
+        Raises:
+            NotLeaderError, UnavailableError: as `check_home`.
+        """
         found = self.own.machine.groups.get(topic)
         if found is None and self.shared is not None:
+            self.check_home(topic)
             found = self.shared.groups.get(topic)
         return found or {}
+
+    def check_home(self, topic: str) -> None:
+        """
+        Are a topic's settings and groups this node's to change? Those of a topic with one
+        replica are its home's.
+
+        Raises:
+            NotLeaderError: another node is its home.
+            UnavailableError: that node is not there.
+        """
+        found = self.topic(topic)
+        number = 0 if found is None else found.partitions[0].number
+        if not is_own(number) and not is_replicated(number):
+            raise self.whereabouts(number)
 
     async def freshen(self, numbers: Iterable[int]) -> None:
         """See `NodeLoop.freshen`."""

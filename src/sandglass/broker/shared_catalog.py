@@ -20,8 +20,9 @@ class NodeSeen:
 @dataclass(frozen=True, slots=True)
 class PartitionSeen:
     """
-    A replicated partition, as this node knows it; `state` and `position` are those of its
-    replica here, empty and 0 if there is none.
+    A partition, as this node knows it. `state` and `position` are those of its replica here,
+    empty and 0 if there is none. One that lives in the log of a single node is led by that
+    node, in epoch 0.
     """
 
     topic: str
@@ -53,7 +54,7 @@ class SharedCatalog(Protocol):
 
     @property
     def topics(self) -> Mapping[str, Topic]:
-        """By name."""
+        """By name: the replicated ones, and those with one replica that live elsewhere."""
         ...
 
     @property
@@ -77,6 +78,21 @@ class SharedCatalog(Protocol):
             PreconditionError: fewer members are there than replicas are wanted.
             UnavailableError: no quorum.
         """
+        ...
+
+    async def claim(self, topic: Topic) -> None:
+        """
+        Takes the name of a topic that is about to live in this node's own log. Whatever then
+        becomes of it, `publish` is told.
+
+        Raises:
+            ConflictError: there is one of this name.
+            UnavailableError: no quorum.
+        """
+        ...
+
+    def publish(self, name: str) -> None:
+        """A topic of this node's own log has come, changed, or gone: others will hear of it."""
         ...
 
     async def change_topic(self, topic: Topic) -> None:

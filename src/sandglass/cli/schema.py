@@ -251,7 +251,7 @@ SHAPES: Final[dict[str, Part]] = {
         },
     ),
     "cluster-partition": _object(
-        "A partition of a replicated topic.",
+        "A partition of a topic, and where it is.",
         {
             "topic": _text("Its topic."),
             "partition": _text("Its id."),

@@ -250,8 +250,9 @@ class ClusterNode:
 @dataclass(frozen=True, slots=True)
 class ClusterPartition:
     """
-    A partition of a replicated topic. `leader` is empty while none leads; `state` and
-    `position` (in records) are those of the replica on the node that was asked.
+    A partition of a topic. `leader` is empty while none leads; `state` and `position` (in
+    records) are those of the replica on the node that was asked. One with a single replica is
+    led by the node on which it lives.
     """
 
     topic: str

@@ -3,7 +3,7 @@ The catalog of a cluster, in what its members agree on.
 
 | entry | holds |
 | --- | --- |
-| `topic.<name>` | a replicated topic, and which members hold its partitions |
+| `topic.<name>` | a topic, and which members hold its partitions; with one replica: its home |
 | `group.<topic>.<name>` | a group of it |
 | `leader.<number>` | which member leads a partition, since which incarnation, in which epoch |
 | `numbers` | the next number of a partition |
@@ -11,16 +11,18 @@ The catalog of a cluster, in what its members agree on.
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sandglass.adapters.jetstream import Stream
 from sandglass.adapters.nats import Connection
+from sandglass.cluster.homes import Homes
 from sandglass.cluster.members import Members, key_part
+from sandglass.cluster.placed import TOPICS, Placed, topic_key
 from sandglass.core import limits
-from sandglass.core.machine import decode_group, decode_topic, encode_group, encode_topic
+from sandglass.core.machine import decode_group, encode_group
 from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, TopicSettings
 from sandglass.errors import (
     BusyError,
@@ -32,37 +34,10 @@ from sandglass.errors import (
 from sandglass.ports import Clock, Placement
 from sandglass.sandflake import Generator
 
-TOPICS: Final = "topic."
 GROUPS: Final = "group."
 LEADERS: Final = "leader."
 NUMBERS: Final = "numbers"
-PLACED_VERSION: Final = 1
 AGAIN_S: Final = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A topic, and for each partition the members that hold it, the first to lead first."""
-
-    topic: Topic
-    replicas: tuple[tuple[str, ...], ...]
-
-    def encode(self) -> bytes:
-        """The entry's value: JSON, so that a person can read it."""
-        fields = {
-            "version": PLACED_VERSION,
-            "topic": json.loads(encode_topic(self.topic)),
-            "replicas": self.replicas,
-        }
-        return json.dumps(fields, sort_keys=True).encode()
-
-    @classmethod
-    def decode(cls, value: bytes) -> "Placed":
-        """Reads an entry's value."""
-        fields = json.loads(value)
-        assert fields["version"] == PLACED_VERSION, "a topic's entry of another version"
-        topic = decode_topic(json.dumps(fields["topic"]).encode())
-        return cls(topic, tuple(map(tuple, fields["replicas"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +73,7 @@ class ClusterCatalog:
         connection: Connection,
         ids: Generator,
         clock: Clock,
+        own_topics: Callable[[], Mapping[str, Topic]],
     ) -> None:
         self.placement = placement
         self.members = members
@@ -105,6 +81,9 @@ class ClusterCatalog:
         self.ids = ids
         self.clock = clock
         self.placed: dict[str, Placed] = {}
+        """The replicated topics, by name."""
+        self.homes = Homes(placement, members.me.name, own_topics)
+        self._topics: dict[str, Topic] = {}
         self._groups: dict[str, dict[str, TopicGroup]] = {}
         for key in [*placement.entries]:
             self._on_entry(key)
@@ -115,7 +94,7 @@ class ClusterCatalog:
     @property
     def topics(self) -> Mapping[str, Topic]:
         """See `SharedCatalog.topics`."""
-        return {name: placed.topic for name, placed in self.placed.items()}
+        return self._topics
 
     @property
     def groups(self) -> Mapping[str, Mapping[str, TopicGroup]]:
@@ -139,7 +118,7 @@ class ClusterCatalog:
                 f" {replication_factor - len(members)} missing",
                 field="replication_factor",
             )
-        if TOPICS + key_part(name) in self.placement.entries:
+        if topic_key(name) in self.placement.entries:
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
             )
@@ -159,9 +138,7 @@ class ClusterCatalog:
         for ref in refs:
             await Stream(self.connection, ref.number).create(replication_factor)
         try:
-            await self.placement.set(
-                TOPICS + key_part(name), Placed(topic, replicas).encode(), 0
-            )
+            await self.placement.set(topic_key(name), Placed(topic, replicas).encode(), 0)
         except ConflictError:
             for ref in refs:
                 await Stream(self.connection, ref.number).delete()
@@ -170,9 +147,17 @@ class ClusterCatalog:
             ) from None
         return topic
 
+    async def claim(self, topic: Topic) -> None:
+        """See `SharedCatalog.claim`."""
+        await self.homes.claim(topic)
+
+    def publish(self, name: str) -> None:
+        """See `SharedCatalog.publish`."""
+        self.homes.publish(name)
+
     async def change_topic(self, topic: Topic) -> None:
         """See `SharedCatalog.change_topic`."""
-        key = TOPICS + key_part(topic.name)
+        key = topic_key(topic.name)
         while True:
             entry = self.placement.entries.get(key)
             if entry is None:
@@ -189,7 +174,7 @@ class ClusterCatalog:
         """See `SharedCatalog.delete_topic`."""
         for name in [*self._groups.get(topic.name, {})]:
             await self.delete_group(topic.name, name)
-        await self.placement.delete(TOPICS + key_part(topic.name))
+        await self.placement.delete(topic_key(topic.name))
         for ref in topic.partitions:
             await Stream(self.connection, ref.number).delete()
             with suppress(SandglassError):
@@ -251,16 +236,24 @@ class ClusterCatalog:
         entry = self.placement.entries.get(key)
         if key.startswith(TOPICS):
             name = key.removeprefix(TOPICS).replace("=2E", ".")
-            if entry is None:
-                self.placed.pop(name, None)
-            else:
-                self.placed[name] = Placed.decode(entry.value)
+            self._on_topic(name, None if entry is None else Placed.decode(entry.value))
         elif key.startswith(GROUPS):
             topic, name = (part.replace("=2E", ".") for part in key.split(".")[1:])
             if entry is None:
                 self._groups.get(topic, {}).pop(name, None)
             else:
                 self._groups.setdefault(topic, {})[name] = decode_group(entry.value)
+
+    def _on_topic(self, name: str, placed: Placed | None) -> None:
+        is_at_home = placed is not None and placed.is_at_home
+        self.homes.heard(name, placed if is_at_home else None)
+        self.placed.pop(name, None)
+        if placed is not None and not is_at_home:
+            self.placed[name] = placed
+        topic = self.homes.topics.get(name) if is_at_home else placed and placed.topic
+        self._topics.pop(name, None)
+        if topic is not None:
+            self._topics[name] = topic
 
     async def _take_numbers(self, count: int) -> int:
         """The first of so many numbers that no partition ever had."""

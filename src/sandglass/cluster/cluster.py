@@ -30,11 +30,12 @@ from sandglass.adapters.nats import Connection
 from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
-from sandglass.broker.loops import Loops
+from sandglass.broker.loops import Loops, is_replicated
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, PartitionSeen
-from sandglass.cluster.catalog import GROUPS, LEADERS, TOPICS, ClusterCatalog, Leadership
+from sandglass.cluster.catalog import GROUPS, LEADERS, ClusterCatalog, Leadership
 from sandglass.cluster.members import Member, Members
+from sandglass.cluster.placed import TOPICS
 from sandglass.cluster.replica import Replica, State
 from sandglass.core.machine import encode_group, encode_topic
 from sandglass.core.partition import Slicer
@@ -46,6 +47,7 @@ from sandglass.errors import (
     NotLeaderError,
     PreconditionError,
     SandglassError,
+    UnavailableError,
 )
 from sandglass.ports import Clock, Entropy
 from sandglass.replication.writer import next_epoch
@@ -143,6 +145,7 @@ class Cluster:
         await self.engine.start()
         self.loops.whereabouts = self.whereabouts
         self.loops.why_alone = lambda: self.trouble
+        self.loops.is_member = lambda: any(self.identity.cluster_id)
         self.loops.look_around = self.seen
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
 
@@ -152,6 +155,8 @@ class Cluster:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.catalog is not None:
+            await self.catalog.homes.stop()
         await asyncio.gather(*[self._end(each) for each in [*self.replicas.values()]])
         if self.members is not None:
             await self.members.leave()
@@ -228,12 +233,19 @@ class Cluster:
         members.on_change.append(self._news.set)
         members.on_lost.append(self._lost)
         self.members = members
+        own = self.loops.own.machine
         self.catalog = ClusterCatalog(
-            self._placement, members, self._connection, self.ids, self.clock
+            self._placement,
+            members,
+            self._connection,
+            self.ids,
+            self.clock,
+            lambda: own.topics,
         )
         self._placement.follow(self._on_entry)
         self._store = self._open_store()
         self.loops.shared = self.catalog
+        self.catalog.homes.start()
 
     async def _open(self, placement: JetStreamPlacement) -> None:
         try:
@@ -411,11 +423,13 @@ class Cluster:
                     return placed.topic, names
         return None
 
-    def whereabouts(self, number: int) -> NotLeaderError:
-        """Why a partition isn't led here, and where it is."""
+    def whereabouts(self, number: int) -> SandglassError:
+        """Why a partition isn't served here, and where it is."""
         catalog, members = self.catalog, self.members
         if catalog is None or members is None:
             return NotLeaderError(self.trouble, retry_after_ms=NOT_LED_RETRY_MS)
+        if not is_replicated(number):
+            return self._home_of(*catalog.homes.place(number), members)
         leadership = catalog.leadership(number)
         leader = members.named(leadership.node) if leadership.node else None
         if leader is None or leader.is_over or leader.name == members.me.name:
@@ -426,6 +440,21 @@ class Cluster:
             f"partition {number} is led by node {leader.name}, at {leader.grpc}",
             retry_after_ms=NOT_LED_RETRY_MS,
             leader=leader.grpc,
+        )
+
+    def _home_of(self, topic: str, node: str, members: Members) -> SandglassError:
+        home = members.named(node)
+        if not topic:
+            return NotFoundError("the topic was deleted", field="topic")
+        if home is None or not members.is_alive(home):
+            return UnavailableError(
+                f"topic '{topic}' lives on node {node} alone, which is not there",
+                retry_after_ms=NOT_LED_RETRY_MS,
+            )
+        return NotLeaderError(
+            f"topic '{topic}' lives on node {node}, at {home.grpc}",
+            retry_after_ms=NOT_LED_RETRY_MS,
+            leader=home.grpc,
         )
 
     def seen(self) -> ClusterSeen:
@@ -441,7 +470,7 @@ class Cluster:
         )
         partitions = tuple(
             self._partition_seen(placed.topic.name, ref, names)
-            for _, placed in sorted(catalog.placed.items())
+            for _, placed in sorted((catalog.placed | catalog.homes.placed).items())
             for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
         )
         return ClusterSeen(shown, self.trouble, nodes, partitions, self._warnings(nodes))
@@ -451,6 +480,9 @@ class Cluster:
     ) -> PartitionSeen:
         assert self.catalog is not None
         assert self.members is not None
+        if not is_replicated(ref.number):
+            home = names[0] if self._is_there(names[0]) else ""
+            return PartitionSeen(topic, ref.id, home, 0, names, "", 0)
         leadership, replica = self.catalog.leadership(ref.number), self.replicas.get(ref.number)
         leader = self.members.named(leadership.node) if leadership.node else None
         is_led = (
@@ -480,6 +512,9 @@ class Cluster:
             for number, each in self.replicas.items()
             if each.state is State.FROZEN
         ]
+        if self.catalog is not None:
+            homes = self.catalog.homes
+            warnings += [homes.clash_text(name) for name in sorted(homes.clashes)]
         return tuple(warnings)
 
     # --- what a new leader does ---------------------------------------------------------------

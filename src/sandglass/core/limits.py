@@ -56,9 +56,12 @@ DUE_MS_MAX: Final = 253_402_300_799_999
 # --- topics and groups ------------------------------------------------------------------------
 
 PARTITION_COUNT_MAX: Final = 1024
+FOREIGN_NUMBER_MIN: Final = 1 << 30
+"""Partitions that live in another node's own log have numbers from here on, while this node
+runs; those below are a node's own."""
+
 REPLICATED_NUMBER_MIN: Final = 1 << 31
-"""Partitions of replicated topics have numbers from here on, the same on all nodes; those below
-are a node's own."""
+"""Partitions of replicated topics have numbers from here on, the same on all nodes."""
 
 REPLICATION_FACTOR_MAX: Final = 5
 """The engine has no stream of more replicas; five outlive the loss of two."""

@@ -33,7 +33,7 @@ def info(context: typer.Context) -> None:
         alive_count = sum(node.is_alive for node in found.nodes)
         print(f"{alive_count} of {len(found.nodes)} nodes are there")
         led_count = sum(bool(each.leader) for each in found.partitions)
-        print(f"{led_count} of {len(found.partitions)} replicated partitions have a leader")
+        print(f"{led_count} of {len(found.partitions)} partitions have a leader")
         for warning in found.warnings:
             print(f"warning: {warning}")
 
@@ -69,7 +69,7 @@ def nodes(context: typer.Context) -> None:
 
 @app.command()
 def partitions(context: typer.Context) -> None:
-    """List the partitions of replicated topics, and who leads them."""
+    """List the partitions of all topics, and who leads them."""
 
     async def work(client: "AsyncClient", _: Progress) -> None:
         found = await client.admin.show_cluster()

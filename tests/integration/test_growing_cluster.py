@@ -1,0 +1,112 @@
+"""Topics with one replica in a cluster: every node knows them, one node has them."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from sandglass import AsyncClient, ConflictError, NotFoundError, SandglassError
+from sandglass.testing.cluster import ClusterProcesses
+from sandglass.testing.process import NodeProcess
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_S = 60.0
+
+
+async def names(node: NodeProcess) -> set[str]:
+    async with AsyncClient(node.address) as client:
+        return {topic.name for topic in await client.list_topics()}
+
+
+async def until_known(node: NodeProcess, *wanted: str) -> None:
+    """Waits until a node lists just these topics."""
+    async with asyncio.timeout(DEADLINE_S):
+        while await names(node) != set(wanted):
+            await asyncio.sleep(0.05)
+
+
+async def alone(node: NodeProcess, *topics: str) -> None:
+    """A node runs without the others, and is given topics of its own."""
+    async with node, AsyncClient(node.address) as client:
+        for topic in topics:
+            await client.create_topic(topic, kind="kv")
+            await client.put(topic, b"k", node.name.encode())
+
+
+async def test_names_belong_to_the_cluster_and_messages_to_one_node(tmp_path: Path) -> None:
+    cluster = ClusterProcesses(tmp_path)
+    one, two, three = cluster.nodes
+    await alone(one, "early", "same")
+    await alone(two, "same")
+
+    async with cluster:
+        await until_known(three, "early", "same")
+        async with AsyncClient(three.address) as client:
+            assert await client.get("early", b"k") is not None
+        # Each of the two serves its own, and the second to come says so.
+        for node in (one, two):
+            async with AsyncClient(node.address) as client:
+                found = await client.get("same", b"k")
+                assert found is not None
+                assert found.value == node.name.encode()
+        warnings = [
+            warning
+            for node in (one, two)
+            for warning in await warnings_of(node)
+            if "topic 'same' of this node's own log" in warning
+        ]
+        assert len(warnings) == 1
+
+        async with AsyncClient(two.address) as client:
+            await client.create_topic("made", kind="kv", partitions=2)
+        await until_known(three, "early", "same", "made")
+        async with AsyncClient(three.address) as client:
+            with pytest.raises(ConflictError):
+                await client.create_topic("made")
+            await client.put("made", b"k", b"v")
+            await client.admin.set_topic("made", max_deliveries=3)
+            places = (await client.admin.show_cluster()).partitions
+        assert {each.leader for each in places if each.topic == "made"} == {"node1"}
+        async with AsyncClient(one.address) as client:
+            found = await client.get("made", b"k")
+            assert found is not None
+            assert found.value == b"v"
+
+        two.kill()
+        await two.wait()
+        async with asyncio.timeout(DEADLINE_S):
+            while "on node node1 alone, which is not there" not in await refusal(three):
+                await asyncio.sleep(0.1)
+        await two.start()
+        await cluster.joined(two)
+        async with AsyncClient(one.address) as client, asyncio.timeout(DEADLINE_S):
+            await until_deleted(client, "made")
+        await until_known(three, "early", "same")
+
+
+async def warnings_of(node: NodeProcess) -> tuple[str, ...]:
+    async with AsyncClient(node.address) as client:
+        return (await client.admin.show_cluster()).warnings
+
+
+async def refusal(node: NodeProcess) -> str:
+    """What a node says of a key whose home is away; empty if it answers."""
+    try:
+        async with AsyncClient(node.address, timeout=timedelta(seconds=1)) as client:
+            await client.get("made", b"k")
+    except SandglassError as error:
+        return error.message
+    return ""
+
+
+async def until_deleted(client: AsyncClient, topic: str) -> None:
+    """Deletes a topic once its home is heard of again."""
+    while True:
+        try:
+            await client.delete_topic(topic)
+        except NotFoundError:
+            return
+        except SandglassError:
+            await asyncio.sleep(0.1)
