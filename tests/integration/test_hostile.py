@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from sandglass.broker.broker import FETCH_BYTES
-from sandglass.broker.consuming import OFFSET_COUNT
+from sandglass.broker.outcomes import OFFSET_COUNT
 from sandglass.core import limits, offset, outcome
 from sandglass.rpc import session as session_stream
 from sandglass.testing import Broker

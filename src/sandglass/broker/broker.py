@@ -19,6 +19,7 @@ from sandglass.broker.intake import Told
 from sandglass.broker.keyvalue import KeyValue
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.outcomes import Outcomes
 from sandglass.broker.outgoing import Outgoing
 from sandglass.broker.pulling import Pulls
 from sandglass.broker.retention import Retention
@@ -65,7 +66,10 @@ class Broker:
         self.catalog = Catalog(loops, ids)
         self.keyvalue = KeyValue(loops)
         self.groups = Groups(loops)
-        self.consumers = Consumers(loops, self.groups, ids, session_grace_ms=session_grace_ms)
+        self.outcomes = Outcomes(loops)
+        self.consumers = Consumers(
+            loops, self.groups, self.outcomes, ids, session_grace_ms=session_grace_ms
+        )
         self.dead_letters = DeadLetters(loops)
         self.schedule = Schedule(loops)
         self.retention = Retention(loops)

@@ -162,6 +162,6 @@ class Drain:
             return
         # Ended meanwhile, or the node is going down: nobody holds it then either.
         with suppress(SandglassError):
-            self._consumers.settle(
+            self._consumers.outcomes.settle(
                 subscription, delivery.partition, lease.token, places, Ending.RELEASED, None
             )

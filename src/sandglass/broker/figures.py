@@ -91,7 +91,7 @@ def _add_counts(figures: Figures, broker: "Broker") -> None:
         for topic, count in _by_topic(counts.outcomes[ending], broker, named).items():
             figures.add("outcomes", count, topic, kind)
     _add_plain_counts(figures, counts)
-    figures.add("ignored_outcomes", broker.consumers.ignored_count)
+    figures.add("ignored_outcomes", broker.outcomes.ignored_count)
 
 
 def _add_plain_counts(figures: Figures, counts: Counts) -> None:

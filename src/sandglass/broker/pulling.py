@@ -118,7 +118,7 @@ class Pulls:
         """The caller has gone, and has seen nothing of it."""
         for delivery in pull.deliveries:
             try:
-                self._consumers.settle_lease(
+                self._consumers.outcomes.settle_lease(
                     delivery.group, delivery.lease.token, [], Ending.RELEASED, None
                 )
             except SandglassError:

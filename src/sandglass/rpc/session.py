@@ -310,7 +310,7 @@ class SessionStream:
 
         try:
             subscription, partition = self._held(item.subscription_id, item.partition_number)
-            self.broker.consumers.settle(
+            self.broker.outcomes.settle(
                 subscription,
                 partition,
                 item.token,
@@ -327,7 +327,7 @@ class SessionStream:
         reply = pb.ExtendReply(request_id=item.request_id, token=item.token)
         try:
             subscription, partition = self._held(item.subscription_id, item.partition_number)
-            reply.lease_ends_ms = self.broker.consumers.extend(
+            reply.lease_ends_ms = self.broker.outcomes.extend(
                 subscription,
                 partition,
                 item.token,

@@ -198,7 +198,7 @@ async def mark(broker: Broker, request: pb.MarkRequest, kind: int) -> pb.MarkRes
     ]
     offsets = [each for each in offsets if each != offset.NIL]
     if offsets and kind != pb.Consumed:
-        await broker.consumers.settle_offsets(
+        await broker.outcomes.settle_offsets(
             topic, partition, channel, group, offsets, is_ack=kind != pb.NotAcknowledged
         )
     return pb.MarkResponse(success=True)

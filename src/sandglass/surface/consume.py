@@ -84,7 +84,7 @@ class Consuming:
         for item in request.extends:
             answer = reply.extends.add(request_id=item.request_id, token=item.token)
             try:
-                answer.lease_ends_ms = self._broker.consumers.extend_lease(
+                answer.lease_ends_ms = self._broker.outcomes.extend_lease(
                     self._group(topic, request.channel, request.group, item),
                     item.token,
                     lease_ms=item.lease_ms,
@@ -144,7 +144,7 @@ class Consuming:
         reply = pb.OutcomeReply(request_id=item.request_id)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            self._broker.consumers.settle_lease(
+            self._broker.outcomes.settle_lease(
                 self._group(topic, channel, group, item),
                 item.token,
                 places_of(item),

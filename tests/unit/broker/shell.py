@@ -197,7 +197,7 @@ class Shell:
         self, consumer: Consumer, delivery: Delivery, ending: Ending = Ending.ACKED
     ) -> "Answer":
         answer = Answer()
-        self.broker.consumers.settle(
+        self.broker.outcomes.settle(
             consumer.subscription,
             delivery.partition,
             delivery.lease.token,

@@ -22,7 +22,7 @@ async def bury(shell: Shell, *values: bytes, group: str = "g", reason: str = "ba
         await shell.produce(value, place=number % len(shell.t.partitions))
         await shell.until(lambda: consumer.deliveries)
         delivery = consumer.deliveries.pop()
-        shell.broker.consumers.settle(
+        shell.broker.outcomes.settle(
             consumer.subscription,
             delivery.partition,
             delivery.lease.token,

@@ -57,7 +57,7 @@ async def test_single_messages_of_large_rows_never_exceed_a_drains_credit(
     await shell.until(lambda: consumer.deliveries)
     for delivery in consumer.deliveries:
         for place in range(delivery.lease.count):
-            shell.broker.consumers.settle(
+            shell.broker.outcomes.settle(
                 consumer.subscription,
                 delivery.partition,
                 delivery.lease.token,
@@ -122,7 +122,7 @@ async def test_of_its_last_messages_a_call_gives_back_those_it_did_not_hand_on(
     drain = await opened(shell)
     delivery = await taken(drain)
     assert delivery is not None
-    shell.broker.consumers.settle(
+    shell.broker.outcomes.settle(
         subscription_of(drain),
         delivery.partition,
         delivery.lease.token,

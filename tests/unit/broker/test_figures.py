@@ -25,7 +25,7 @@ async def test_each_message_is_pending_ready_leased_waiting_or_done(shell: Shell
     await shell.produce(b"later", b"too", due_ms=shell.clock.wall_ms() + 60_000)
     await shell.until(lambda: len(consumer.values) == 4)
     (delivery,) = consumer.deliveries
-    settle = shell.broker.consumers.settle
+    settle = shell.broker.outcomes.settle
     for place, ending in ((0, Ending.ACKED), (1, Ending.NACKED)):
         settle(
             consumer.subscription,

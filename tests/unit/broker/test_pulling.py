@@ -72,7 +72,7 @@ async def test_what_a_caller_never_saw_is_given_back_uncounted(
         call.cancel()
         if ending is not None:
             lease = deliveries[0].lease
-            shell.broker.consumers.settle_lease(
+            shell.broker.outcomes.settle_lease(
                 deliveries[0].group, lease.token, [], ending, None
             )
 

@@ -61,7 +61,7 @@ class FakeBroker:
     batches: list[tuple[str, str, Batch]] = field(default_factory=list)
     """(partition id, channel, batch) in order of production."""
     rows: dict[tuple[str, str], list[Slice]] = field(default_factory=dict)
-    outcomes: list[tuple[str, str, str, list[int], bool]] = field(default_factory=list)
+    marks: list[tuple[str, str, str, list[int], bool]] = field(default_factory=list)
     drained: list[tuple[str, str, str, str]] = field(default_factory=list)
     standings: dict[tuple[str, str, str, int], tuple[Standing, int]] = field(
         default_factory=dict
@@ -83,7 +83,7 @@ class FakeBroker:
     def catalog(self) -> "FakeBroker":
         return self
 
-    consumers = catalog
+    consumers = outcomes = catalog
 
     @property
     def status(self) -> "FakeStatus":
@@ -219,4 +219,4 @@ class FakeBroker:
     ) -> None:
         if self.error is not None:
             raise self.error
-        self.outcomes.append((partition.id, channel, group, list(offsets), is_ack))
+        self.marks.append((partition.id, channel, group, list(offsets), is_ack))

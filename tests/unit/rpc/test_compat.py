@@ -283,7 +283,7 @@ async def test_outcomes_reach_the_broker(service, broker):
     assert [
         ("t-0", "c", "g", numbers, True),
         ("t-0", "master", "g", numbers[:1], False),
-    ] == broker.outcomes
+    ] == broker.marks
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ async def test_a_state_is_stronger_than_the_method(service, broker, kind, is_ack
     await service.Acknowledge(mark_request(one, kind=kind))
     await service.NotAcknowledge(mark_request(one, kind=kind))
 
-    assert [is_ack, is_ack] == [outcome[4] for outcome in broker.outcomes]
+    assert [is_ack, is_ack] == [outcome[4] for outcome in broker.marks]
 
 
 async def test_a_state_that_is_none_is_refused(service):
@@ -312,7 +312,7 @@ async def test_consumed_says_nothing_that_the_broker_does_not_know(service, brok
     [one] = await produced(service, b"a")
 
     assert (await service.Acknowledge(mark_request(one, kind=pb.Consumed))).success
-    assert [] == broker.outcomes
+    assert [] == broker.marks
 
 
 async def test_a_call_takes_as_many_offsets_as_an_atom_has_messages(service, broker):
@@ -329,7 +329,7 @@ async def test_a_call_takes_as_many_offsets_as_an_atom_has_messages(service, bro
 async def test_unset_offsets_are_nothing_to_settle(service, broker):
     assert (await service.Acknowledge(mark_request())).success
     assert (await service.Acknowledge(mark_request(bytes(14), b""))).success
-    assert [] == broker.outcomes
+    assert [] == broker.marks
 
 
 # --- failures ---------------------------------------------------------------------------------

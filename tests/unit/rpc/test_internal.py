@@ -104,7 +104,7 @@ async def test_a_mark_is_an_outcome(service, broker, kind, is_ack):
 
     assert (await service.Mark(request)).success
 
-    assert [("t-0", "master", "g", [offset.from_bytes(AT)], is_ack)] == broker.outcomes
+    assert [("t-0", "master", "g", [offset.from_bytes(AT)], is_ack)] == broker.marks
 
 
 async def test_a_mark_says_its_kind(service, broker):
@@ -115,7 +115,7 @@ async def test_a_mark_says_its_kind(service, broker):
 
     request.state.kind = pb.Consumed
     assert (await service.Mark(request)).success
-    assert [] == broker.outcomes
+    assert [] == broker.marks
 
 
 @pytest.mark.parametrize(
