@@ -24,6 +24,7 @@ WINDOW_BYTES_MAX: Final = (1 << 31) - 1
 INITIAL_WINDOW_SIZE: Final = 4
 
 _HEAD = struct.Struct(">HBBBI")
+_SETTING = struct.Struct(">HI")
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -97,6 +98,8 @@ class Http2:
         self.ended = asyncio.Event()
         self._windows: dict[int, int] = {0: 65_535}
         """Bytes that may be sent yet, by stream; 0 is the connection."""
+        self._first_window = 65_535
+        """With which a stream begins: the other side's settings change it, for all of them."""
         self._reset: set[int] = set()
         self._moved = asyncio.Event()
 
@@ -152,7 +155,8 @@ class Http2:
         while first < len(raw):
             if self.ended.is_set() or stream in self._reset:
                 return False
-            room = min(self._windows[0], self._windows.setdefault(stream, 65_535), 16_384)
+            window = self._windows.setdefault(stream, self._first_window)
+            room = min(self._windows[0], window, 16_384)
             if room <= 0:
                 self._moved.clear()
                 await self._moved.wait()
@@ -184,6 +188,7 @@ class Http2:
         if kind == GOAWAY:
             self.goodbye = payload[8:]
         elif kind == SETTINGS and not flags & ACK:
+            self._take_settings(payload)
             self.write(frame(SETTINGS, ACK, 0))
         elif kind == PING and not flags & ACK:
             self.write(frame(PING, ACK, 0, payload))
@@ -191,7 +196,7 @@ class Http2:
             self._reset.add(stream)
             self._moved.set()
         elif kind == WINDOW_UPDATE:
-            room = self._windows.get(stream, 65_535)
+            room = self._windows.get(stream, self._first_window)
             self._windows[stream] = room + int.from_bytes(payload, "big")
             self._moved.set()
         elif kind == DATA:
@@ -201,3 +206,11 @@ class Http2:
             if place >= 0:
                 size = payload[place + 11] & 0x7F
                 self.statuses[payload[place + 12 : place + 12 + size]] += 1
+
+    def _take_settings(self, payload: bytes) -> None:
+        for name, value in _SETTING.iter_unpack(payload):
+            if name == INITIAL_WINDOW_SIZE:
+                more, self._first_window = value - self._first_window, value
+                for stream in self._windows:
+                    self._windows[stream] += more if stream else 0
+                self._moved.set()
