@@ -6,6 +6,7 @@ outside of a decoder, and leave it wrong where it is what is tried.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from zlib import crc32
@@ -50,6 +51,8 @@ from sandglass.core.record import (
     Settle,
 )
 from sandglass.errors import CorruptError, PreconditionError
+from sandglass.replication import snapshot
+from sandglass.replication.reader import Mark
 
 PATH = Path("fuzzed")
 
@@ -232,11 +235,48 @@ def _superblock_seeds() -> Sequence[bytes]:
 
 _ENTRY_KEYS = (b"k\xfec\xfek\0\xfe", b"\0\xff\xfe\0\0\xfe\0")
 
+# --- snapshots --------------------------------------------------------------------------------
+
+
+def snapshot_part(data: bytes) -> None:
+    """A part that is taken is one that could have been written."""
+    for raw in (data, snapshot.encode_part([])[:5] + data):
+        try:
+            rows = snapshot.decode_part(raw)
+        except CorruptError:
+            continue
+        check(snapshot.encode_part(rows) == raw, "a part comes back as another")
+
+
+def manifest(data: bytes) -> None:
+    """A manifest, or a log's generations, is refused, or the same when it is written again."""
+    for raw in (data, _MANIFEST_HEAD + data):
+        with suppress(CorruptError):
+            found = snapshot.Manifest.decode(raw)
+            check(found == snapshot.Manifest.decode(found.encode()), "it comes back as another")
+    with suppress(CorruptError):
+        snapshot.Generations.decode(data)
+
+
+_MANIFEST_HEAD = b"SGsm\x01"
+
+
+def _manifest_seeds() -> Sequence[bytes]:
+    part = snapshot.Part("p3-" + 64 * "a", b"m", 2, 100)
+    found = snapshot.Manifest("c", 7, Mark(5, 2, 1, 7, 4), 1000, (part,), ((1, 500),))
+    kept = snapshot.Generation("m3-" + 64 * "b", 5, 4, 100, 1000)
+    return [found.encode()[5:], snapshot.Generations((kept,)).encode()]
+
+
+_ROWS = [(b"a", b"1"), (b"b", b""), (b"ba", b"33")]
+
 TARGETS = (
     Target("record", record, _record_seeds),
     Target("entry-key", entry_keys, lambda: _ENTRY_KEYS, 64),
     Target("row-columns", row_columns, lambda: [bytes(19) + b"g\xfebad\xfec", bytes(19)], 256),
     Target("log-damage", damaged_log, lambda: [b"\0\x50\x01", b"\1\x01\x80\x08"], 16),
     Target("log", any_log, lambda: [_log()[HEADER_BYTES:], _log()[HEADER_BYTES:-200]]),
+    Target("snapshot-part", snapshot_part, lambda: [snapshot.encode_part(_ROWS)[5:]], 256),
+    Target("manifest", manifest, _manifest_seeds),
     Target("superblock", superblocks, _superblock_seeds, 128),
 )

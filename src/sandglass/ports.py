@@ -5,11 +5,11 @@ Each has a memory adapter that passes the same conformance suite as the real one
 are called from the node's one loop thread, unless their text says otherwise.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandglass.core.view import Changes, View
+from sandglass.core.view import Changes, Row, View
 
 
 class Log(Protocol):
@@ -129,6 +129,83 @@ class Store(View, Protocol):
 
     def close(self) -> None:
         """Flushes what is in memory, and releases files and locks."""
+        ...
+
+
+class FrozenRows(Protocol):
+    """
+    Rows of one moment, whatever is written after it: for a snapshot, which takes a while. It
+    holds space in the store, so `close` it.
+    """
+
+    def take(self, *, row_count: int, size_bytes: int) -> list[Row]:
+        """
+        The next rows, ascending: up to so many, or until they have so many bytes; none at the
+        end.
+
+        Raises:
+            UnavailableError: the store, or this, was closed.
+            CorruptError: a row cannot be read. Never a silent end.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go; a second time does nothing."""
+        ...
+
+
+class SnapshotStore(Protocol):
+    """
+    Where the snapshots of replicated logs lie: objects, each of a log and under a name, that
+    never change. Names are of `[a-z0-9-]`, at most 100 characters; an object has 8 MB at most.
+
+    It need not be sure of what it keeps: who reads checks what comes.
+    """
+
+    async def put(self, log: int, name: str, raw: bytes) -> None:
+        """
+        Keeps an object, durably, once this returns; it may have been there.
+
+        Raises:
+            UnavailableError: no answer; it may be there or not. Putting it again is harmless.
+            NoSpaceError: there is no room.
+        """
+        ...
+
+    async def get(self, log: int, name: str) -> bytes | None:
+        """
+        An object; None if it isn't there.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        ...
+
+    async def names(self, log: int) -> frozenset[str]:
+        """
+        The names of all objects of a log, those of every `put` that has returned included.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        ...
+
+    async def delete(self, log: int, names: Iterable[str]) -> None:
+        """
+        Takes objects away; those that aren't there are no error.
+
+        Raises:
+            UnavailableError: no answer; some may be gone.
+        """
+        ...
+
+    async def clear(self, log: int) -> None:
+        """
+        Takes all objects of a log away.
+
+        Raises:
+            UnavailableError: no answer; some may be gone.
+        """
         ...
 
 

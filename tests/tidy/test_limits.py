@@ -277,6 +277,9 @@ TRIED: dict[str, tuple[str, ...]] = {
     "METRICS_ROW_COUNT_MAX": (
         "unit/broker/test_figures.py::test_groups_and_rows_beyond_the_limit_are_left_out",
     ),
+    "SNAPSHOT_MANIFEST_BYTES_MAX": (
+        "unit/replication/test_snapshot.py::test_a_manifest_has_a_largest_size",
+    ),
 }
 """Limit -> the tests, below `tests/`, that try it at its bound and beyond."""
 
@@ -289,6 +292,7 @@ WITHIN: dict[str, str] = {
     "REPLAY_ROW_COUNT": "how much of a recovery is held at a time",
     "PROMISE_MS|PAUSE_MS|CUT_INTERVAL_MS|CLOCK_[A-Z]+_MS": "rules of time, simulated",
     "ENTRY_[A-Z_]+|DUPLICATE_WINDOW_MS|LEADER_[A-Z_]+": "between members of a cluster",
+    "SNAPSHOT_(ENTRY|PART|SLICE)_[A-Z_]+": "between members of a cluster",
     "SECURITY_REREAD_MS": "how often we look",
     "[A-Z_]+_DEFAULT": "what is taken where nothing is said",
 }

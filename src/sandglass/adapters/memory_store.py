@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sandglass.core.view import RESERVED_KEY, Changes, Row
+from sandglass.errors import UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,17 @@ class MemoryStore:
         self._flushing_count = 0
         self._change_count = 0
         self._is_open = True
+        self._life = 0
 
     @property
     def applied_position(self) -> int:
         """The position that the last write carried; 0 in a new store."""
         return self._applied_position
+
+    @property
+    def life(self) -> int:
+        """Counts how often it was closed."""
+        return self._life
 
     @property
     def unflushed_write_count(self) -> int:
@@ -73,6 +80,11 @@ class MemoryStore:
             yield key, self._rows[key]
             assert change_count == self._change_count, "a range is over with the next write"
             at += 1
+
+    def freeze(self) -> "MemoryRows":
+        """All rows as they are now; see `FrozenRows`."""
+        assert self._is_open
+        return MemoryRows(self, [(key, self._rows[key]) for key in self._keys])
 
     def last(self, first: bytes, end: bytes) -> Row | None:
         """The greatest row in `[first, end)`, or None."""
@@ -112,6 +124,7 @@ class MemoryStore:
         if self._is_open:
             self._flush(len(self._undos))
             self._is_open = False
+            self._life += 1
 
     def reopen(self) -> None:
         """What a new process finds: the rows as the last `close` or `crash` left them."""
@@ -129,6 +142,7 @@ class MemoryStore:
         # What a new process finds is on the disk.
         self._flush(len(self._undos))
         self._is_open = False
+        self._life += 1
 
     def _flush(self, write_count: int) -> None:
         """Makes the oldest `write_count` unflushed writes safe."""
@@ -165,3 +179,28 @@ class MemoryStore:
             return
         for key in gone:
             del self._keys[bisect_left(self._keys, key)]
+
+
+class MemoryRows:
+    """`FrozenRows` of a store in memory."""
+
+    def __init__(self, store: MemoryStore, rows: list[Row]) -> None:
+        self._store = store
+        self._life = store.life
+        self._rows: list[Row] | None = rows
+        self._at = 0
+
+    def take(self, *, row_count: int, size_bytes: int) -> list[Row]:
+        """See `FrozenRows.take`."""
+        if self._rows is None or self._life != self._store.life:
+            raise UnavailableError("the rows of the view were let go")
+        first = self._at
+        while self._at < len(self._rows) and self._at - first < row_count and size_bytes > 0:
+            key, value = self._rows[self._at]
+            size_bytes -= len(key) + len(value)
+            self._at += 1
+        return self._rows[first : self._at]
+
+    def close(self) -> None:
+        """See `FrozenRows.close`."""
+        self._rows = None

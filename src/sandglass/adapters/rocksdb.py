@@ -147,6 +147,7 @@ class RocksStore:
         self._cache = Cache(cache_bytes)
         self._write_options = _write_options()
         self._ranges: WeakSet[Iterator[Row]] = WeakSet()
+        self._frozen: WeakSet[RocksRows] = WeakSet()
         self._write_count = 0
         self._is_open = False
         if is_new:
@@ -251,6 +252,20 @@ class RocksStore:
             if error is not None:
                 del cursor  # the traceback would keep it, and with it the database's lock
                 raise error
+
+    def freeze(self, first: bytes, end: bytes) -> "RocksRows":
+        """
+        Rows in `[first, end)` as they are now, whatever is written from here on; see
+        `FrozenRows`.
+
+        Raises:
+            CorruptError: they cannot be read.
+        """
+        cursor = self._cursor(end)
+        cursor.seek(first)
+        rows = RocksRows(cursor, self._trouble)
+        self._frozen.add(rows)
+        return rows
 
     def last(self, first: bytes, end: bytes) -> Row | None:
         """
@@ -456,6 +471,8 @@ class RocksStore:
         self._is_open = False
         for rows in list(self._ranges):
             rows.close()  # pyright: ignore[reportAttributeAccessIssue] - they are generators
+        for frozen in list(self._frozen):
+            frozen.close()
         try:
             self._database.close()
         except Exception as exc:
@@ -498,6 +515,42 @@ class RocksStore:
             f"view {self._directory} is damaged: {what.rstrip('.')}. What to do:"
             f" {self._advice()}"
         )
+
+
+class RocksRows:
+    """Rows of one moment: an iterator of RocksDB keeps to that when it was made."""
+
+    def __init__(
+        self, cursor: RdictIter, trouble: Callable[[RdictIter], SandglassError | None]
+    ) -> None:
+        self._cursor: RdictIter | None = cursor
+        self._trouble = trouble
+
+    def take(self, *, row_count: int, size_bytes: int) -> list[Row]:
+        """See `FrozenRows.take`."""
+        cursor = self._cursor
+        if cursor is None:
+            raise UnavailableError("the rows of the view were let go")
+        rows: list[Row] = []
+        while cursor.valid():
+            key, value = cursor.key(), cursor.value()
+            cursor.next()
+            if key == RESERVED_KEY:
+                continue
+            rows.append((key, value))
+            size_bytes -= len(key) + len(value)
+            if len(rows) == row_count or size_bytes <= 0:
+                return rows
+        error = self._trouble(cursor)
+        if error is not None:
+            del cursor
+            self.close()
+            raise error
+        return rows
+
+    def close(self) -> None:
+        """Lets go."""
+        self._cursor = None
 
 
 def _around_reserved(first: bytes, end: bytes) -> list[tuple[bytes, bytes]]:

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
-from sandglass.adapters.rocksdb import RocksStore
+from sandglass.adapters.rocksdb import RocksRows, RocksStore
 from sandglass.core.keys import MARK_KEY, after_prefix
 from sandglass.core.view import RESERVED_KEY, Changes, Row
 
 MARK_COUNT_MAX: Final = 64
 """How finely a part remembers which of its writes may not be flushed."""
+
+ALL_ROWS: Final = (b"", b"\xff" * 8)
+"""Kinds of rows are letters."""
 
 _PREFIX: Final = Struct(">I")
 
@@ -65,6 +68,15 @@ class StorePart:
             if key != self._applied_key:
                 yield key[width:], value
 
+    def freeze(self) -> "PartRows":
+        """All rows as they are now, and with them the mark; see `FrozenRows`."""
+        return PartRows(self._store.freeze(self._prefix, self._end), self._applied_key)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """It has rows and no mark: a snapshot was being taken when the process ended."""
+        return self.mark is None and next(self.range(*ALL_ROWS), None) is not None
+
     def last(self, first: bytes, end: bytes) -> Row | None:
         """See `View.last`."""
         low, high = self._prefix + first, self._prefix + end
@@ -106,3 +118,24 @@ class StorePart:
 
     def close(self) -> None:
         """The database is closed by whoever opened it."""
+
+
+class PartRows:
+    """`FrozenRows` of a part: the rows without what the part adds to them."""
+
+    def __init__(self, rows: RocksRows, applied_key: bytes) -> None:
+        self._rows = rows
+        self._applied_key = applied_key
+
+    def take(self, *, row_count: int, size_bytes: int) -> list[Row]:
+        """See `FrozenRows.take`."""
+        width = _PREFIX.size
+        while found := self._rows.take(row_count=row_count, size_bytes=size_bytes):
+            rows = [(key[width:], value) for key, value in found if key != self._applied_key]
+            if rows:
+                return rows
+        return []
+
+    def close(self) -> None:
+        """See `FrozenRows.close`."""
+        self._rows.close()

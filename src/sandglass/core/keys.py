@@ -169,6 +169,15 @@ def partition_key(partition: int) -> bytes:
     return _PARTITION.pack(b"p", partition)
 
 
+PARTITIONS_PREFIX: Final = b"p"
+"""What the own rows of all partitions start with."""
+
+
+def closed_of(value: bytes) -> int:
+    """The closed offset in a partition's own row, which `Partition` writes."""
+    return int.from_bytes(value[8 : 8 + OFFSET_BYTES], "big")
+
+
 def partition_of(key: bytes) -> int:
     """The number of the partition that a key belongs to."""
     return _PARTITION.unpack_from(key)[1]

@@ -245,6 +245,17 @@ ENTRY_FLIGHT_BYTES_MAX: Final = 4 * 1024 * 1024
 DUPLICATE_WINDOW_MS: Final = 120_000
 """How long the engine remembers message ids; half of it is trusted."""
 
+SNAPSHOT_PART_BYTES_TARGET: Final = 2 * 1024 * 1024
+"""A part of a snapshot, on average; at most twice as much, or one row. Smaller ones make the
+manifest long, and with larger ones more is sent for a change."""
+
+SNAPSHOT_MANIFEST_BYTES_MAX: Final = 6 * 1024 * 1024
+"""Some 30,000 parts, so 60 GiB of one partition: a manifest is one message of the engine."""
+
+SNAPSHOT_SLICE_BYTES: Final = 256 * 1024
+SNAPSHOT_SLICE_ROW_COUNT: Final = 500
+"""Rows are read and written so many at a time, and then others have the loop."""
+
 LEADER_LEASE_MS: Final = 2000
 """A leader that is gone is missed after this. Above the pauses of a loaded machine, and with
 LEADER_LOOK_MS below what a failover may take."""
@@ -370,6 +381,9 @@ assert TOKEN_COUNT_MAX * (NAME_LENGTH_MAX + 73) < TOKEN_FILE_BYTES_MAX
 assert 2 * SECURITY_REREAD_MS < REVOKED_WITHIN_MS
 assert ENTRY_BYTES_TARGET <= ENTRY_FLIGHT_BYTES_MAX // ENTRY_FLIGHT_COUNT_MAX
 assert ATOM_BYTES_MAX < ENTRY_BYTES_MAX < 8_000_000
+assert SNAPSHOT_MANIFEST_BYTES_MAX <= ENTRY_BYTES_MAX
+assert SNAPSHOT_SLICE_BYTES < SNAPSHOT_PART_BYTES_TARGET
+assert 2 * SNAPSHOT_PART_BYTES_TARGET < ENTRY_BYTES_MAX
 assert 3 * LEADER_RENEW_MS < LEADER_LEASE_MS - LEADER_LEASE_MARGIN_MS
 assert LEADER_LOOK_MS < LEADER_LEASE_MS // 2
 assert ACK_TIMEOUT_MS_MIN <= ACK_TIMEOUT_MS_DEFAULT <= LEASE_MS_MAX

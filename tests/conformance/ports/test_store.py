@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from sandglass.adapters.memory_store import MemoryStore
 from sandglass.adapters.rocksdb import CUT_ROW_COUNT_MAX, RocksStore
 from sandglass.adapters.shared_store import StorePart
+from sandglass.core.keys import MARK_KEY
 from sandglass.core.view import RESERVED_KEY, Changes, Row
-from sandglass.errors import BusyError
-from sandglass.ports import Store
+from sandglass.errors import BusyError, UnavailableError
+from sandglass.ports import FrozenRows, Store
 
 LOWEST, HIGHEST = b"", b"\xff" * 16
 
@@ -431,3 +432,76 @@ def test_store_agrees_with_a_dict(
                 assert harness.store.get(first) == model.get(first)
     finally:
         harness.end()
+
+
+class Freezing(Store, Protocol):
+    def freeze(self) -> FrozenRows: ...
+
+
+@pytest.fixture(params=["memory", "part"])
+def freezing(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    harness = HARNESSES[request.param]()
+    yield harness
+    harness.end()
+
+
+def taken(rows: FrozenRows, row_count: int = 3, size_bytes: int = 1000) -> list[Row]:
+    found: list[Row] = []
+    while some := rows.take(row_count=row_count, size_bytes=size_bytes):
+        assert len(some) <= row_count
+        found += some
+    return found
+
+
+def frozen_of(store: Store) -> FrozenRows:
+    return cast(Freezing, store).freeze()
+
+
+def test_frozen_rows_are_those_of_their_moment(freezing: Harness) -> None:
+    store = freezing.store
+    write(store, {b"k%03d" % number: b"old" for number in range(100)})
+    before = rows_of(store)
+    frozen = frozen_of(store)
+    first = frozen.take(row_count=10, size_bytes=1000)
+    write(store, {b"k050": b"new", b"k055": None, b"z": b"new"}, (b"k060", b"k070"))
+
+    assert first + taken(frozen) == before
+    assert frozen.take(row_count=1, size_bytes=1) == []
+    assert taken(frozen_of(store)) == rows_of(store)
+    frozen.close()
+    frozen.close()
+    with pytest.raises(UnavailableError):
+        frozen.take(row_count=1, size_bytes=1)
+
+
+def test_frozen_rows_come_in_slices(freezing: Harness) -> None:
+    write(freezing.store, {b"a": bytes(50), b"b": bytes(50), b"c": bytes(50)})
+    frozen = frozen_of(freezing.store)
+
+    assert len(frozen.take(row_count=1, size_bytes=1000)) == 1
+    assert len(frozen.take(row_count=9, size_bytes=1)) == 1
+    assert len(frozen.take(row_count=9, size_bytes=1000)) == 1
+
+
+def test_frozen_rows_of_a_store_that_is_closed_dont_just_end(freezing: Harness) -> None:
+    write(freezing.store, {b"a": b"1", b"b": b"2"})
+    frozen = frozen_of(freezing.store)
+    freezing.restart()
+
+    with pytest.raises(UnavailableError):
+        frozen.take(row_count=1, size_bytes=1)
+
+
+def test_a_part_with_rows_and_no_mark_is_unfinished() -> None:
+    harness = PartHarness()
+    part = harness.store
+    assert not part.is_unfinished
+    part.write(Changes({b"a": b"1"}), 0)
+    assert part.is_unfinished
+    harness.restart()
+    assert harness.store.is_unfinished
+    harness.store.write(Changes({MARK_KEY: b"here"}), 5)
+    assert not harness.store.is_unfinished
+    harness.store.wipe()
+    assert not harness.store.is_unfinished
+    harness.end()
