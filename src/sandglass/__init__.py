@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandglass.client.operating import DeadLetterCount as DeadLetterCount
     from sandglass.client.operating import DeadLetterPage as DeadLetterPage
     from sandglass.client.operating import Group as Group
+    from sandglass.client.operating import NodeClock as NodeClock
     from sandglass.client.operating import Pending as Pending
     from sandglass.client.operating import PendingPage as PendingPage
     from sandglass.client.operating import StoredDeadLetter as StoredDeadLetter
@@ -83,6 +84,7 @@ _HOMES = {
         "ClusterNode",
         "ClusterPartition",
         "ClusterStatus",
+        "NodeClock",
         "Pending",
         "PendingPage",
         "StoredDeadLetter",

@@ -100,7 +100,12 @@ METRICS: Final = (
     Metric("queued_bytes", "gauge", "Produced and not yet durable."),
     Metric("view_stalled", "gauge", "1 while the view takes no writes."),
     Metric("disk_full", "gauge", "1 while the disk has no room for another segment."),
-    Metric("clock_step_alarm", "gauge", "1 while a forward step of the clock is not believed."),
+    Metric(
+        "clock_step_alarm",
+        "gauge",
+        "1 while a forward step of the clock is not believed; `sandctl clock` shows and accepts"
+        " it.",
+    ),
     Metric("stopped_partitions", "gauge", "Partitions that stand still: a rule was broken."),
     Metric("topics", "gauge", "Topics."),
     Metric("sessions", "gauge", "Sessions, those in their grace included."),

@@ -41,6 +41,8 @@ CTL = [
     ["groups", "delete", "t", "g", "--yes"],
     ["schedule", "count", "t"],
     ["schedule", "list", "t"],
+    ["clock", "show"],
+    ["clock", "accept"],
     ["cluster", "info"],
     ["cluster", "nodes"],
     ["cluster", "partitions"],

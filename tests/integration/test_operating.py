@@ -1,11 +1,17 @@
 """`sandctl` for operators, against a real node."""
 
 import json
+import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from tests.integration.test_commands import FREE_PORTS, Server, serving
+from sandglass import Client
+from sandglass.testing import Broker
+from sandglass.testing.faults import SteppedClock
+from tests.integration.test_commands import BIN, FREE_PORTS, Server, environment, serving
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,35 @@ def test_settings_of_topics_and_groups(server: Server) -> None:
     server.ok("groups", "seek", "own", "g", "--start", "beginning")
     assert {"deleted": "g"} == shown(server, "groups", "delete", "own", "g", "--yes")
     assert [] == shown(server, "groups", "list", "own")
+
+
+def test_a_step_of_the_clock_is_shown_and_accepted(tmp_path: Path) -> None:
+    clock = SteppedClock()
+    with Broker(clock=clock) as broker, Client(broker.address) as client:
+
+        def ctl(*arguments: str) -> str:
+            command = [BIN / "sandctl", "--addrs", broker.address, "clock", *arguments]
+            return subprocess.check_output(command, env=environment(tmp_path), text=True)
+
+        client.create_topic("t")
+        client.produce("t", b"in an hour", delay=timedelta(hours=1))
+        nothing = ctl("accept")
+        clock.step(2 * 3_600_000)
+
+        shown = ctl("show")
+        stepped = client.admin.show_clock()
+        early = [*client.consume("t", group="g", drain=True)]
+        accepted = ctl("accept")
+        (due,) = client.consume("t", group="g", drain=True)
+
+        assert "nothing to accept" in nothing
+        assert "stepped forward by 2h: believed in " in shown
+        assert timedelta(hours=2) == stepped.step
+        assert [] == early
+        assert "accepted: the clock has gone forward by 2h\n" == accepted
+        assert b"in an hour" == due.value
+        assert timedelta() == client.admin.show_clock().step
+        assert timedelta() == client.admin.accept_clock()
 
 
 def test_a_group_is_moved_to_an_offset_in_one_partition(server: Server) -> None:

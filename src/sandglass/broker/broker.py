@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from sandglass.broker.catalog import Catalog
+from sandglass.broker.clocks import Clocks
 from sandglass.broker.consuming import Consumers
 from sandglass.broker.dead_letters import DeadLetters
 from sandglass.broker.groups import Groups
@@ -73,6 +74,7 @@ class Broker:
         self.dead_letters = DeadLetters(loops)
         self.schedule = Schedule(loops)
         self.retention = Retention(loops)
+        self.clocks = Clocks(loops)
         self.pulls = Pulls(self.consumers)
         self.status = Status(loops)
         self.catalog.on_deleted = self.consumers.end_topic

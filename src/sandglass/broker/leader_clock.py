@@ -47,7 +47,15 @@ class LeaderClock:
     def moment(self) -> Moment:
         """The leader's clocks now. Whoever asks first after a pause finds it taken off."""
         self.chance = (self.chance + _GOLDEN) % 1
+        was_stepped = self.keeper.is_stepped
         moment = self.keeper.read(self.clock.wall_ms(), self.clock.monotonic_ms(), self.chance)
+        if self.keeper.is_stepped and not was_stepped:
+            logger.warning(
+                "the machine's clock was stepped forward by %d ms: not believed before it has"
+                " stayed so for %d ms; `sandctl clock accept` takes it at once",
+                self.keeper.stepped_by_ms,
+                limits.CLOCK_STABLE_MS,
+            )
         self.reached_ms = max(self.reached_ms, moment.wall_ms)
         if moment.steady_ms - self.planned_ms > limits.PAUSE_MS:
             pause_ms = moment.steady_ms - self.alive_ms
@@ -58,6 +66,19 @@ class LeaderClock:
         self.alive_ms = moment.steady_ms
         self.planned_ms = max(self.planned_ms, moment.steady_ms)
         return moment
+
+    def accept(self) -> int:
+        """
+        A forward step that isn't believed yet is right.
+
+        Returns:
+            By how much the clock was stepped; 0 if it wasn't.
+        """
+        self.moment()
+        if not self.keeper.is_stepped:
+            return 0
+        self.keeper.accept(self.clock.wall_ms())
+        return self.keeper.stepped_by_ms
 
     def is_behind(self, moment: Moment) -> bool:
         """The wall clock was stepped back and has not caught up."""

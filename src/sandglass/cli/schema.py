@@ -262,6 +262,19 @@ SHAPES: Final[dict[str, Part]] = {
             "position": _count("Records that this replica has applied."),
         },
     ),
+    "clock": _object(
+        "A node's clock.",
+        {
+            "now": _moment("The clock by which it leads."),
+            "machine": _moment("Its machine's."),
+            "step_ms": _count("A forward step that it doesn't believe yet; 0 for none."),
+            "believed_in_ms": _count("After so long it is believed, if it stays."),
+        },
+    ),
+    "accepted-clock": _object(
+        "A step of the clock that is believed from now on.",
+        {"accepted_ms": _count("How far it went; 0 if there was none.")},
+    ),
     "entry": _object(
         "What stands under a key.",
         {
@@ -351,6 +364,8 @@ COMMANDS: Final[dict[str, Part]] = {
     "sandctl kv list": _list(_shape("entry")),
     "sandctl kv put": _shape("put"),
     "sandctl kv delete": _shape("removed-entry"),
+    "sandctl clock show": _shape("clock"),
+    "sandctl clock accept": _shape("accepted-clock"),
     "sandctl cluster info": _shape("cluster"),
     "sandctl cluster nodes": _list(_shape("cluster-node")),
     "sandctl cluster partitions": _list(_shape("cluster-partition")),

@@ -297,3 +297,27 @@ def cluster_of(wire: admin_pb2.ShowClusterReply) -> ClusterStatus:
         for each in wire.partitions
     )
     return ClusterStatus(wire.cluster_id, wire.trouble, nodes, partitions, tuple(wire.warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClock:
+    """
+    The clock by which a node leads (`now`), and its machine's. A forward `step` of the latter
+    that the node doesn't believe yet is believed after `believed_in`, if it stays; both are 0
+    where there is none.
+    """
+
+    now: datetime
+    machine: datetime
+    step: timedelta
+    believed_in: timedelta
+
+
+def clock_of(wire: admin_pb2.NodeClock) -> NodeClock:
+    """The value of a clock on the wire."""
+    return NodeClock(
+        offset.to_datetime(wire.now_ms),
+        offset.to_datetime(wire.machine_ms),
+        timedelta(milliseconds=wire.step_ms),
+        timedelta(milliseconds=wire.believed_in_ms),
+    )

@@ -63,6 +63,13 @@ class Timekeeper:
         """A forward step is waiting to be believed."""
         return self.stepped_at_ms is not None
 
+    @property
+    def believed_in_ms(self) -> int:
+        """After how much more it is believed, if it stays; 0 if there is none."""
+        if self.stepped_at_ms is None:
+            return 0
+        return limits.CLOCK_STABLE_MS - (self.last_monotonic_ms - self.stepped_at_ms)
+
     def _is_stable(self, step_ms: int, monotonic_ms: int) -> bool:
         if self.stepped_at_ms is None or abs(step_ms - self.stepped_by_ms) > 1000:
             self.stepped_at_ms, self.stepped_by_ms = monotonic_ms, step_ms

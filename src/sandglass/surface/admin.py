@@ -1,4 +1,7 @@
-"""The v1 Admin service, over the broker: topics, groups, dead letters, what is pending."""
+"""
+The v1 Admin service, over the broker: topics, groups, dead letters, what is pending; and the
+node with its cluster and its clock.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -283,3 +286,16 @@ class Admin:
             partitions=partitions,
             warnings=seen.warnings,
         )
+
+    # --- the clock ----------------------------------------------------------------------------
+
+    async def show_clock(self, _: admin_pb2.ShowClockRequest) -> admin_pb2.ShowClockReply:
+        """This node's."""
+        clock = values.clock_to_wire(self._broker.clocks.look())
+        return admin_pb2.ShowClockReply(clock=clock)
+
+    async def accept_clock(self, _: admin_pb2.AcceptClockRequest) -> admin_pb2.AcceptClockReply:
+        """A step of it, before it is believed by itself."""
+        accepted_ms = await self._broker.clocks.accept()
+        clock = values.clock_to_wire(self._broker.clocks.look())
+        return admin_pb2.AcceptClockReply(clock=clock, accepted_ms=accepted_ms)

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from sandglass.broker.clocks import ClockSeen
 from sandglass.broker.groups import Start
 from sandglass.broker.listing import Page, Place
 from sandglass.broker.status import GroupStatus, PartitionStatus
@@ -266,4 +267,14 @@ def letter_to_wire(
         attempts=origin.attempts,
         reason=origin.reason,
         original_offset=offset.to_bytes(first_place(part)),
+    )
+
+
+def clock_to_wire(seen: ClockSeen) -> admin_pb2.NodeClock:
+    """The node's clock."""
+    return admin_pb2.NodeClock(
+        now_ms=seen.now_ms,
+        machine_ms=seen.machine_ms,
+        step_ms=seen.step_ms,
+        believed_in_ms=seen.believed_in_ms,
     )

@@ -707,6 +707,28 @@ async def test_a_large_step_forward_is_not_believed_for_a_minute(shell: Shell) -
     assert consumer.values == [b"now", b"in 10 min"]
 
 
+async def test_a_large_step_forward_is_believed_once_it_is_accepted(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"in 10 min", delay_ms=600_000)
+    shell.clock.step(3_600_000)
+    shell.broker.clocks.look()
+    await shell.advance(1000, step_ms=1000)
+
+    seen = shell.broker.clocks.look()
+    accepted_ms = await shell.broker.clocks.accept()
+    await shell.until(lambda: consumer.values)
+
+    assert (3_600_000, limits.CLOCK_STABLE_MS - 1000) == (seen.step_ms, seen.believed_in_ms)
+    assert 3_600_000 == seen.machine_ms - seen.now_ms == accepted_ms
+    assert 1 == caplog.text.count("`sandctl clock accept`")
+    now = shell.broker.clocks.look()
+    assert (now.machine_ms, 0, 0) == (now.now_ms, now.step_ms, now.believed_in_ms)
+    assert 0 == await shell.broker.clocks.accept()
+    assert now.now_ms <= shell.loop.machine.reached_ms
+
+
 async def test_a_large_step_that_is_taken_back_was_never_believed(shell: Shell) -> None:
     consumer = await shell.consume()
     await shell.produce(b"in 10 min", delay_ms=600_000)

@@ -44,6 +44,16 @@ def test_forward_step_is_believed_when_it_has_been_stable() -> None:
     assert not clock.is_stepped
 
 
+def test_how_long_a_step_has_to_stay_is_known() -> None:
+    clock = _clock()
+    assert 0 == clock.believed_in_ms
+
+    clock.read(2_000_010, 510)
+    clock.read(2_010_010, 10_510)
+
+    assert limits.CLOCK_STABLE_MS - 10_000 == clock.believed_in_ms
+
+
 def test_forward_step_that_changes_begins_anew() -> None:
     clock = _clock()
     clock.read(2_000_010, 510)

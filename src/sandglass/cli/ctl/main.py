@@ -17,6 +17,7 @@ from sandglass.cli import ending, flags, show
 from sandglass.cli.config import CTL_CONFIG_ENV, load
 from sandglass.cli.ctl import (
     bench,
+    clock,
     cluster,
     consume,
     dead,
@@ -56,6 +57,7 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(kv.app, name="kv")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(clock.app, name="clock")
 settings_app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Settings of sandctl itself."
 )

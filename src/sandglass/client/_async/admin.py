@@ -12,11 +12,13 @@ from sandglass.client.operating import (
     DeadLetterCount,
     DeadLetterPage,
     Group,
+    NodeClock,
     Pending,
     PendingPage,
     StoredDeadLetter,
     Taken,
     backoff_to_wire,
+    clock_of,
     cluster_of,
     count_of,
     known_of,
@@ -341,13 +343,32 @@ class AsyncAdmin:
             if reply.count < request.limit or count == limit:
                 return Taken(count, skipped_count)
 
-    # --- what is pending ----------------------------------------------------------------------
+    # --- the node -----------------------------------------------------------------------------
 
     async def show_cluster(self) -> ClusterStatus:
         """The cluster of the node that answers, as that knows it."""
         parse = admin_pb2.ShowClusterReply.FromString
         request = admin_pb2.ShowClusterRequest()
         return cluster_of(await self._unary.call("ShowCluster", request, parse, is_read=True))
+
+    async def show_clock(self) -> NodeClock:
+        """The clock of the node that answers, and whether it believes its machine's."""
+        parse = admin_pb2.ShowClockReply.FromString
+        request = admin_pb2.ShowClockRequest()
+        reply = await self._unary.call("ShowClock", request, parse, is_read=True)
+        return clock_of(reply.clock)
+
+    async def accept_clock(self) -> timedelta:
+        """
+        Tells the node that answers to believe a forward step of its machine's clock at once:
+        what is due by it is handed out, and there is no way back. Returns the step; 0 if there
+        was nothing to accept.
+        """
+        parse = admin_pb2.AcceptClockReply.FromString
+        reply = await self._unary.call("AcceptClock", admin_pb2.AcceptClockRequest(), parse)
+        return timedelta(milliseconds=reply.accepted_ms)
+
+    # --- what is pending ----------------------------------------------------------------------
 
     async def count_pending(
         self,

@@ -47,6 +47,8 @@ class Admin:
     redrive_dead_letters = _blocking(AsyncAdmin.redrive_dead_letters)
     purge_dead_letters = _blocking(AsyncAdmin.purge_dead_letters)
     show_cluster = _blocking(AsyncAdmin.show_cluster)
+    show_clock = _blocking(AsyncAdmin.show_clock)
+    accept_clock = _blocking(AsyncAdmin.accept_clock)
     count_pending = _blocking(AsyncAdmin.count_pending)
     list_pending = _blocking(AsyncAdmin.list_pending)
 

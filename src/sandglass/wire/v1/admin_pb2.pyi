@@ -516,3 +516,37 @@ class ClusterPartition(_message.Message):
     state: str
     position: int
     def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., leader: _Optional[str] = ..., epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class NodeClock(_message.Message):
+    __slots__ = ("now_ms", "machine_ms", "step_ms", "believed_in_ms")
+    NOW_MS_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_MS_FIELD_NUMBER: _ClassVar[int]
+    STEP_MS_FIELD_NUMBER: _ClassVar[int]
+    BELIEVED_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    now_ms: int
+    machine_ms: int
+    step_ms: int
+    believed_in_ms: int
+    def __init__(self, now_ms: _Optional[int] = ..., machine_ms: _Optional[int] = ..., step_ms: _Optional[int] = ..., believed_in_ms: _Optional[int] = ...) -> None: ...
+
+class ShowClockRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShowClockReply(_message.Message):
+    __slots__ = ("clock",)
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    clock: NodeClock
+    def __init__(self, clock: _Optional[_Union[NodeClock, _Mapping]] = ...) -> None: ...
+
+class AcceptClockRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AcceptClockReply(_message.Message):
+    __slots__ = ("clock", "accepted_ms")
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_MS_FIELD_NUMBER: _ClassVar[int]
+    clock: NodeClock
+    accepted_ms: int
+    def __init__(self, clock: _Optional[_Union[NodeClock, _Mapping]] = ..., accepted_ms: _Optional[int] = ...) -> None: ...

@@ -120,6 +120,16 @@ class AdminStub:
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterReply.FromString,
                 _registered_method=True)
+        self.ShowClock = channel.unary_unary(
+                '/sandglass.v1.Admin/ShowClock',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.ShowClockRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowClockReply.FromString,
+                _registered_method=True)
+        self.AcceptClock = channel.unary_unary(
+                '/sandglass.v1.Admin/AcceptClock',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -227,6 +237,18 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowClock(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptClock(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -314,6 +336,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ShowCluster,
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_admin__pb2.ShowClusterReply.SerializeToString,
+            ),
+            'ShowClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowClock,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.ShowClockRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.ShowClockReply.SerializeToString,
+            ),
+            'AcceptClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptClock,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -775,6 +807,60 @@ class Admin:
             '/sandglass.v1.Admin/ShowCluster',
             sandglass_dot_v1_dot_admin__pb2.ShowClusterRequest.SerializeToString,
             sandglass_dot_v1_dot_admin__pb2.ShowClusterReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/ShowClock',
+            sandglass_dot_v1_dot_admin__pb2.ShowClockRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.ShowClockReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/AcceptClock',
+            sandglass_dot_v1_dot_admin__pb2.AcceptClockRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.AcceptClockReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,6 +24,8 @@ class AdminStub:
     CountPending: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.CountPendingRequest, admin_pb2.CountPendingReply]
     ListPending: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ListPendingRequest, admin_pb2.ListPendingReply]
     ShowCluster: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowClusterRequest, admin_pb2.ShowClusterReply]
+    ShowClock: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowClockRequest, admin_pb2.ShowClockReply]
+    AcceptClock: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.AcceptClockRequest, admin_pb2.AcceptClockReply]
 
 class AdminServicer:
     def CreateTopic(
@@ -77,6 +79,12 @@ class AdminServicer:
     def ShowCluster(
         self, request: admin_pb2.ShowClusterRequest, context: grpc.aio.ServicerContext[admin_pb2.ShowClusterRequest, admin_pb2.ShowClusterReply]
     ) -> Awaitable[admin_pb2.ShowClusterReply]: ...
+    def ShowClock(
+        self, request: admin_pb2.ShowClockRequest, context: grpc.aio.ServicerContext[admin_pb2.ShowClockRequest, admin_pb2.ShowClockReply]
+    ) -> Awaitable[admin_pb2.ShowClockReply]: ...
+    def AcceptClock(
+        self, request: admin_pb2.AcceptClockRequest, context: grpc.aio.ServicerContext[admin_pb2.AcceptClockRequest, admin_pb2.AcceptClockReply]
+    ) -> Awaitable[admin_pb2.AcceptClockReply]: ...
 
 def add_AdminServicer_to_server(
     servicer: AdminServicer, server: grpc.aio.Server
