@@ -88,6 +88,10 @@ TARGETS = {
         "no stall above 50 ms, >= 0.8 of plain",
         lambda each, _: each.notes["stall_ms"] <= 50 and each.notes["of_plain"] >= 0.8,
     ),
+    "nacked, a time each": Target(
+        "no stall above 50 ms, >= 0.8 of plain",
+        lambda each, _: each.notes["stall_ms"] <= 50 and each.notes["of_plain"] >= 0.8,
+    ),
     "fair": Target(
         "within 20 %",
         lambda each, _: (

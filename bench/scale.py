@@ -405,10 +405,22 @@ async def leases(bench: Bench) -> list[Figure]:
 
 
 async def nacked(bench: Bench) -> list[Figure]:
-    """A million messages, each nacked for an hour by itself; new ones come beside them."""
+    """
+    A million messages, each nacked for an hour by itself; new ones come beside them. Then the
+    same with a time of its own for each: what says the same of one delivery shares a record,
+    and these don't.
+    """
+    return [
+        await _nacked(bench, "nacked for an hour", delay_step_ms=0),
+        await _nacked(bench, "nacked, a time each", delay_step_ms=1),
+    ]
+
+
+async def _nacked(bench: Bench, line: str, *, delay_step_ms: int) -> Figure:
     sizes = _sizes(bench)
     count = sizes.nacked_count
-    async with bench.session(NODE, "nacked", topic="nacked") as (server, session):
+    directory = f"nacked-{delay_step_ms}"
+    async with bench.session(NODE, directory, topic="nacked") as (server, session):
         batches = _batches(count)
         requests = [load.produce_request("nacked", batch) for batch in batches]
         await load.produce(session, requests, in_flight=IN_FLIGHT)
@@ -417,7 +429,7 @@ async def nacked(bench: Bench) -> list[Figure]:
         spent = Spent(server)
         spent.start()
         async with Session(server.address) as consumer:
-            await _nack_each(consumer, "nacked", count)
+            await _nack_each(consumer, "nacked", count, delay_step_ms=delay_step_ms)
         spent.stop()
         stall = await server.stall_ms()
         more_mb = server.memory_mb() - before_mb
@@ -428,19 +440,9 @@ async def nacked(bench: Bench) -> list[Figure]:
             beside = await _both(
                 server, producer, "nacked", plain_batches, first_index=count + 1
             )
-    return [
-        figure(
-            "nacked for an hour",
-            NODE,
-            spent,
-            count,
-            "",
-            [],
-            **stall,
-            more_mb=more_mb,
-            of_plain=alone / beside,
-        )
-    ]
+    return figure(
+        line, NODE, spent, count, "", [], **stall, more_mb=more_mb, of_plain=alone / beside
+    )
 
 
 async def fair(bench: Bench) -> list[Figure]:
@@ -558,7 +560,7 @@ async def _take_in_small_leases(session: Session, topic: str, count: int) -> Non
             session.post(answer)
 
 
-async def _nack_each(session: Session, topic: str, count: int) -> None:
+async def _nack_each(session: Session, topic: str, count: int, *, delay_step_ms: int) -> None:
     # Nacking them one by one takes a while on a busy machine: no lease may end over it.
     load.subscribe_to(session, topic, NACK_CREDIT_COUNT, ack_timeout_ms=NACK_MS_MAX)
     left, came_count = 0, 0
@@ -578,7 +580,7 @@ async def _nack_each(session: Session, topic: str, count: int) -> None:
                     token=delivery.token,
                     kind=broker_pb2.OUTCOME_NACK,
                     places=[place, 1],
-                    delay_ms=HOUR_MS,
+                    delay_ms=HOUR_MS + place * delay_step_ms,
                 )
             left += delivery.count
             answer.credits.add(

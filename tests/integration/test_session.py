@@ -133,6 +133,65 @@ async def test_places_outside_the_delivery_are_refused(
     assert not (await session.ack(delivery)).HasField("error")
 
 
+async def test_outcomes_one_by_one_share_a_record_and_have_an_answer_each() -> None:
+    async with Broker() as broker, wire(broker) as client:
+        await client.create("t")
+        await client.produce("t", *[b"x"] * 100)
+        session = await client.session()
+        await session.subscribe("t")
+        delivery = await session.delivery()
+        assert broker.node is not None
+        counts = broker.node.broker.loops.own.stats
+        before = counts.record_count
+
+        await session.send(
+            outcomes=[
+                pb.Outcome(
+                    request_id=place + 1,
+                    subscription_id=1,
+                    token=delivery.token,
+                    kind=pb.OUTCOME_NACK,
+                    places=[place, 1],
+                    delay_ms=60_000,
+                )
+                for place in range(100)
+            ]
+        )
+        replies = [await session.take(pb.OutcomeReply) for _ in range(100)]
+
+        assert [reply.request_id for reply in replies] == [*range(1, 101)]
+        assert not any(reply.HasField("error") for reply in replies)
+        # A promise, and that the session reads, may be others.
+        assert counts.record_count - before <= 5
+        assert (await client.group("t")).retry_count == 100
+
+
+async def test_a_wrong_outcome_among_others_is_refused_alone(client: Wire) -> None:
+    await client.create("t")
+    await client.produce("t", b"0", b"1", b"2")
+    session = await client.session()
+    await session.subscribe("t")
+    delivery = await session.delivery()
+
+    await session.send(
+        outcomes=[
+            pb.Outcome(
+                request_id=number + 1,
+                subscription_id=1,
+                token=delivery.token,
+                kind=pb.OUTCOME_ACK,
+                places=places,
+            )
+            for number, places in enumerate([[0, 1], [0, 1], [2, 2], [2, 1]])
+        ]
+    )
+    replies = [await session.take(pb.OutcomeReply) for _ in range(4)]
+
+    errors = {reply.request_id: reply.error.reason for reply in replies}
+    assert errors == {1: "", 2: "LEASE_LOST", 3: "INVALID", 4: ""}
+    assert (await client.group("t")).acked_count == 2
+
+
 async def test_a_nack_with_a_delay_waits_for_it(client: Wire) -> None:
     await client.create("t")
     await client.produce("t", b"x")

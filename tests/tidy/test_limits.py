@@ -288,7 +288,7 @@ WITHIN: dict[str, str] = {
     "FOREIGN_NUMBER_MIN": "parts the numbers that nodes give out",
     "BUSY_RETRY_MS": "advice in an answer",
     "LOOK_(ROW_COUNT|BYTES)_MAX": "how long one look has the loop; the next goes on",
-    "TURN_[A-Z_]+": "what one turn does; the next goes on",
+    "TURN_[A-Z_]+|GROUP_ENDING_COUNT_MAX": "what one turn does; the next goes on",
     "REPLAY_ROW_COUNT": "how much of a recovery is held at a time",
     "PROMISE_MS|PAUSE_MS|CUT_INTERVAL_MS|CLOCK_[A-Z]+_MS": "rules of time, simulated",
     "ENTRY_[A-Z_]+|DUPLICATE_WINDOW_MS|LEADER_[A-Z_]+": "between members of a cluster",

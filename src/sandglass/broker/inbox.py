@@ -29,6 +29,8 @@ class Waiting:
     """What of it counts towards what may be in flight."""
     is_append: bool = False
     """Produced: it can be taken back while the log hasn't got it."""
+    answer_count: int = 1
+    """How many requests `done` answers."""
 
 
 @dataclass(slots=True)
@@ -58,14 +60,16 @@ class Inbox:
     def encoded(self) -> list[bytes]:
         """The first records, as many as a turn takes."""
         raws: list[bytes] = []
-        size_bytes = rows = 0
+        size_bytes = rows = answers = 0
         for each in self.waiting[: limits.TURN_APPEND_COUNT_MAX]:
             raws.append(codec.encode(each.record))
             size_bytes += len(raws[-1])
             rows += sum([row_count(operation) for operation in each.record.operations])
+            answers += each.answer_count
             if (
                 size_bytes >= limits.TURN_APPEND_BYTES_MAX
                 or rows >= limits.TURN_APPEND_ROW_COUNT_MAX
+                or answers >= limits.TURN_ANSWER_COUNT_MAX
             ):
                 break
         return raws

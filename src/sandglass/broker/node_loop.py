@@ -331,6 +331,7 @@ class NodeLoop:
         size_bytes: int = 0,
         *,
         may_use_reserve: bool = False,
+        answer_count: int = 1,
     ) -> None:
         """
         Queues an admitted record; `done` is called once it is applied.
@@ -338,6 +339,7 @@ class NodeLoop:
         Args:
             size_bytes: of what was produced, or asked for by clients: it bounds what waits.
             may_use_reserve: on a full disk it isn't taken back. What has no size never is.
+            answer_count: how many requests `done` answers.
         """
         if self.failure is not None:
             if done is not None:
@@ -345,7 +347,7 @@ class NodeLoop:
             return
         self.queued_bytes += size_bytes
         is_append = size_bytes > 0 and not may_use_reserve
-        self._inbox.add(Waiting(record, done, size_bytes, is_append))
+        self._inbox.add(Waiting(record, done, size_bytes, is_append, answer_count))
         self._want_turn()
 
     def produce(self, number: int, channel: str, batch: Batch, told: Told) -> None:
@@ -505,7 +507,8 @@ class NodeLoop:
                 self._applier.stop_partition(run.partition, error)
                 run.refuse(self._applier.stopped_error(run.partition))
             else:
-                self.submit(record, partial(self._tell_run, run, placed), run.size_bytes)
+                done = partial(self._tell_run, run, placed)
+                self.submit(record, done, run.size_bytes, answer_count=run.request_count)
 
     def _take_back(self, refused: list[Waiting]) -> None:
         """Undoes the admission of what the log has no room for, and says so."""

@@ -42,10 +42,11 @@ class Outcomes:
         *,
         delay_ms: int | None = None,
         reason: str = "",
+        answer_count: int = 1,
     ) -> None:
         """
         An outcome for messages of a delivery; `partition` is its number on this node. A nack's
-        `delay_ms` is stronger than the group's backoff.
+        `delay_ms` is stronger than the group's backoff. `done` answers so many requests.
 
         Raises:
             InvalidError: places, delay or reason outside their limits.
@@ -54,7 +55,16 @@ class Outcomes:
         group = subscription.groups.get(partition)
         if group is None:
             raise LeaseLostError("the subscription has no such partition")
-        self.settle_lease(group, token, places, ending, done, delay_ms=delay_ms, reason=reason)
+        self.settle_lease(
+            group,
+            token,
+            places,
+            ending,
+            done,
+            delay_ms=delay_ms,
+            reason=reason,
+            answer_count=answer_count,
+        )
 
     def settle_lease(
         self,
@@ -66,6 +76,7 @@ class Outcomes:
         *,
         delay_ms: int | None = None,
         reason: str = "",
+        answer_count: int = 1,
     ) -> None:
         """As `settle`, for whoever has the token of a lease of `group`."""
         if delay_ms is not None:
@@ -88,7 +99,7 @@ class Outcomes:
             delay_ms=delay_ms,
             reason=reason,
         )
-        loop.submit(record, done)
+        loop.submit(record, done, answer_count=answer_count)
 
     def extend(
         self,

@@ -98,7 +98,7 @@ def dispatch_group(group: Group, turn: Turn) -> None:
     """
     group.is_ready = group.is_blocked = False
     group.next_wall_ms = group.next_steady_ms = None
-    if group.held_count:
+    if group.is_held:
         return
     _dispatch_retries(group, turn)
     credit_count, credit_bytes = _credit(group)

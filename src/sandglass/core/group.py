@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from struct import Struct
 
-from sandglass.core import keys
+from sandglass.core import keys, limits
 from sandglass.core.done import DoneRanges
 from sandglass.core.lease import Consumer, Lease
 from sandglass.core.message import REDRIVE_CHANNEL, Slice
@@ -77,6 +77,8 @@ class Group:
     """Due times of moves that are admitted and not yet applied, in order of admission."""
     held_count: int = 0
     """Outcomes by offset on their way for messages that aren't leased: dispatch waits."""
+    ending_count: int = 0
+    """Settles and moves on their way, in records."""
     leases: dict[int, Lease] = field(default_factory=dict[int, Lease])
     order: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """(low, token) of each lease, sorted."""
@@ -414,6 +416,17 @@ class Group:
                 break
         return None
 
+    @property
+    def is_held(self) -> bool:
+        """Nothing is handed out before some of what is on its way is applied."""
+        return bool(self.held_count) or self.ending_count >= limits.GROUP_ENDING_COUNT_MAX
+
+    def ended(self) -> None:
+        """One of `ending_count` is applied: the group goes on, if it was held for them."""
+        self.ending_count -= 1
+        if self.ending_count == limits.GROUP_ENDING_COUNT_MAX - 1:
+            self.is_ready = True
+
     def has_credit(self) -> bool:
         """Somebody can take messages."""
         return any(consumer.has_credit for consumer in self.consumers)
@@ -426,7 +439,7 @@ class Group:
     def is_waiting_for_credit(self) -> bool:
         """There is something to hand out, or was when it was last looked at."""
         has_more = self.is_ready or self.is_blocked
-        return has_more and not self.held_count and not self.has_credit()
+        return has_more and not self.is_held and not self.has_credit()
 
     def is_due(self, wall_ms: int, steady_ms: int) -> bool:
         """A dispatch may find something."""
@@ -444,7 +457,7 @@ class Group:
             and not self.is_ready
             and not self.retry_parts
             and not self.moving_ms
-            and not self.held_count
+            and not self.is_held
         )
 
     def wake_at_steady(self, until_ms: int) -> None:

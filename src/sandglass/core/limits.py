@@ -179,11 +179,19 @@ TURN_CUT_COUNT_MAX: Final = 250
 TURN_APPEND_COUNT_MAX: Final = 500
 """Records that go with one sync, and are applied together: some 20 µs each."""
 
+GROUP_ENDING_COUNT_MAX: Final = 2 * TURN_APPEND_COUNT_MAX
+"""A group's outcomes on their way to the log, beyond which it is given nothing more: two turns'
+worth. Whoever ends messages one by one would otherwise bring more while a sync lasts than turns
+can take, without end."""
+
 TURN_APPEND_BYTES_MAX: Final = 8 * 1024 * 1024
 """As above in bytes, and the record that goes beyond it: what log and view write in a turn."""
 
 TURN_APPEND_ROW_COUNT_MAX: Final = 5000
 """As above in rows, and the record that goes beyond it: some 2 µs each."""
+
+TURN_ANSWER_COUNT_MAX: Final = 5000
+"""As above in requests that are answered, and the record that goes beyond it: a µs each."""
 
 TURN_ENDING_BYTES_MAX: Final = 4 * 1024 * 1024
 """Dead letters made by a mass ending, a turn: each is a copy."""

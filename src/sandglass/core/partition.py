@@ -82,6 +82,7 @@ class InFlight:
     record: Record
     lowest: int | None
     moves: list[tuple[Group, int]]
+    ended: list[Group]
     held: Sequence[Group]
     removed: Removed | None
     """Told, when it is applied, what a delete has done."""
@@ -311,9 +312,16 @@ class Partition:
             for operation in operations
             if isinstance(operation, Move | Redrive)
         ]
+        ended = [
+            self.groups.loaded[operation.group]
+            for operation in operations
+            if isinstance(operation, Move | Settle)
+        ]
+        for group in ended:
+            group.ending_count += 1
         for group in held:
             group.held_count += 1
-        self.in_flight.append(InFlight(record, lowest, moves, held, removed))
+        self.in_flight.append(InFlight(record, lowest, moves, ended, held, removed))
         return record
 
     # --- the one door -------------------------------------------------------------------------
@@ -465,6 +473,8 @@ class Partition:
         for group, until_ms in landed.moves:
             group.moving_ms.remove(until_ms)
             group.wake_at_steady(until_ms)
+        for group in landed.ended:
+            group.ended()
         for group in landed.held:
             group.held_count -= 1
             group.is_ready = True
@@ -522,7 +532,7 @@ class Partition:
         for group in self.reading:
             if group.is_starved:
                 continue  # an offer brings its turn
-            if group.is_ready and not group.held_count:
+            if group.is_ready and not group.is_held:
                 return 0, 0, 0
             wall_ms = _earlier(wall_ms, group.next_wall_ms)
             steady_ms = _earlier(steady_ms, group.next_steady_ms)

@@ -45,13 +45,13 @@ from sandglass.errors import (
 )
 from sandglass.rpc import calls
 from sandglass.rpc.guarding import admission_of
+from sandglass.rpc.outcomes import alike, all_places
 from sandglass.security.guard import Guard
 from sandglass.surface.consume import (
     delivery_to_wire,
     ending_of,
     partition_at,
     partitions_of,
-    places_of,
 )
 from sandglass.surface.produce import produce_nowait
 from sandglass.wire import convert, status
@@ -275,7 +275,9 @@ class SessionStream:
         self._wake()
 
     async def _take(self, frame: pb.ClientFrame) -> None:
-        await self._take_each(frame.outcomes, self._take_outcome)
+        for items in alike(frame.outcomes):
+            self._take_outcomes(items)
+            await self._took(len(items))
         await self._take_each(frame.extends, self._take_extend)
         await self._take_each(frame.credits, self._take_credit)
         await self._take_each(frame.subscribes, self._take_subscribe)
@@ -287,9 +289,12 @@ class SessionStream:
     async def _take_each(self, items: Iterable[Item], take: Callable[[Item], None]) -> None:
         for item in items:
             take(item)
-            self._taken_count += 1
-            if self._taken_count >= SLICE_COUNT:
-                await self._let_others()
+            await self._took(1)
+
+    async def _took(self, count: int) -> None:
+        self._taken_count += count
+        if self._taken_count >= SLICE_COUNT:
+            await self._let_others()
 
     async def _let_others(self) -> None:
         """Others have the loop; and this client has to read its answers before it goes on."""
@@ -300,13 +305,15 @@ class SessionStream:
             self._has_room.clear()
             await self._has_room.wait()
 
-    def _take_outcome(self, item: pb.Outcome) -> None:
-        request_id = item.request_id
+    def _take_outcomes(self, items: list[pb.Outcome]) -> None:
+        """Outcomes that are `alike`: if they can't be settled together, each is by itself."""
+        item = items[0]
 
         def done(error: SandglassError | None) -> None:
-            if request_id or error is not None:
-                reply = pb.OutcomeReply(request_id=request_id, error=_error(error))
-                self._room_for(reply).outcomes.append(reply)
+            for each in items:
+                if each.request_id or error is not None:
+                    reply = pb.OutcomeReply(request_id=each.request_id, error=_error(error))
+                    self._room_for(reply).outcomes.append(reply)
 
         try:
             subscription, partition = self._held(item.subscription_id, item.partition_number)
@@ -314,14 +321,19 @@ class SessionStream:
                 subscription,
                 partition,
                 item.token,
-                places_of(item),
+                all_places(items),
                 ending_of(item),
                 done,
                 delay_ms=item.delay_ms if item.HasField("delay_ms") else None,
                 reason=item.reason,
+                answer_count=len(items),
             )
         except SandglassError as error:
-            done(error)
+            if len(items) == 1:
+                done(error)
+                return
+            for each in items:
+                self._take_outcomes([each])
 
     def _take_extend(self, item: pb.Extend) -> None:
         reply = pb.ExtendReply(request_id=item.request_id, token=item.token)

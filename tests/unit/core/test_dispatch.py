@@ -459,3 +459,29 @@ def test_a_lease_has_as_many_messages_as_the_limit_and_no_more() -> None:
     drive.produce(*[0] * len(counts), counts=counts, width=2)
 
     assert [most, 1] == [each.lease.count for each in drive.dispatch()]
+
+
+def test_a_group_whose_outcomes_wait_is_given_nothing_more_until_one_is_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "GROUP_ENDING_COUNT_MAX", 3)
+    drive = Drive()
+    group, other = drive.group(), drive.group("other")
+    consumer = drive.read(group, credit_count=3)
+    drive.produce(0, counts=[4])
+    (delivery,) = drive.dispatch()
+    target = offset(START_MS, 4)
+    endings = [Ending.ACKED, Ending.NACKED, Ending.ACKED]
+
+    waiting = [
+        drive.admit_end(delivery, ending, [(place, 1)], delay_ms=1000)
+        for place, ending in enumerate(endings)
+    ]
+    drive.grant(consumer)
+    drive.read(other)
+
+    assert [1, 2, 3, 4] == drive.take(), "the other group has its own"
+    assert (None, None) == drive.partition.wake_at()[:2]
+    assert not group.is_drained(target)
+    drive.apply(waiting[0])
+    assert [4] == drive.take()
