@@ -157,7 +157,13 @@ TRIED: dict[str, tuple[str, ...]] = {
         NUMBER,
         f"{OUTCOMES}::test_as_many_dead_letters_are_named_as_a_page_has_and_no_more",
     ),
-    "PAGE_BYTES_MAX": ("unit/rpc/test_admin.py::test_a_page_of_topics_is_bounded_in_bytes",),
+    "PAGE_BYTES_MAX": (
+        "unit/rpc/test_admin.py::test_a_page_of_topics_is_bounded_in_bytes",
+        (
+            "integration/test_pages_of_topics.py"
+            "::test_channels_that_do_not_fit_go_on_with_the_next_page"
+        ),
+    ),
     "COUNT_ROW_COUNT_MAX": (
         "unit/broker/test_schedule.py::test_a_count_of_too_many_rows_is_a_lower_bound",
     ),

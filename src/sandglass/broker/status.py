@@ -1,8 +1,10 @@
 """How partitions and groups stand, for operators: values, read when asked for."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandglass.broker.loops import Loops
 from sandglass.core.browse import look
@@ -49,6 +51,14 @@ class GroupStatus:
     expired_count: int = 0
 
 
+class PartPlace(NamedTuple):
+    """Where a part of a group stands among those of its topic; `partition` is a place in it."""
+
+    partition: int
+    channel: str
+    group: str
+
+
 @dataclass(frozen=True, slots=True)
 class GroupOffsets:
     """How far a group is: the last offset of each kind, as an int; 0 for none."""
@@ -65,39 +75,38 @@ class Status:
     def __init__(self, loops: Loops) -> None:
         self.loops = loops
 
-    def partitions(self, topic: Topic) -> list[PartitionStatus]:
-        """The partitions of a topic, in order."""
-        status: list[PartitionStatus] = []
-        for ref in topic.partitions:
-            loop = self.loops.of(ref.number)
-            partition = loop.partition(ref.number)
-            channels = partition.channels.names(loop.view)
-            if REDRIVE_CHANNEL in channels:
-                channels.remove(REDRIVE_CHANNEL)  # nobody can read it
-            status.append(
-                PartitionStatus(ref.id, partition.last_index, partition.closed, channels)
-            )
-        return status
+    def partition(self, ref: PartitionRef) -> PartitionStatus | None:
+        """How a partition stands; None if its topic is gone."""
+        loop = self.loops.of(ref.number)
+        if ref.number not in loop.machine.refs:
+            return None
+        partition = loop.partition(ref.number)
+        channels = partition.channels.names(loop.view)
+        if REDRIVE_CHANNEL in channels:
+            channels.remove(REDRIVE_CHANNEL)  # nobody can read it
+        return PartitionStatus(ref.id, partition.last_index, partition.closed, channels)
 
-    async def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+    async def parts(
+        self, topic: Topic, group: str = "", *, after: PartPlace | None = None
+    ) -> AsyncGenerator[tuple[PartPlace, GroupStatus]]:
         """
-        The groups of a topic, one entry for each partition and channel. Others have the loop
-        after each.
+        The parts of the groups of a topic, or of one, by partition, channel and name, behind
+        `after`. Others have the loop after each.
         """
-        status: list[GroupStatus] = []
-        for ref in topic.partitions:
+        first = 0 if after is None else after.partition
+        for place, ref in enumerate(topic.partitions[first:], first):
             loop = self.loops.of(ref.number)
             if ref.number not in loop.machine.refs:
                 break  # the topic was deleted meanwhile
             partition = loop.partition(ref.number)
             for channel, name in partition.groups.names(loop.view):
-                if group and name != group:
+                at = PartPlace(place, channel, name)
+                if (group and name != group) or (after is not None and at <= after):
                     continue
                 with suppress(NotFoundError):  # it was deleted meanwhile
                     found = partition.group(channel, name, loop.view)
-                    status.append(await self._group_status(topic, ref, partition, found))
+                    yield at, await self._group_status(topic, ref, partition, found)
             await asyncio.sleep(0)
-        return status
 
     def last_index(self, ref: PartitionRef) -> int:
         """Of the last message produced to a partition; 0 if there is none."""

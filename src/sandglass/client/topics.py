@@ -1,5 +1,6 @@
 """Topics, partitions and groups as tools see them: values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -85,18 +86,18 @@ def topic_of(wire: admin_pb2.Topic) -> Topic:
     )
 
 
-def status_of(wire: admin_pb2.ShowTopicReply) -> TopicStatus:
-    """As above, with its partitions."""
-    partitions = tuple(
-        PartitionStatus(
+def status_of(pages: Sequence[admin_pb2.ShowTopicReply]) -> TopicStatus:
+    """As above, with its partitions, of which one may go on from page to page."""
+    found: dict[str, PartitionStatus] = {}
+    for each in (partition for page in pages for partition in page.partitions):
+        before = found.get(each.id)
+        found[each.id] = PartitionStatus(
             id=each.id,
             message_count=each.last_index,
             closed_offset=each.closed_offset.hex(),
-            channels=tuple(each.channels),
+            channels=(*(before.channels if before else ()), *each.channels),
         )
-        for each in wire.partitions
-    )
-    return TopicStatus(topic_of(wire.topic), partitions)
+    return TopicStatus(topic_of(pages[-1].topic), (*found.values(),))
 
 
 def group_of(wire: admin_pb2.GroupStatus) -> GroupStatus:

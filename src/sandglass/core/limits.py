@@ -211,10 +211,10 @@ LOOK_BYTES_MAX: Final = 4 * 1024 * 1024
 
 PAGE_COUNT_DEFAULT: Final = 100
 PAGE_COUNT_MAX: Final = 1000
-"""Messages on a page of dead letters or of what is pending."""
+"""Messages, topics, groups or partitions on a page."""
 
 PAGE_BYTES_MAX: Final = 768 * 1024
-"""As above, in bytes, so that a page with its columns fits into an answer; or one message."""
+"""As above, in bytes, so that a page with its columns fits into an answer; or one of them."""
 
 COUNT_ROW_COUNT_MAX: Final = 200_000
 """Rows that a count of what is pending goes through; beyond it the count is a lower bound."""

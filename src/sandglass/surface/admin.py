@@ -12,6 +12,7 @@ from sandglass.core import limits, offset
 from sandglass.core.topic import Topic, TopicGroup, TopicSettings
 from sandglass.errors import InvalidError
 from sandglass.surface import admin_values as values
+from sandglass.surface import paging
 from sandglass.surface.admin_values import kind_of as kind_of  # the compatible side's, too
 from sandglass.wire.v1 import admin_pb2
 
@@ -44,22 +45,13 @@ class Admin:
         self, request: admin_pb2.ListTopicsRequest
     ) -> admin_pb2.ListTopicsReply:
         """A page of them, by name."""
-        size = limits.check_range(
-            request.page_size or limits.PAGE_COUNT_MAX,
-            field="page_size",
-            low=1,
-            high=limits.PAGE_COUNT_MAX,
-        )
         topics = sorted(self._broker.catalog.topics(), key=lambda topic: topic.name)
-        return values.topics_page(topics, after=request.page_token, size=size)
+        return paging.topics_page(topics, request)
 
     async def show_topic(self, request: admin_pb2.ShowTopicRequest) -> admin_pb2.ShowTopicReply:
-        """A topic and how its partitions stand."""
+        """A topic, and a page of how its partitions stand."""
         topic = self._broker.catalog.topic(request.name)
-        return admin_pb2.ShowTopicReply(
-            topic=values.topic_to_wire(topic),
-            partitions=map(values.partition_to_wire, self._broker.status.partitions(topic)),
-        )
+        return await paging.partitions_page(topic, self._broker.status, request)
 
     async def set_topic(self, request: admin_pb2.SetTopicRequest) -> admin_pb2.SetTopicReply:
         """What is set, and nothing else."""
@@ -79,15 +71,10 @@ class Admin:
     async def list_groups(
         self, request: admin_pb2.ListGroupsRequest
     ) -> admin_pb2.ListGroupsReply:
-        """Of one topic; one group or all."""
+        """A page of them: of one topic, one group or all."""
         topic = self._broker.catalog.topic(request.topic)
-        parts = await self._broker.status.groups(topic, request.group)
-        known = [
-            self._group(topic, group)
-            for group in self._broker.groups.all(topic)
-            if not request.group or group.name == request.group
-        ]
-        return admin_pb2.ListGroupsReply(groups=map(values.part_to_wire, parts), known=known)
+        known = (self._group(topic, group) for group in self._broker.groups.all(topic))
+        return await paging.groups_page(topic, known, self._broker.status, request)
 
     async def create_group(
         self, request: admin_pb2.CreateGroupRequest

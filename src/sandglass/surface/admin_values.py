@@ -1,6 +1,5 @@
 """Settings, topics, groups and stored messages, between the wire and the broker."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from sandglass.broker.clocks import ClockSeen
@@ -127,34 +126,6 @@ def token_of(page: Page) -> bytes:
         return b""
     at, partition = page.next_place
     return offset.to_bytes(at) + (partition + 1).to_bytes(_TOKEN_PLACE_BYTES, "big")
-
-
-def topics_page(
-    topics: Sequence[Topic], *, after: bytes, size: int
-) -> admin_pb2.ListTopicsReply:
-    """
-    Topics, which come by name, behind the one that a token names: up to `size` of them, fewer
-    where they are large, one at least.
-
-    Raises:
-        InvalidError: not a token of ours.
-    """
-    try:
-        last = after.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidError(
-            "page_token is not one that an answer gave", field="page_token"
-        ) from error
-    first = bisect_right(topics, last, key=lambda topic: topic.name)
-    page, size_bytes = admin_pb2.ListTopicsReply(), 0
-    for place in range(first, len(topics)):
-        wire = topic_to_wire(topics[place])
-        size_bytes += wire.ByteSize()
-        if page.topics and (len(page.topics) == size or size_bytes > limits.PAGE_BYTES_MAX):
-            page.next_page_token = topics[place - 1].name.encode()
-            break
-        page.topics.append(wire)
-    return page
 
 
 def topic_to_wire(topic: Topic) -> admin_pb2.Topic:

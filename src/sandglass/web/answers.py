@@ -8,6 +8,7 @@ protocols say beyond that stands in headers: `Sandglass-Reason` (the code of
 
 import asyncio
 import json
+from base64 import b64encode
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -54,15 +55,20 @@ def answer(content: Message | dict[str, Any], code: int = 200) -> Response:
     )
 
 
-async def answer_list(message: Message) -> Response:
-    """A message that is one long list, with a breath for others now and then."""
+def paged(fields: dict[str, Any], token: bytes) -> dict[str, Any]:
+    """A page, with what leads to the next one, if there is one."""
+    return {**fields, "nextPageToken": b64encode(token).decode()} if token else fields
+
+
+async def answer_list(message: Message, *, token: bytes = b"") -> Response:
+    """A message that has nothing but long lists, with a breath for others now and then."""
     fields: dict[str, list[Any]] = {}
     for field, listed in message.ListFields():
         shown = fields.setdefault(field.json_name, [])
         for first in range(0, len(listed), SHOWN_COUNT):
             shown += map(gateway.to_fields, listed[first : first + SHOWN_COUNT])
             await asyncio.sleep(0)
-    return answer(fields)
+    return answer(paged(fields, token))
 
 
 def refused(error: SandglassError | Refusal) -> Response:

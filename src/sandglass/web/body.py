@@ -1,7 +1,7 @@
 """The body of a request: bounded in bytes, time and form, and read by those who want one."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -11,6 +11,7 @@ from sandglass.errors import InvalidError
 from sandglass.web.answers import ClientGoneError, Refusal
 from sandglass.web.bounds import Bounds
 from sandglass.wire import gateway
+from sandglass.wire.v1 import admin_pb2
 
 _PLAIN_CODINGS: Final = frozenset({"", "identity"})
 
@@ -53,6 +54,22 @@ def check_known(fields: gateway.Fields, names: Iterable[str], place: str) -> gat
                 f"{name[:40]!r} is not known; {place} may have {', '.join(known)}", field=name
             )
     return fields
+
+
+def read_page(query: Mapping[str, str]) -> tuple[int, bytes]:
+    """
+    `pageSize` and `pageToken` of a query. A token may come as it was given: what is a plus in
+    it, a query makes a space.
+
+    Raises:
+        InvalidError: they are not what they should be.
+    """
+    given: gateway.Fields = {
+        "pageSize": query.get("pageSize"),
+        "pageToken": query.get("pageToken", "").replace(" ", "+"),
+    }
+    page = gateway.to_message(given, admin_pb2.ListTopicsRequest)
+    return page.page_size, page.page_token
 
 
 async def read(request: Request) -> bytes:

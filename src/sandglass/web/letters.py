@@ -4,7 +4,6 @@ Routes of what operators look at: dead letters, which can be taken too, and what
 What is taken here is gone or comes again, so no unknown field is ignored.
 """
 
-from base64 import b64encode
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -13,8 +12,8 @@ from starlette.responses import Response
 from sandglass.broker.broker import Broker
 from sandglass.errors import InvalidError
 from sandglass.surface.admin import Admin
-from sandglass.web.answers import answer
-from sandglass.web.body import check_known, read_known
+from sandglass.web.answers import answer, paged
+from sandglass.web.body import check_known, read_known, read_page
 from sandglass.wire import gateway
 from sandglass.wire.v1 import admin_pb2, broker_pb2
 
@@ -95,15 +94,10 @@ def _filter_of(query: dict[str, str]) -> admin_pb2.DeadLetterFilter:
 
 
 def _page_of(query: dict[str, str]) -> dict[str, Any]:
-    """A token may come as it was given: what is a plus in it, a query makes a space."""
-    given: dict[str, Any] = {
-        "pageSize": query.get("pageSize"),
-        "pageToken": query.get("pageToken", "").replace(" ", "+"),
-    }
-    page = gateway.to_message(given, admin_pb2.ListPendingRequest)
+    size, token = read_page(query)
     return {
-        "page_size": page.page_size,
-        "page_token": page.page_token,
+        "page_size": size,
+        "page_token": token,
         "with_messages": _flag(query, "messages"),
     }
 
@@ -138,5 +132,4 @@ def _stored(wire: admin_pb2.StoredMessage) -> dict[str, Any]:
 
 
 def _paged(name: str, listed: list[dict[str, Any]], token: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {name: listed} if listed else {}
-    return {**found, "nextPageToken": b64encode(token).decode()} if token else found
+    return paged({name: listed} if listed else {}, token)

@@ -54,11 +54,12 @@ _FILTER: Final = (
     _query("channel", "Only what was read in this channel."),
     _query("reason", "Only those with this reason."),
 )
+_PAGE_TOKEN: Final = _query("pageToken", "Of the page before.")
 _PAGE: Final = (
     _query(
         "pageSize", f"1 to {limits.PAGE_COUNT_MAX}; {limits.PAGE_COUNT_DEFAULT} by default."
     ),
-    _query("pageToken", "Of the page before."),
+    _PAGE_TOKEN,
     _query("messages", "`true` for the messages themselves."),
 )
 _SPAN: Final = (
@@ -144,6 +145,8 @@ PATHS: Final[Part] = {
             "Show how the groups of a topic stand.",
             TOPIC,
             _query("group", "One group only."),
+            _query("pageSize", f"1 to {limits.PAGE_COUNT_MAX}, and as many by default."),
+            _PAGE_TOKEN,
             tag="groups",
             gives="Groups",
         ),

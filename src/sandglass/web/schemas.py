@@ -84,7 +84,8 @@ SCHEMAS: Final[Part] = {
     "Groups": _object(
         "The groups of a topic, and how they stand.",
         groups=_list(_ref("GroupStatus"), "One for each partition and channel that it reads."),
-        known=_list(_ref("Group"), "Each group, whether it has read or not."),
+        known=_list(_ref("Group"), "Each group, whether it has read or not, before all those."),
+        nextPageToken=_text("For the next page; absent at the end.", format=_BYTES),
     ),
     "Group": _object(
         "A group: for all partitions and channels.",

@@ -19,7 +19,7 @@ from sandglass.surface.compat import BrokerService
 from sandglass.surface.pacing import drain_room
 from sandglass.surface.produce import produce
 from sandglass.web.answers import answer, answer_list, stream_error
-from sandglass.web.body import read_json
+from sandglass.web.body import read_json, read_page
 from sandglass.web.stream import MessageStream, Streams, is_for_events, wait_s_of
 from sandglass.wire import convert, gateway, status
 from sandglass.wire.compat import sandglass_pb2 as compat
@@ -68,11 +68,19 @@ class Topics:
         return answer(await self._admin.delete_topic(params))
 
     async def list_groups(self, request: Request) -> Response:
-        """How the groups of a topic stand, or one of them."""
+        """A page of how the groups of a topic stand, or one of them."""
+        query = request.query_params
+        size, token = read_page(query)
         params = admin_pb2.ListGroupsRequest(
-            topic=request.path_params["topic"], group=request.query_params.get("group", "")
+            topic=request.path_params["topic"],
+            group=query.get("group", ""),
+            page_size=size,
+            page_token=token,
         )
-        return await answer_list(await self._admin.list_groups(params))
+        page = await self._admin.list_groups(params)
+        token = page.next_page_token
+        page.ClearField("next_page_token")
+        return await answer_list(page, token=token)
 
     async def produce(self, request: Request) -> Response:
         """`ProduceMessageRequest`, its topic from the path; `ProduceResponse`."""

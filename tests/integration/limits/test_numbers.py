@@ -108,7 +108,7 @@ def own(**fields: Any) -> dict[str, Any]:
 async def list_page(place: Place, call: str, **fields: Any) -> None:
     request = getattr(admin_pb2, f"{call}Request")
     if call != "ListTopics":
-        fields["topic"] = place.topic
+        fields["name" if call == "ShowTopic" else "topic"] = place.topic
     await getattr(place.wire.admin, call)(request(**fields))
 
 
@@ -379,7 +379,7 @@ NUMBERS = [
             limits.PAGE_COUNT_MAX,
             lambda at, n, call=call: list_page(at, call, page_size=n),
         )
-        for call in ("ListTopics", "ListDeadLetters", "ListPending")
+        for call in ("ListTopics", "ShowTopic", "ListGroups", "ListDeadLetters", "ListPending")
     ),
     *(
         Number(
@@ -388,7 +388,7 @@ NUMBERS = [
             limits.PAGE_COUNT_MAX,
             lambda at, n, path=path: get(at, f"/t/{path}?pageSize={n}"),
         )
-        for path in ("dead", "pending")
+        for path in ("dead", "pending", "groups")
     ),
     Number(
         "calls",

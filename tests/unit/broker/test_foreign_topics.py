@@ -62,7 +62,7 @@ async def test_its_name_is_taken(shell: Shell, shared: Shared) -> None:
         lambda shell: shell.broker.groups.change(FAR, "g", GroupSettings()),
         lambda shell: shell.broker.groups.seek(FAR, "g", BEGINNING),
         lambda shell: shell.broker.groups.delete(FAR, "g"),
-        lambda shell: shell.broker.status.groups(FAR),
+        lambda shell: anext(shell.broker.status.parts(FAR)),
     ],
 )
 async def test_what_concerns_it_is_its_homes(call, shell: Shell, shared: Shared) -> None:  # type: ignore[no-untyped-def]  # calls of many kinds

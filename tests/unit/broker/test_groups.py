@@ -23,7 +23,7 @@ OWN = GroupSettings(max_deliveries=2, backoff=Backoff((1000,)))
 
 
 async def names(shell: Shell) -> list[str]:
-    return sorted({part.group for part in await shell.broker.status.groups(shell.t)})
+    return sorted({part.group async for _, part in shell.broker.status.parts(shell.t)})
 
 
 async def test_a_group_is_there_before_its_first_consumer(shell: Shell) -> None:
@@ -154,7 +154,7 @@ async def test_a_seek_brings_back_what_was_settled_and_refuses_older_outcomes(
 
     with pytest.raises(LeaseLostError):
         shell.settle(consumer, old)
-    (status,) = await shell.broker.status.groups(shell.t)
+    ((_, status),) = [each async for each in shell.broker.status.parts(shell.t)]
     assert (2, 2, 0) == (status.generation, status.leased_count, status.acked_count)
 
 

@@ -143,7 +143,7 @@ async def test_no_group_is_made_on_a_kv_topic(shell: Shell) -> None:
     with pytest.raises(PreconditionError, match="KV topic"):
         await shell.consume()
 
-    assert [] == await shell.broker.status.groups(keys.topic)
+    assert [] == [each async for each in shell.broker.status.parts(keys.topic)]
 
 
 async def test_pages_hold_so_many_entries_or_bytes_and_say_where_they_end(

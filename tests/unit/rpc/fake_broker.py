@@ -1,11 +1,11 @@
 """A broker for the tests of surfaces: everything in lists, and durable at once."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sandglass.broker.intake import Told
 from sandglass.broker.outgoing import Outgoing
-from sandglass.broker.status import GroupOffsets, GroupStatus, PartitionStatus
+from sandglass.broker.status import GroupOffsets, GroupStatus, PartitionStatus, PartPlace
 from sandglass.core import offset
 from sandglass.core.message import Batch, Placed, Slice
 from sandglass.core.standing import Standing
@@ -34,20 +34,20 @@ class FakeStatus:
         self.offsets = broker.offsets
         self.standing = broker.standing
 
-    def partitions(self, topic: Topic) -> list[PartitionStatus]:
-        return [
-            PartitionStatus(each.id, 7, offset.make(NOW_MS, 7), ["master"])
-            for each in topic.partitions
-        ]
+    def partition(self, ref: PartitionRef) -> PartitionStatus:
+        return PartitionStatus(ref.id, 7, offset.make(NOW_MS, 7), ["master"])
 
-    async def groups(self, topic: Topic, group: str = "") -> list[GroupStatus]:
+    async def parts(
+        self, topic: Topic, group: str = "", *, after: PartPlace | None = None
+    ) -> AsyncGenerator[tuple[PartPlace, GroupStatus]]:
         name, partition = group or "g", topic.partitions[0].id
         committed, consumed = offset.make(NOW_MS, 1), offset.make(NOW_MS, 2)
-        return [
+        yield (
+            PartPlace(0, "master", name),
             GroupStatus(
                 topic.name, partition, "master", name, committed, consumed, *range(1, 8)
-            )
-        ]
+            ),
+        )
 
 
 class FakeGroups:

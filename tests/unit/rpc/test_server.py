@@ -90,7 +90,7 @@ async def test_an_unknown_call_is_unimplemented(channel):
 
 async def test_a_reply_that_is_too_large_is_told_by_its_size(channel, broker, caplog):
     name = "t" * 200
-    broker.add(name, 15_000)
+    broker.add(name, 30_000)
     request = admin_pb2.ShowTopicRequest(name=name).SerializeToString()
 
     failed = await refusal(answer(channel, "/sandglass.v1.Admin/ShowTopic", request))

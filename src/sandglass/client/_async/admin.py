@@ -79,8 +79,13 @@ class AsyncAdmin:
         """The groups of a topic, by name, also those that have read nowhere so far."""
         request = admin_pb2.ListGroupsRequest(topic=topic)
         parse = admin_pb2.ListGroupsReply.FromString
-        reply = await self._unary.call("ListGroups", request, parse, is_read=True)
-        return [known_of(each) for each in reply.known]
+        groups: list[Group] = []
+        while True:
+            page = await self._unary.call("ListGroups", request, parse, is_read=True)
+            groups += map(known_of, page.known)
+            if page.groups or not page.next_page_token:
+                return groups  # their parts come after all of them
+            request.page_token = page.next_page_token
 
     async def group(self, topic: str, group: str) -> Group:
         """
@@ -89,7 +94,7 @@ class AsyncAdmin:
         Raises:
             NotFoundError: there is none.
         """
-        request = admin_pb2.ListGroupsRequest(topic=topic, group=group)
+        request = admin_pb2.ListGroupsRequest(topic=topic, group=group, page_size=1)
         parse = admin_pb2.ListGroupsReply.FromString
         reply = await self._unary.call("ListGroups", request, parse, is_read=True)
         if not reply.known:

@@ -228,8 +228,12 @@ class AsyncClient:
         """
         request = admin_pb2.ShowTopicRequest(name=name)
         parse = admin_pb2.ShowTopicReply.FromString
-        reply = await self.open().unary.call("ShowTopic", request, parse, is_read=True)
-        return status_of(reply)
+        pages: list[admin_pb2.ShowTopicReply] = []
+        while not pages or request.page_token:
+            page = await self.open().unary.call("ShowTopic", request, parse, is_read=True)
+            pages.append(page)
+            request.page_token = page.next_page_token
+        return status_of(pages)
 
     async def delete_topic(self, name: str) -> None:
         """
@@ -251,8 +255,13 @@ class AsyncClient:
         """
         request = admin_pb2.ListGroupsRequest(topic=topic, group=group)
         parse = admin_pb2.ListGroupsReply.FromString
-        reply = await self.open().unary.call("ListGroups", request, parse, is_read=True)
-        return [group_of(each) for each in reply.groups]
+        groups: list[GroupStatus] = []
+        while True:
+            page = await self.open().unary.call("ListGroups", request, parse, is_read=True)
+            groups += map(group_of, page.groups)
+            if not page.next_page_token:
+                return groups
+            request.page_token = page.next_page_token
 
     # --- producing ----------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class KeyValue:
     async def page(self, scan: Scan) -> list[Entry]:
         """The next page of a scan; a page may be empty where more follow."""
         if scan.left is None:
-            wanted = admin_pb2.ShowTopicRequest(name=scan.request.topic)
+            wanted = admin_pb2.ShowTopicRequest(name=scan.request.topic, page_size=1)
             parse = admin_pb2.ShowTopicReply.FromString
             shown = await self._unary.call("ShowTopic", wanted, parse, is_read=True)
             scan.begin([*shown.topic.partitions])
