@@ -213,6 +213,9 @@ class Node:
             self._sessions.drain()
         if self._web is not None:
             self._web.drain()
+        if self.cluster is not None:
+            # First of all: whoever is told to go elsewhere finds there what was led here.
+            await self.cluster.hand_over()
         if self._broker is not None:
             self._broker.pulls.let_go()
         if self._surface is not None:

@@ -1,12 +1,17 @@
-"""Topics with one replica in a cluster: every node knows them, one node has them."""
+"""A cluster whose nodes come and go on purpose: names, leaders, and what operators do."""
 
 import asyncio
+import json
+import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from sandglass import AsyncClient, ConflictError, NotFoundError, SandglassError
+from sandglass.cli.schema import schema_of
 from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
 
@@ -110,3 +115,65 @@ async def until_deleted(client: AsyncClient, topic: str) -> None:
             return
         except SandglassError:
             await asyncio.sleep(0.1)
+
+
+async def leaders(node: NodeProcess, topic: str) -> list[str]:
+    """Who leads the partitions of a topic, as a node knows it; empty for nobody."""
+    async with AsyncClient(node.address) as client:
+        found = (await client.admin.show_cluster()).partitions
+    return [each.leader for each in found if each.topic == topic]
+
+
+async def until_led(node: NodeProcess, topic: str, *wanted: str) -> None:
+    """Waits until just these nodes lead a topic, a partition each or more."""
+    async with asyncio.timeout(DEADLINE_S):
+        while set(await leaders(node, topic)) != set(wanted):
+            await asyncio.sleep(0.05)
+
+
+async def test_leaders_go_and_come_back_with_their_nodes(tmp_path: Path) -> None:
+    async with ClusterProcesses(tmp_path) as cluster:
+        one, two, three = cluster.nodes
+        async with AsyncClient(one.address) as client:
+            await client.create_topic("t", kind="kv", partitions=3, replication_factor=3)
+        await until_led(one, "t", "node0", "node1", "node2")
+
+        drained = await sandctl(three, "cluster", "drain", "node1")
+        assert drained == {"drained": "node1", "led_count": 0, "alone": []}
+        assert "node1" not in await leaders(one, "t")
+        two.terminate()
+        assert await two.wait() == 0
+        await two.start()
+        await cluster.joined(two)
+        async with AsyncClient(two.address) as client, asyncio.timeout(DEADLINE_S):
+            await until_put(client, "t")
+            nodes = (await client.admin.show_cluster()).nodes
+        assert [node.is_drained for node in nodes] == [False, True, False]
+        assert "node1" not in await leaders(one, "t")
+
+        await sandctl(three, "cluster", "undrain", "node1")
+        await until_led(one, "t", "node0", "node1", "node2")
+
+
+async def until_put(client: AsyncClient, topic: str) -> None:
+    """Puts an entry; a partition may have no leader for a moment."""
+    while True:
+        try:
+            await client.put(topic, b"k", b"v")
+            return
+        except SandglassError:
+            await asyncio.sleep(0.05)
+
+
+async def sandctl(node: NodeProcess, *command: str) -> Any:
+    """What a command says of a node, in JSON."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sandglass.cli.ctl.main", "--addrs", node.address, "--json"),
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    found = json.loads(said)
+    Draft202012Validator(schema_of(f"sandctl {command[0]} {command[1]}")).validate(found)
+    return found

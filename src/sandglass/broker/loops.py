@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from sandglass.broker.node_loop import NodeLoop
-from sandglass.broker.shared_catalog import ClusterSeen, SharedCatalog
+from sandglass.broker.shared_catalog import ClusterSeen, SharedCatalog, Steward
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
@@ -50,6 +50,8 @@ class Loops:
         """Why a partition isn't served here, and where it is."""
         self.shared: SharedCatalog | None = None
         """The cluster's topics and groups, once the node has joined one."""
+        self.steward: Steward | None = None
+        """Of that cluster, as above."""
         self.why_alone: Callable[[], str] = lambda: "this node serves alone"
         """Why there is none."""
         self.is_member: Callable[[], bool] = lambda: False

@@ -15,6 +15,7 @@ class NodeSeen:
     grpc: str
     http: str
     is_alive: bool
+    is_drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,21 @@ class SharedCatalog(Protocol):
         Takes a group's row away: its parts are gone.
 
         Raises:
+            UnavailableError: no quorum.
+        """
+        ...
+
+
+class Steward(Protocol):
+    """What operators do with a cluster. All calls run in the event loop's thread."""
+
+    async def drain(self, node: str, *, is_drained: bool) -> None:
+        """
+        Lets a member lead nothing and get no replicas, until that is taken back.
+
+        Raises:
+            NotFoundError: there is no such member.
+            PreconditionError: nobody would be left.
             UnavailableError: no quorum.
         """
         ...

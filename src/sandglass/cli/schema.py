@@ -248,6 +248,7 @@ SHAPES: Final[dict[str, Part]] = {
             "grpc_address": _text("host:port"),
             "http_address": _text("host:port; empty without HTTP."),
             "is_alive": {"type": "boolean", "description": "It is there."},
+            "is_drained": {"type": "boolean", "description": "It leads nothing, on purpose."},
         },
     ),
     "cluster-partition": _object(
@@ -369,6 +370,17 @@ COMMANDS: Final[dict[str, Part]] = {
     "sandctl cluster info": _shape("cluster"),
     "sandctl cluster nodes": _list(_shape("cluster-node")),
     "sandctl cluster partitions": _list(_shape("cluster-partition")),
+    "sandctl cluster drain": _object(
+        "A node that was drained.",
+        {
+            "drained": _text("Its name."),
+            "led_count": _count("Partitions that it leads still."),
+            "alone": _list(_text("A topic that lives on it alone.")),
+        },
+    ),
+    "sandctl cluster undrain": _object(
+        "A node that takes part again.", {"undrained": _text("Its name.")}
+    ),
     "sandctl config show": _list(_shape("setting")),
     "sandglass version": _shape("version"),
     "sandglass config show": _list(_shape("setting")),

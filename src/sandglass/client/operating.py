@@ -245,6 +245,7 @@ class ClusterNode:
     grpc_address: str
     http_address: str
     is_alive: bool
+    is_drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +282,9 @@ class ClusterStatus:
 def cluster_of(wire: admin_pb2.ShowClusterReply) -> ClusterStatus:
     """The value of a cluster on the wire."""
     nodes = tuple(
-        ClusterNode(each.name, each.grpc_address, each.http_address, each.is_alive)
+        ClusterNode(
+            each.name, each.grpc_address, each.http_address, each.is_alive, each.is_drained
+        )
         for each in wire.nodes
     )
     partitions = tuple(

@@ -6,6 +6,7 @@ The catalog of a cluster, in what its members agree on.
 | `topic.<name>` | a topic, and which members hold its partitions; with one replica: its home |
 | `group.<topic>.<name>` | a group of it |
 | `leader.<number>` | which member leads a partition, since which incarnation, in which epoch |
+| `drained.<node>` | an operator wants that it leads nothing, and gets no replicas |
 | `numbers` | the next number of a partition |
 """
 
@@ -13,7 +14,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from sandglass.adapters.jetstream import Stream
@@ -36,28 +37,32 @@ from sandglass.sandflake import Generator
 
 GROUPS: Final = "group."
 LEADERS: Final = "leader."
+DRAINED: Final = "drained."
 NUMBERS: Final = "numbers"
 AGAIN_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """Who leads a partition. It holds while that incarnation of the member is there."""
+    """
+    Who leads a partition. It holds while that incarnation of the member is there. Where nobody
+    does, `heir` is the node to which the leader before has handed over.
+    """
 
     node: str
     incarnation: str
     epoch: int
+    heir: str = ""
 
     def encode(self) -> bytes:
         """The entry's value."""
-        fields = {"node": self.node, "incarnation": self.incarnation, "epoch": self.epoch}
-        return json.dumps(fields, sort_keys=True).encode()
+        return json.dumps(asdict(self), sort_keys=True).encode()
 
     @classmethod
     def decode(cls, value: bytes) -> "Leadership":
         """Reads an entry's value."""
         found = json.loads(value)
-        return cls(found["node"], found["incarnation"], found["epoch"])
+        return cls(found["node"], found["incarnation"], found["epoch"], found.get("heir", ""))
 
 
 NOBODY: Final = Leadership("", "", 0)
@@ -82,8 +87,11 @@ class ClusterCatalog:
         self.clock = clock
         self.placed: dict[str, Placed] = {}
         """The replicated topics, by name."""
+        self.drained: set[str] = set()
+        """Members that lead nothing, and get no replicas, because an operator wants it so."""
         self.homes = Homes(placement, members.me.name, own_topics)
         self._topics: dict[str, Topic] = {}
+        self._partitions: dict[int, tuple[Topic, tuple[str, ...]]] = {}
         self._groups: dict[str, dict[str, TopicGroup]] = {}
         for key in [*placement.entries]:
             self._on_entry(key)
@@ -110,14 +118,7 @@ class ClusterCatalog:
         settings: TopicSettings,
     ) -> Topic:
         """See `SharedCatalog.create_topic`."""
-        members = [member.name for member in self.members.alive]
-        if replication_factor > len(members):
-            raise PreconditionError(
-                f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
-                f" {replication_factor} members, and {len(members)} are there:"
-                f" {replication_factor - len(members)} missing",
-                field="replication_factor",
-            )
+        members = self._able_members(replication_factor)
         if topic_key(name) in self.placement.entries:
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
@@ -188,6 +189,42 @@ class ClusterCatalog:
         """See `SharedCatalog.delete_group`."""
         await self.placement.delete(_group_key(topic, name))
 
+    async def drain(self, node: str, *, is_drained: bool) -> None:
+        """
+        Enters whether a member is to lead nothing.
+
+        Raises:
+            NotFoundError: there is no such member.
+            PreconditionError: nobody would be left.
+            UnavailableError: no quorum.
+        """
+        if self.members.named(node) is None:
+            raise NotFoundError(f"the cluster has no node {node[:200]!r}", field="node")
+        key = DRAINED + key_part(node)
+        if not is_drained:
+            await self.placement.delete(key)
+            return
+        left = {member.name for member in self.members.alive} - self.drained - {node}
+        if not left:
+            raise PreconditionError(
+                f"node {node} is the last one that is there and not drained", field="node"
+            )
+        await self.placement.set(key, b"{}")
+
+    def _able_members(self, count: int) -> list[str]:
+        """Those that may get replicas, if there are so many."""
+        alive = [member.name for member in self.members.alive]
+        able = [name for name in alive if name not in self.drained]
+        if count > len(able):
+            drained_count = len(alive) - len(able)
+            but = f", {drained_count} of them drained" if drained_count else ""
+            raise PreconditionError(
+                f"ErrUnableToSelectReplicas: replication_factor {count} needs {count} members,"
+                f" and {len(alive)} are there{but}: {count - len(able)} missing",
+                field="replication_factor",
+            )
+        return able
+
     # --- leaders ------------------------------------------------------------------------------
 
     def leadership(self, number: int) -> Leadership:
@@ -212,9 +249,10 @@ class ClusterCatalog:
             return False
         return True
 
-    async def yield_(self, number: int, epoch: int) -> None:
+    async def yield_(self, number: int, epoch: int, heir: str = "") -> None:
         """
-        Enters that nobody leads a partition, if this node was entered, in this epoch.
+        Enters that nobody leads a partition, if this node was entered, in this epoch; and who
+        is to be next.
 
         Raises:
             UnavailableError: no quorum.
@@ -227,8 +265,12 @@ class ClusterCatalog:
         if (found.node, found.incarnation, found.epoch) == (me.name, me.incarnation, epoch):
             with suppress(ConflictError):
                 await self.placement.set(
-                    key, replace(found, node="", incarnation="").encode(), entry.revision
+                    key, Leadership("", "", epoch, heir).encode(), entry.revision
                 )
+
+    def placed_of(self, number: int) -> tuple[Topic, tuple[str, ...]] | None:
+        """The topic of a replicated partition, and its replicas, the first to lead first."""
+        return self._partitions.get(number)
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -237,6 +279,8 @@ class ClusterCatalog:
         if key.startswith(TOPICS):
             name = key.removeprefix(TOPICS).replace("=2E", ".")
             self._on_topic(name, None if entry is None else Placed.decode(entry.value))
+        elif key.startswith(DRAINED):
+            self._on_drained(key.removeprefix(DRAINED).replace("=2E", "."), entry is not None)
         elif key.startswith(GROUPS):
             topic, name = (part.replace("=2E", ".") for part in key.split(".")[1:])
             if entry is None:
@@ -247,13 +291,23 @@ class ClusterCatalog:
     def _on_topic(self, name: str, placed: Placed | None) -> None:
         is_at_home = placed is not None and placed.is_at_home
         self.homes.heard(name, placed if is_at_home else None)
-        self.placed.pop(name, None)
+        before = self.placed.pop(name, None)
+        for ref in before.topic.partitions if before is not None else ():
+            self._partitions.pop(ref.number, None)
         if placed is not None and not is_at_home:
             self.placed[name] = placed
+            for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True):
+                self._partitions[ref.number] = (placed.topic, names)
         topic = self.homes.topics.get(name) if is_at_home else placed and placed.topic
         self._topics.pop(name, None)
         if topic is not None:
             self._topics[name] = topic
+
+    def _on_drained(self, node: str, is_drained: bool) -> None:
+        if is_drained:
+            self.drained.add(node)
+        else:
+            self.drained.discard(node)
 
     async def _take_numbers(self, count: int) -> int:
         """The first of so many numbers that no partition ever had."""

@@ -9,10 +9,6 @@ A node's part in a cluster: its engine, its membership, the replicas that it hol
 The founder makes the bucket on which members agree, as soon as two engines of the cluster are
 there, and enters the cluster's id. Whoever comes later takes that id into its own data, and
 never joins another cluster with them.
-
-Who leads a partition: the first of its replicas whose node is there. A leader is entered in the
-catalog, by compare-and-set, before it opens its epoch; if it doesn't lead within some time, the
-next replica's node may.
 """
 
 import asyncio
@@ -30,13 +26,15 @@ from sandglass.adapters.nats import Connection
 from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
-from sandglass.broker.loops import Loops, is_replicated
+from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
-from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, PartitionSeen
-from sandglass.cluster.catalog import GROUPS, LEADERS, ClusterCatalog, Leadership
+from sandglass.broker.shared_catalog import ClusterSeen
+from sandglass.cluster.catalog import DRAINED, GROUPS, LEADERS, ClusterCatalog
+from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Member, Members
 from sandglass.cluster.placed import TOPICS
 from sandglass.cluster.replica import Replica, State
+from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
 from sandglass.core.machine import encode_group, encode_topic
 from sandglass.core.partition import Slicer
 from sandglass.core.record import DeleteGroup, Operation, PutGroup, PutTopic
@@ -47,10 +45,8 @@ from sandglass.errors import (
     NotLeaderError,
     PreconditionError,
     SandglassError,
-    UnavailableError,
 )
 from sandglass.ports import Clock, Entropy
-from sandglass.replication.writer import next_epoch
 from sandglass.sandflake import Generator
 
 logger = logging.getLogger(__name__)
@@ -62,11 +58,7 @@ BUCKET_REPLICAS: Final = (3, 2)
 
 AGAIN_S: Final = 0.5
 TURN_S: Final = 0.25
-PATIENCE_MS: Final = 3000
-"""A replica that should lead, and doesn't within this, is passed over."""
-
 FOUNDED_S: Final = 30.0
-NOT_LED_RETRY_MS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +116,15 @@ class Cluster:
         self.members: Members | None = None
         self.trouble = "the cluster's engine has no quorum yet"
         """Why the node has not joined; empty once it has."""
+        self.leaders: Leaders | None = None
+        self.sight: Sight | None = None
         self._connection: Connection | None = None
         self._placement: JetStreamPlacement | None = None
         self._store: RocksStore | None = None
-        self._vacant_ms: dict[int, int] = {}
+        self._bucket_count = 0
+        """So many members hold the bucket, as far as is known."""
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_draining = False
 
     # --- start and stop -----------------------------------------------------------------------
 
@@ -149,15 +143,20 @@ class Cluster:
         self.loops.look_around = self.seen
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
 
+    async def hand_over(self) -> None:
+        """Others lead what this node leads; it takes nothing over any more."""
+        if self.leaders is not None:
+            await self.leaders.stop()
+
     async def stop(self) -> None:
         """Hands over what the node leads, says goodbye, and ends the engine."""
-        self._is_draining = True
+        await self.hand_over()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.catalog is not None:
             await self.catalog.homes.stop()
-        await asyncio.gather(*[self._end(each) for each in [*self.replicas.values()]])
+        await asyncio.gather(*[each.stop() for each in self.replicas.values()])
         if self.members is not None:
             await self.members.leave()
         if self._placement is not None:
@@ -167,12 +166,6 @@ class Cluster:
         await self.engine.stop()
         if self._store is not None:
             self._store.close()
-
-    async def _end(self, replica: Replica) -> None:
-        await replica.stop()
-        if self.catalog is not None and replica.epoch:
-            with suppress(SandglassError):
-                await self.catalog.yield_(replica.number, replica.epoch)
 
     # --- joining ------------------------------------------------------------------------------
 
@@ -244,7 +237,10 @@ class Cluster:
         )
         self._placement.follow(self._on_entry)
         self._store = self._open_store()
+        self.leaders = Leaders(self.catalog, members, self.replicas, self.clock)
+        self.sight = Sight(self.catalog, members, self.leaders, self.replicas)
         self.loops.shared = self.catalog
+        self.loops.steward = self.catalog
         self.catalog.homes.start()
 
     async def _open(self, placement: JetStreamPlacement) -> None:
@@ -299,6 +295,7 @@ class Cluster:
     # --- who leads what -----------------------------------------------------------------------
 
     async def _run(self) -> None:
+        assert self.leaders is not None
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TURN_S):
@@ -306,14 +303,33 @@ class Cluster:
             self._news.clear()
             try:
                 await self._hold_replicas()
-                for replica in [*self.replicas.values()]:
-                    await self._consider(replica)
+                await self._reconcile_all()
+                await self.leaders.consider()
+                await self._widen()
             except SandglassError as error:
                 logger.warning("cluster: %s", error)
                 await asyncio.sleep(TURN_S)
 
+    async def _widen(self) -> None:
+        """More members hold the bucket as more come; the first of them sees to it."""
+        assert self.members is not None
+        assert self._placement is not None
+        alive = self.members.alive
+        wanted = min(BUCKET_REPLICAS[0], len(alive))
+        if wanted <= self._bucket_count or alive[0].name != self.config.engine.name:
+            return
+        count = await self._placement.replica_count()
+        if count < wanted:
+            try:
+                await self._placement.replicate(wanted)
+            except PreconditionError as error:
+                logger.debug("the bucket stays on %d members: %s", count, error)
+                return
+            logger.info("what members agree on is held by %d of them", wanted)
+        self._bucket_count = wanted
+
     def _on_entry(self, key: str) -> None:
-        if key.startswith((TOPICS, GROUPS, LEADERS)):
+        if key.startswith((TOPICS, GROUPS, LEADERS, DRAINED)):
             self._news.set()
 
     def _lost(self) -> None:
@@ -355,167 +371,19 @@ class Cluster:
     def _may_serve(self) -> bool:
         return self.members is not None and self.members.may_serve()
 
-    async def _consider(self, replica: Replica) -> None:
-        """Is it this node's turn to lead, or no longer?"""
-        assert self.catalog is not None
-        assert self.members is not None
-        number, me = replica.number, self.members.me
-        leadership = self.catalog.leadership(number)
-        leader = self.members.named(leadership.node) if leadership.node else None
-        is_held = (
-            leader is not None
-            and leader.incarnation == leadership.incarnation
-            and self.members.is_alive(leader)
-        )
-        is_mine = (leadership.node, leadership.incarnation) == (me.name, me.incarnation)
-        if is_held and not is_mine:
-            self._vacant_ms.pop(number, None)
-            if replica.state in {State.LEADING, State.OPENING}:
-                replica.drop()
-            return
-        if is_held and replica.state in {State.LEADING, State.OPENING}:
-            self._vacant_ms.pop(number, None)
-            if replica.state is State.LEADING:
-                await self._reconcile(replica)
-            return
-        # Nobody leads it, or this node should and does not.
-        now_ms = self.clock.monotonic_ms()
-        since_ms = self._vacant_ms.setdefault(number, now_ms)
-        is_able = replica.is_current and not replica.is_called
-        if not is_able or self._is_draining or not self._may_serve():
-            return
-        if now_ms - since_ms < self._rank(number) * PATIENCE_MS:
-            return
-        if leader is not None and self._is_silent(leader, leadership):
-            is_over = await self.members.declare_over(leader)
-            if not is_over:
-                return
-        epoch = next_epoch(catalog_epoch=leadership.epoch, mark=replica.mark)
-        if await self.catalog.lead(number, epoch):
-            self._vacant_ms[number] = now_ms
-            replica.lead(epoch)
-
-    def _is_silent(self, leader: Member, leadership: Leadership) -> bool:
-        """It led, has not said goodbye, and nobody has declared it over."""
-        is_same = leader.incarnation == leadership.incarnation
-        return is_same and not leader.is_over and leader.name != self.config.engine.name
-
-    def _rank(self, number: int) -> int:
-        """The place of this node among the replicas whose nodes are there."""
-        assert self.members is not None
-        placed = self._placed(number)
-        if placed is None:
-            return 0
-        names = [name for name in placed[1] if self._is_there(name)]
-        me = self.config.engine.name
-        return names.index(me) if me in names else len(names)
-
-    def _is_there(self, name: str) -> bool:
-        assert self.members is not None
-        member = self.members.named(name)
-        return member is not None and self.members.is_alive(member) and not member.is_draining
-
-    def _placed(self, number: int) -> tuple[Topic, tuple[str, ...]] | None:
-        assert self.catalog is not None
-        for placed in self.catalog.placed.values():
-            for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True):
-                if ref.number == number:
-                    return placed.topic, names
-        return None
-
     def whereabouts(self, number: int) -> SandglassError:
         """Why a partition isn't served here, and where it is."""
-        catalog, members = self.catalog, self.members
-        if catalog is None or members is None:
+        if self.sight is None:
             return NotLeaderError(self.trouble, retry_after_ms=NOT_LED_RETRY_MS)
-        if not is_replicated(number):
-            return self._home_of(*catalog.homes.place(number), members)
-        leadership = catalog.leadership(number)
-        leader = members.named(leadership.node) if leadership.node else None
-        if leader is None or leader.is_over or leader.name == members.me.name:
-            return NotLeaderError(
-                f"partition {number} has no leader just now", retry_after_ms=NOT_LED_RETRY_MS
-            )
-        return NotLeaderError(
-            f"partition {number} is led by node {leader.name}, at {leader.grpc}",
-            retry_after_ms=NOT_LED_RETRY_MS,
-            leader=leader.grpc,
-        )
-
-    def _home_of(self, topic: str, node: str, members: Members) -> SandglassError:
-        home = members.named(node)
-        if not topic:
-            return NotFoundError("the topic was deleted", field="topic")
-        if home is None or not members.is_alive(home):
-            return UnavailableError(
-                f"topic '{topic}' lives on node {node} alone, which is not there",
-                retry_after_ms=NOT_LED_RETRY_MS,
-            )
-        return NotLeaderError(
-            f"topic '{topic}' lives on node {node}, at {home.grpc}",
-            retry_after_ms=NOT_LED_RETRY_MS,
-            leader=home.grpc,
-        )
+        return self.sight.whereabouts(number)
 
     def seen(self) -> ClusterSeen:
         """The cluster, as it is known here."""
-        catalog, members = self.catalog, self.members
         cluster_id = self.identity.cluster_id
         shown = cluster_id.hex() if any(cluster_id) else ""
-        if catalog is None or members is None:
+        if self.sight is None:
             return ClusterSeen(shown, self.trouble)
-        nodes = tuple(
-            NodeSeen(each.name, each.grpc, each.http, members.is_alive(each))
-            for each in members.all
-        )
-        partitions = tuple(
-            self._partition_seen(placed.topic.name, ref, names)
-            for _, placed in sorted((catalog.placed | catalog.homes.placed).items())
-            for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
-        )
-        return ClusterSeen(shown, self.trouble, nodes, partitions, self._warnings(nodes))
-
-    def _partition_seen(
-        self, topic: str, ref: PartitionRef, names: tuple[str, ...]
-    ) -> PartitionSeen:
-        assert self.catalog is not None
-        assert self.members is not None
-        if not is_replicated(ref.number):
-            home = names[0] if self._is_there(names[0]) else ""
-            return PartitionSeen(topic, ref.id, home, 0, names, "", 0)
-        leadership, replica = self.catalog.leadership(ref.number), self.replicas.get(ref.number)
-        leader = self.members.named(leadership.node) if leadership.node else None
-        is_led = (
-            leader is not None
-            and leader.incarnation == leadership.incarnation
-            and self.members.is_alive(leader)
-        )
-        return PartitionSeen(
-            topic,
-            ref.id,
-            leadership.node if is_led else "",
-            leadership.epoch,
-            names,
-            replica.state.value if replica is not None else "",
-            replica.mark.position if replica is not None else 0,
-        )
-
-    def _warnings(self, nodes: tuple[NodeSeen, ...]) -> tuple[str, ...]:
-        alive_count = sum(each.is_alive for each in nodes)
-        warnings = [f"node {each.name} is not there" for each in nodes if not each.is_alive]
-        if alive_count <= 2:
-            warnings.append(
-                f"{alive_count} members replicate, and survive the loss of none of them"
-            )
-        warnings += [
-            f"partition {number} is frozen here: {each.trouble}"
-            for number, each in self.replicas.items()
-            if each.state is State.FROZEN
-        ]
-        if self.catalog is not None:
-            homes = self.catalog.homes
-            warnings += [homes.clash_text(name) for name in sorted(homes.clashes)]
-        return tuple(warnings)
+        return self.sight.seen(shown)
 
     # --- what a new leader does ---------------------------------------------------------------
 
@@ -528,10 +396,15 @@ class Cluster:
         self.loops.remove(replica.number, self.whereabouts(replica.number))
         self._news.set()
 
+    async def _reconcile_all(self) -> None:
+        for replica in [*self.replicas.values()]:
+            if replica.state is State.LEADING:
+                await self._reconcile(replica)
+
     async def _reconcile(self, replica: Replica) -> None:
         """The catalog's topic and groups, into the log that a leader leads."""
         assert self.catalog is not None
-        placed, loop = self._placed(replica.number), replica.loop
+        placed, loop = self.catalog.placed_of(replica.number), replica.loop
         if placed is None or loop is None:
             return
         operations = self._differences(placed[0], replica.number, loop)

@@ -58,8 +58,8 @@ class Member:
     is_over: bool = False
     """It said goodbye, or others have declared it over."""
 
-    is_draining: bool = False
-    """It leads nothing, on its own wish, and takes nothing over."""
+    behind: tuple[int, ...] | None = None
+    """Partitions that it holds and could not lead at once; None while it doesn't know."""
 
     def encode(self) -> bytes:
         """The entry's value: JSON, so that a person can read it."""
@@ -70,7 +70,8 @@ class Member:
         """Reads an entry's value; fields of a newer version are passed over."""
         found = json.loads(value)
         known = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
-        return cls(**known)
+        behind = known.get("behind")
+        return cls(**{**known, "behind": None if behind is None else tuple(behind)})
 
 
 def key_part(name: str) -> str:
@@ -165,15 +166,10 @@ class Members:
         except SandglassError as error:
             logger.warning("no goodbye to the cluster: %s", error)
 
-    async def change(self, me: Member) -> None:
-        """
-        Tells the others something else about this node, with the next renewal.
-
-        Raises:
-            UnavailableError: the engine doesn't answer; it goes with a later renewal.
-        """
-        self.me = me
-        await self._renew()
+    def tell(self, *, behind: tuple[int, ...]) -> None:
+        """The others hear this of the node with its next renewal."""
+        if self.me.behind != behind:
+            self.me = replace(self.me, behind=behind)
 
     def _drawn(self) -> str:
         return self.entropy.token_bytes(8).hex()
@@ -247,14 +243,16 @@ class Members:
         never answered had arrived.
         """
         entry = self.placement.entries.get(self._key)
-        if entry is not None and entry.value == self.me.encode():
-            self._revision = entry.revision
-            return
+        if entry is not None:
+            found = Member.decode(entry.value)
+            if found.incarnation == self.me.incarnation and not found.is_over:
+                self._revision = entry.revision
+                return
         logger.error("this node was declared over: what it led is led by others")
         self.lease.given_up()
         for told in self.on_lost:
             told()
-        self.me = replace(self.me, incarnation=self._drawn(), is_over=False)
+        self.me = replace(self.me, incarnation=self._drawn(), is_over=False, behind=None)
         try:
             await self._take()
         except SandglassError as error:

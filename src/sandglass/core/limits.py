@@ -275,6 +275,10 @@ little before what it allows has left."""
 LEADER_RENEW_MS: Final = 500
 """From one renewal to the next: three may fail."""
 
+LEADER_SETTLE_MS: Final = 3000
+"""A member that came back has been there for so long, with all that it holds read, before it is
+handed what it should lead."""
+
 LEADER_LOOK_MS: Final = 250
 """A watcher looks at least so often. One that didn't was paused, and what it saw before counts
 no more: a renewal may wait unread."""

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.dead_letters import Taken
+from sandglass.broker.shared_catalog import Steward
 from sandglass.core import limits, offset
 from sandglass.core.topic import Topic, TopicGroup, TopicSettings
-from sandglass.errors import InvalidError
+from sandglass.errors import InvalidError, PreconditionError
 from sandglass.surface import admin_values as values
 from sandglass.surface import paging
 from sandglass.surface.admin_values import kind_of as kind_of  # the compatible side's, too
@@ -251,6 +252,7 @@ class Admin:
                 grpc_address=each.grpc,
                 http_address=each.http,
                 is_alive=each.is_alive,
+                is_drained=each.is_drained,
             )
             for each in seen.nodes
         ]
@@ -273,6 +275,17 @@ class Admin:
             partitions=partitions,
             warnings=seen.warnings,
         )
+
+    async def drain_node(self, request: admin_pb2.DrainNodeRequest) -> admin_pb2.DrainNodeReply:
+        """Entered when this returns; what the node leads is handed over then."""
+        await self._steward().drain(request.node, is_drained=not request.is_undone)
+        return admin_pb2.DrainNodeReply()
+
+    def _steward(self) -> Steward:
+        loops = self._broker.loops
+        if loops.steward is None:
+            raise PreconditionError(f"there is no cluster to change: {loops.why_alone()}")
+        return loops.steward
 
     # --- the clock ----------------------------------------------------------------------------
 

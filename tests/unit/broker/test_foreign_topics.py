@@ -1,6 +1,6 @@
 """Topics that live on another node of the cluster, as this one sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 import pytest
@@ -65,7 +65,9 @@ async def test_its_name_is_taken(shell: Shell, shared: Shared) -> None:
         lambda shell: anext(shell.broker.status.parts(FAR)),
     ],
 )
-async def test_what_concerns_it_is_its_homes(call, shell: Shell, shared: Shared) -> None:  # type: ignore[no-untyped-def]  # calls of many kinds
+async def test_what_concerns_it_is_its_homes(
+    call: Callable[[Shell], Awaitable[object]], shell: Shell, shared: Shared
+) -> None:
     with pytest.raises(NotLeaderError) as refused:
         await call(shell)
 

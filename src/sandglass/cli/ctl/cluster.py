@@ -1,7 +1,8 @@
 """`sandctl cluster`: the members of a cluster, and who leads what."""
 
+import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,15 @@ from sandglass.cli.ctl.progress import Progress
 
 if TYPE_CHECKING:
     from sandglass import AsyncClient, ClusterStatus
+
+DRAIN_S = 10.0
+"""How long others may take to take over, before it is said that they have not."""
+
+LOOK_S = 0.1
+
+Node = Annotated[
+    str, typer.Argument(metavar="NODE", help="Name of the node.", show_default=False)
+]
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="The cluster.")
 
@@ -51,13 +61,14 @@ def nodes(context: typer.Context) -> None:
             return
         leads = [each.leader for each in found.partitions]
         output.print_table(
-            ["NODE", "GRPC", "HTTP", "THERE", "LEADS"],
+            ["NODE", "GRPC", "HTTP", "THERE", "DRAINED", "LEADS"],
             [
                 (
                     node.name,
                     node.grpc_address,
                     node.http_address or "-",
                     "yes" if node.is_alive else "no",
+                    "yes" if node.is_drained else "no",
                     leads.count(node.name),
                 )
                 for node in found.nodes
@@ -94,6 +105,56 @@ def partitions(context: typer.Context) -> None:
         )
 
     call(context, work, label="listing partitions")
+
+
+@app.command()
+def drain(context: typer.Context, node: Node) -> None:
+    """Let a node lead nothing, before you stop it for long."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        await client.admin.drain_node(node)
+        left_count = await _until_drained(client, node)
+        found = await client.admin.show_cluster()
+        alone = sorted({each.topic for each in found.partitions if each.replicas == (node,)})
+        if globals_of(context).is_json:
+            output.print_json({"drained": node, "led_count": left_count, "alone": alone})
+            return
+        if left_count:
+            print(f"node '{node}' is drained, and leads {left_count} partitions still")
+        else:
+            print(f"node '{node}' is drained: it leads nothing")
+        if alone:
+            print(f"these topics live on it alone: {', '.join(alone)}")
+
+    call(context, work, label=f"draining {node}")
+
+
+@app.command()
+def undrain(context: typer.Context, node: Node) -> None:
+    """Let a node that was drained take part again."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        await client.admin.undrain_node(node)
+        if globals_of(context).is_json:
+            output.print_json({"undrained": node})
+        else:
+            print(f"node '{node}' takes part again")
+
+    call(context, work, label=f"undraining {node}")
+
+
+async def _until_drained(client: "AsyncClient", node: str) -> int:
+    """Waits a while for others to take over; how many partitions the node leads then."""
+    left_count = 0
+    for _ in range(int(DRAIN_S / LOOK_S)):
+        found = await client.admin.show_cluster()
+        left_count = sum(
+            each.leader == node and len(each.replicas) > 1 for each in found.partitions
+        )
+        if not left_count:
+            return 0
+        await asyncio.sleep(LOOK_S)
+    return left_count
 
 
 def _info_json(found: "ClusterStatus") -> dict[str, Any]:

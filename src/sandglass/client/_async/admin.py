@@ -356,6 +356,28 @@ class AsyncAdmin:
         request = admin_pb2.ShowClusterRequest()
         return cluster_of(await self._unary.call("ShowCluster", request, parse, is_read=True))
 
+    async def drain_node(self, node: str) -> None:
+        """
+        Lets a node of the cluster lead nothing, and get no new replicas; others take over what
+        it leads, once this returns. It holds through restarts, until `undrain_node`.
+
+        Raises:
+            NotFoundError: the cluster has no such node.
+            PreconditionError: there is no cluster, or nobody would be left.
+        """
+        request = admin_pb2.DrainNodeRequest(node=node)
+        await self._unary.call("DrainNode", request, admin_pb2.DrainNodeReply.FromString)
+
+    async def undrain_node(self, node: str) -> None:
+        """
+        Lets a node that was drained take part again.
+
+        Raises:
+            NotFoundError, PreconditionError: as `drain_node` does.
+        """
+        request = admin_pb2.DrainNodeRequest(node=node, is_undone=True)
+        await self._unary.call("DrainNode", request, admin_pb2.DrainNodeReply.FromString)
+
     async def show_clock(self) -> NodeClock:
         """The clock of the node that answers, and whether it believes its machine's."""
         parse = admin_pb2.ShowClockReply.FromString
@@ -374,7 +396,6 @@ class AsyncAdmin:
         return timedelta(milliseconds=reply.accepted_ms)
 
     # --- what is pending ----------------------------------------------------------------------
-
     async def count_pending(
         self,
         topic: str,

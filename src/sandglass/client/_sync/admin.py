@@ -49,6 +49,8 @@ class Admin:
     show_cluster = _blocking(AsyncAdmin.show_cluster)
     show_clock = _blocking(AsyncAdmin.show_clock)
     accept_clock = _blocking(AsyncAdmin.accept_clock)
+    drain_node = _blocking(AsyncAdmin.drain_node)
+    undrain_node = _blocking(AsyncAdmin.undrain_node)
     count_pending = _blocking(AsyncAdmin.count_pending)
     list_pending = _blocking(AsyncAdmin.list_pending)
 

@@ -500,16 +500,30 @@ class ShowClusterReply(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., trouble: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[ClusterNode, _Mapping]]] = ..., partitions: _Optional[_Iterable[_Union[ClusterPartition, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClusterNode(_message.Message):
-    __slots__ = ("name", "grpc_address", "http_address", "is_alive")
+    __slots__ = ("name", "grpc_address", "http_address", "is_alive", "is_drained")
     NAME_FIELD_NUMBER: _ClassVar[int]
     GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINED_FIELD_NUMBER: _ClassVar[int]
     name: str
     grpc_address: str
     http_address: str
     is_alive: bool
-    def __init__(self, name: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ..., is_alive: _Optional[bool] = ...) -> None: ...
+    is_drained: bool
+    def __init__(self, name: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ..., is_alive: _Optional[bool] = ..., is_drained: _Optional[bool] = ...) -> None: ...
+
+class DrainNodeRequest(_message.Message):
+    __slots__ = ("node", "is_undone")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    IS_UNDONE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    is_undone: bool
+    def __init__(self, node: _Optional[str] = ..., is_undone: _Optional[bool] = ...) -> None: ...
+
+class DrainNodeReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ClusterPartition(_message.Message):
     __slots__ = ("topic", "partition", "leader", "epoch", "replicas", "state", "position")

@@ -130,6 +130,11 @@ class AdminStub:
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockReply.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/sandglass.v1.Admin/DrainNode',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -249,6 +254,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -346,6 +357,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.AcceptClock,
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_admin__pb2.AcceptClockReply.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -861,6 +877,33 @@ class Admin:
             '/sandglass.v1.Admin/AcceptClock',
             sandglass_dot_v1_dot_admin__pb2.AcceptClockRequest.SerializeToString,
             sandglass_dot_v1_dot_admin__pb2.AcceptClockReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/DrainNode',
+            sandglass_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.DrainNodeReply.FromString,
             options,
             channel_credentials,
             insecure,

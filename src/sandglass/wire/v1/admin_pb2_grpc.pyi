@@ -26,6 +26,7 @@ class AdminStub:
     ShowCluster: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowClusterRequest, admin_pb2.ShowClusterReply]
     ShowClock: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowClockRequest, admin_pb2.ShowClockReply]
     AcceptClock: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.AcceptClockRequest, admin_pb2.AcceptClockReply]
+    DrainNode: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.DrainNodeRequest, admin_pb2.DrainNodeReply]
 
 class AdminServicer:
     def CreateTopic(
@@ -85,6 +86,9 @@ class AdminServicer:
     def AcceptClock(
         self, request: admin_pb2.AcceptClockRequest, context: grpc.aio.ServicerContext[admin_pb2.AcceptClockRequest, admin_pb2.AcceptClockReply]
     ) -> Awaitable[admin_pb2.AcceptClockReply]: ...
+    def DrainNode(
+        self, request: admin_pb2.DrainNodeRequest, context: grpc.aio.ServicerContext[admin_pb2.DrainNodeRequest, admin_pb2.DrainNodeReply]
+    ) -> Awaitable[admin_pb2.DrainNodeReply]: ...
 
 def add_AdminServicer_to_server(
     servicer: AdminServicer, server: grpc.aio.Server

@@ -1,0 +1,272 @@
+"""
+Who leads which partition, as far as this node has a say: it takes over, and hands over.
+
+The *order* of a partition is that of its replicas; who stands first leads, if its node is
+there. Topics are made with orders that begin with one member after the other, so that leaders
+are spread evenly as long as everybody is there.
+
+1. A leader is entered in the catalog, by compare-and-set, before it opens its epoch. If it
+   doesn't lead within some time, the next in order may.
+2. A leader that is not the first hands over to the one that is, once that has been there, with
+   all that it holds read, for some time: whoever comes and goes moves nothing.
+3. A node that is drained, or stops, hands over to the first of those that are left.
+4. Handing over: what is queued is finished, the offsets are closed exactly, and the entry is
+   released, in favour of the heir, who opens its epoch at once. A few partitions at a time, so
+   that none waits for all the others.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from sandglass.cluster.catalog import ClusterCatalog, Leadership
+from sandglass.cluster.members import Member, Members
+from sandglass.cluster.replica import Replica, State
+from sandglass.core import limits
+from sandglass.errors import SandglassError
+from sandglass.ports import Clock
+from sandglass.replication.writer import next_epoch
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_MS: Final = 3000
+"""A replica that should lead, and doesn't within this, is passed over."""
+
+AT_ONCE: Final = 4
+"""Partitions that are handed over at a time."""
+
+HAND_OVER_S: Final = 5.0
+"""So long a node that stops waits for its heirs: without a quorum nothing is handed over."""
+
+HEIR_S: Final = 1.0
+LOOK_S: Final = 0.01
+"""A node that stops stays until its heirs have opened their epochs, at most so long, and looks
+so often: with it goes its engine, and what that leads is away for a moment."""
+
+GIVEN_MS: Final = 60_000
+"""An heir that lost what it was given is not given it again for so long."""
+
+
+class Leaders:
+    """
+    All calls run in the event loop's thread. `replicas` are those that this node holds, by
+    number.
+    """
+
+    def __init__(
+        self,
+        catalog: ClusterCatalog,
+        members: Members,
+        replicas: Mapping[int, Replica],
+        clock: Clock,
+    ) -> None:
+        self.catalog = catalog
+        self.members = members
+        self.replicas = replicas
+        self.clock = clock
+        self.heirs: dict[int, str] = {}
+        """To whom a partition is being handed over just now."""
+        self._vacant_ms: dict[int, int] = {}
+        self._settled: dict[str, tuple[str, int]] = {}
+        """Of members that are ready: their incarnation, and since when."""
+        self._given_ms: dict[int, int] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    @property
+    def me(self) -> str:
+        """This node's name."""
+        return self.members.me.name
+
+    async def consider(self) -> None:
+        """
+        For each replica: is it this node's turn to lead, or no longer?
+
+        Raises:
+            UnavailableError: no quorum.
+        """
+        self._tell_what_is_behind()
+        self._look_who_is_ready()
+        for replica in [*self.replicas.values()]:
+            await self._consider(replica)
+
+    async def stop(self) -> None:
+        """Hands over all that is led here, to whoever there is, and takes nothing more."""
+        self._is_stopping = True
+        led = [each for each in self.replicas.values() if each.state is State.LEADING]
+        epochs = {each.number: each.epoch for each in led if self._heir(each.number)}
+        for replica in [*self.replicas.values()]:
+            self._begin_hand_over(replica, self._heir(replica.number))
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=HAND_OVER_S)
+            for task in left:
+                task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEIR_S):
+                while any(  # noqa: ASYNC110  # marks tell nobody
+                    self.replicas[number].mark.epoch <= epoch
+                    for number, epoch in epochs.items()
+                ):
+                    await asyncio.sleep(LOOK_S)
+
+    def is_there(self, name: str) -> bool:
+        """Is a member alive, and none that leads nothing on purpose?"""
+        member = self.members.named(name)
+        return (
+            member is not None
+            and self.members.is_alive(member)
+            and name not in self.catalog.drained
+        )
+
+    # --- taking -------------------------------------------------------------------------------
+
+    async def _consider(self, replica: Replica) -> None:
+        number, me = replica.number, self.members.me
+        if number in self.heirs:
+            return
+        leadership = self.catalog.leadership(number)
+        leader = self.members.named(leadership.node) if leadership.node else None
+        is_held = (
+            leader is not None
+            and leader.incarnation == leadership.incarnation
+            and self.members.is_alive(leader)
+        )
+        is_mine = (leadership.node, leadership.incarnation) == (me.name, me.incarnation)
+        if is_held and not is_mine:
+            self._vacant_ms.pop(number, None)
+            if replica.state in {State.LEADING, State.OPENING}:
+                replica.drop()
+            return
+        if is_held and replica.state in {State.LEADING, State.OPENING}:
+            self._vacant_ms.pop(number, None)
+            if replica.state is State.LEADING:
+                self._consider_another(replica)
+            return
+        # Nobody leads it, or this node should and does not.
+        await self._consider_vacant(replica, leadership, leader)
+
+    async def _consider_vacant(
+        self, replica: Replica, leadership: Leadership, leader: Member | None
+    ) -> None:
+        number, now_ms = replica.number, self.clock.monotonic_ms()
+        since_ms = self._vacant_ms.setdefault(number, now_ms)
+        is_able = replica.is_current and not replica.is_called
+        if not is_able or self._is_stopping or not self.members.may_serve():
+            return
+        if now_ms - since_ms < self._rank(number, leadership) * PATIENCE_MS:
+            return
+        if leader is not None and self._is_silent(leader, leadership):
+            is_over = await self.members.declare_over(leader)
+            if not is_over:
+                return
+        epoch = next_epoch(catalog_epoch=leadership.epoch, mark=replica.mark)
+        if await self.catalog.lead(number, epoch):
+            self._vacant_ms[number] = now_ms
+            replica.lead(epoch)
+
+    def _is_silent(self, leader: Member, leadership: Leadership) -> bool:
+        """It led, has not said goodbye, and nobody has declared it over."""
+        is_same = leader.incarnation == leadership.incarnation
+        return is_same and not leader.is_over and leader.name != self.me
+
+    def _rank(self, number: int, leadership: Leadership) -> int:
+        """
+        The place of this node among those who may lead: whoever the leader before has named,
+        then the replicas in their order. Drained ones come last, when nobody else is there.
+        """
+        names = [name for name in self._order(number) if self.is_there(name)]
+        if leadership.heir in names and not leadership.node:
+            names.remove(leadership.heir)
+            names.insert(0, leadership.heir)
+        return names.index(self.me) if self.me in names else len(names)
+
+    def _order(self, number: int) -> tuple[str, ...]:
+        placed = self.catalog.placed_of(number)
+        return () if placed is None else placed[1]
+
+    # --- handing over -------------------------------------------------------------------------
+
+    def _consider_another(self, replica: Replica) -> None:
+        """Should another lead what is led here?"""
+        heir = self._heir(replica.number)
+        if not heir or heir == self.me:
+            return
+        now_ms = self.clock.monotonic_ms()
+        given_ms = self._given_ms.get(replica.number)
+        is_drained = self.me in self.catalog.drained
+        if not is_drained and given_ms is not None and now_ms - given_ms < GIVEN_MS:
+            return
+        self._given_ms[replica.number] = now_ms
+        self._begin_hand_over(replica, heir)
+
+    def _heir(self, number: int) -> str:
+        """The first in order that could lead at once; this node, unless it is to end that."""
+        is_ending = self._is_stopping or self.me in self.catalog.drained
+        for name in self._order(number):
+            if name == self.me:
+                if not is_ending:
+                    return name
+            elif self.is_there(name) and self._is_ready(name, number, at_once=is_ending):
+                return name
+        return ""
+
+    def _is_ready(self, name: str, number: int, *, at_once: bool) -> bool:
+        """Has a member read its replica of a partition, and been there for some time?"""
+        member = self.members.named(name)
+        if member is None or member.behind is None or number in member.behind:
+            return False
+        incarnation, since_ms = self._settled.get(name, ("", 0))
+        has_settled = (
+            incarnation == member.incarnation
+            and self.clock.monotonic_ms() - since_ms >= limits.LEADER_SETTLE_MS
+        )
+        return at_once or has_settled
+
+    def _begin_hand_over(self, replica: Replica, heir: str) -> None:
+        if replica.number in self.heirs:
+            return  # it is on its way
+        self.heirs[replica.number] = heir
+        task = asyncio.create_task(self._hand_over(replica, heir), name="hand-over")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hand_over(self, replica: Replica, heir: str) -> None:
+        number = replica.number
+        async with self._places:
+            try:
+                if replica.state in {State.LEADING, State.OPENING}:
+                    logger.info("partition %d is handed over to %s", number, heir or "whoever")
+                    await replica.yield_()
+                if replica.epoch:
+                    await self.catalog.yield_(number, replica.epoch, heir)
+            except SandglassError as error:
+                logger.warning("partition %d is not released: %s", number, error)
+            finally:
+                self._vacant_ms.pop(number, None)
+                del self.heirs[number]
+
+    # --- who is ready -------------------------------------------------------------------------
+
+    def _tell_what_is_behind(self) -> None:
+        """The others hear, with the next renewal, what this node could not lead at once."""
+        able = {State.LEADING, State.OPENING}
+        behind = tuple(
+            sorted(
+                number
+                for number, each in self.replicas.items()
+                if each.state not in able and not each.is_current
+            )
+        )
+        self.members.tell(behind=behind)
+
+    def _look_who_is_ready(self) -> None:
+        now_ms = self.clock.monotonic_ms()
+        for member in self.members.all:
+            is_ready = member.behind is not None and self.members.is_alive(member)
+            if not is_ready:
+                self._settled.pop(member.name, None)
+            elif self._settled.get(member.name, ("", 0))[0] != member.incarnation:
+                self._settled[member.name] = (member.incarnation, now_ms)

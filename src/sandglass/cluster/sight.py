@@ -1,0 +1,133 @@
+"""The cluster as a node sees it: for operators, and for those who ask where a partition is."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from sandglass.broker.loops import is_replicated
+from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, PartitionSeen
+from sandglass.cluster.catalog import ClusterCatalog
+from sandglass.cluster.leaders import Leaders
+from sandglass.cluster.members import Members
+from sandglass.cluster.replica import Replica, State
+from sandglass.core.topic import PartitionRef
+from sandglass.errors import NotFoundError, NotLeaderError, SandglassError, UnavailableError
+
+NOT_LED_RETRY_MS: Final = 100
+
+
+class Sight:
+    """Reads, and changes nothing."""
+
+    def __init__(
+        self,
+        catalog: ClusterCatalog,
+        members: Members,
+        leaders: Leaders,
+        replicas: Mapping[int, Replica],
+    ) -> None:
+        self.catalog = catalog
+        self.members = members
+        self.leaders = leaders
+        self.replicas = replicas
+
+    # --- where a partition is -----------------------------------------------------------------
+
+    def whereabouts(self, number: int) -> SandglassError:
+        """Why a partition isn't served here, and where it is."""
+        if not is_replicated(number):
+            return self._at_home(*self.catalog.homes.place(number))
+        members, leadership = self.members, self.catalog.leadership(number)
+        name = self.leaders.heirs.get(number) or leadership.node or leadership.heir
+        leader = members.named(name) if name else None
+        if leader is None or leader.is_over or leader.name == members.me.name:
+            return NotLeaderError(
+                f"partition {number} has no leader just now", retry_after_ms=NOT_LED_RETRY_MS
+            )
+        return NotLeaderError(
+            f"partition {number} is led by node {leader.name}, at {leader.grpc}",
+            retry_after_ms=NOT_LED_RETRY_MS,
+            leader=leader.grpc,
+        )
+
+    def _at_home(self, topic: str, node: str) -> SandglassError:
+        home = self.members.named(node)
+        if not topic:
+            return NotFoundError("the topic was deleted", field="topic")
+        if home is None or not self.members.is_alive(home):
+            return UnavailableError(
+                f"topic '{topic}' lives on node {node} alone, which is not there",
+                retry_after_ms=NOT_LED_RETRY_MS,
+            )
+        return NotLeaderError(
+            f"topic '{topic}' lives on node {node}, at {home.grpc}",
+            retry_after_ms=NOT_LED_RETRY_MS,
+            leader=home.grpc,
+        )
+
+    # --- for operators ------------------------------------------------------------------------
+
+    def seen(self, cluster_id: str) -> ClusterSeen:
+        """The cluster, as it is known here."""
+        members, catalog = self.members, self.catalog
+        nodes = tuple(
+            NodeSeen(
+                each.name,
+                each.grpc,
+                each.http,
+                members.is_alive(each),
+                each.name in catalog.drained,
+            )
+            for each in members.all
+        )
+        partitions = tuple(
+            self._partition(placed.topic.name, ref, names)
+            for _, placed in sorted((catalog.placed | catalog.homes.placed).items())
+            for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
+        )
+        return ClusterSeen(cluster_id, "", nodes, partitions, self._warnings(nodes))
+
+    def _partition(
+        self, topic: str, ref: PartitionRef, names: tuple[str, ...]
+    ) -> PartitionSeen:
+        members = self.members
+        if not is_replicated(ref.number):
+            home = members.named(names[0])
+            is_there = home is not None and members.is_alive(home)
+            return PartitionSeen(topic, ref.id, names[0] if is_there else "", 0, names, "", 0)
+        leadership, replica = self.catalog.leadership(ref.number), self.replicas.get(ref.number)
+        leader = members.named(leadership.node) if leadership.node else None
+        is_led = (
+            leader is not None
+            and leader.incarnation == leadership.incarnation
+            and members.is_alive(leader)
+        )
+        return PartitionSeen(
+            topic,
+            ref.id,
+            leadership.node if is_led else "",
+            leadership.epoch,
+            names,
+            replica.state.value if replica is not None else "",
+            replica.mark.position if replica is not None else 0,
+        )
+
+    def _warnings(self, nodes: tuple[NodeSeen, ...]) -> tuple[str, ...]:
+        alive_count = sum(each.is_alive for each in nodes)
+        warnings = [f"node {each.name} is not there" for each in nodes if not each.is_alive]
+        if alive_count <= 2:
+            warnings.append(
+                f"{alive_count} members replicate, and survive the loss of none of them"
+            )
+        warnings += [
+            f"node {each.name} is drained: it leads nothing, and gets no replicas"
+            for each in nodes
+            if each.is_drained
+        ]
+        warnings += [
+            f"partition {number} is frozen here: {each.trouble}"
+            for number, each in self.replicas.items()
+            if each.state is State.FROZEN
+        ]
+        homes = self.catalog.homes
+        warnings += [homes.clash_text(name) for name in sorted(homes.clashes)]
+        return tuple(warnings)
