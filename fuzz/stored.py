@@ -28,12 +28,14 @@ from sandglass.core import codec, keys
 from sandglass.core.message import DeadLetterOrigin
 from sandglass.core.record import (
     Append,
+    Attach,
     CloseExact,
     CreateGroup,
     Cut,
     Delete,
     DeleteGroup,
     DeleteTopic,
+    Detach,
     DropGroup,
     Ending,
     Head,
@@ -88,6 +90,7 @@ def _record_seeds() -> Sequence[bytes]:
         *(SeekGroup(1, 5), DropGroup(1), Purge(ranges), Cut(5), PromiseExact(5), OpenEpoch(3)),
         *(Promise(7), CloseExact([(1, 5)]), PutTopic("t", b"{}"), DeleteTopic("t", [1, 2])),
         *(PutGroup("t", "g", b"{}"), DeleteGroup("t", "g")),
+        *(Attach(1, "session", "owner"), Detach(1, ["one", "two"])),
     ]
     raws = [codec.encode(Record(1, _HEAD, [each])) for each in operations]
     raws.append(codec.encode(Record(1, _HEAD, [append, plain, append])))

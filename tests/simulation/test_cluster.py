@@ -53,4 +53,5 @@ def test_histories_of_a_cluster_are_rich_enough_to_mean_something() -> None:
     assert sum(report.restored_count for report in reports) > 5
     assert sum(report.handed_over_count for report in reports) > 5
     assert sum(report.outdated_count for report in reports) > 0
+    assert sum(report.claimed_count for report in reports) > 3
     assert sum(report.frozen_count for report in reports) > 3

@@ -13,8 +13,10 @@ SEED_COUNT = 300
 PART_COUNT = 10
 FIRST_SEED = {
     "applied": 45,
-    "clamp": 320,
-    "voiding": 140,
+    "clamp": 20,
+    "going": 40,
+    "start-shifts": 50,
+    "voiding": 250,
 }
 """Where the search for a history that misses a rule begins, if it isn't 0, to be quick."""
 
@@ -73,3 +75,4 @@ def test_histories_are_rich_enough_to_mean_something() -> None:
     assert sum(report.purged_count for report in reports) > 5
     assert sum(report.drained_count for report in reports) > 10
     assert sum(report.resumed_count for report in reports) > 3
+    assert sum(report.claimed_count for report in reports) > 100

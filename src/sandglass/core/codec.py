@@ -12,8 +12,8 @@ joined wrongly.
 Format version 2. To change it: raise `VERSION`, keep the reader of the old one beside the new,
 and records of the old version under `tests/data/`. The steps so far:
 
-- 1 to 2: the operations put (20) and delete (21) came; all else is as it was, so one reader
-  does for both.
+- 1 to 2: the operations attach (18), detach (19), put (20) and delete (21) came; all else is as
+  it was, so one reader does for both.
 """
 
 from collections.abc import Callable
@@ -299,6 +299,23 @@ def _read_create_group(reader: _Reader) -> records.CreateGroup:
     return records.CreateGroup(reader.count(), reader.text(), reader.text(), reader.offset())
 
 
+def _write_attach(op: records.Attach, out: list[bytes]) -> None:
+    out += (_COUNT.pack(op.group), _blob(op.session.encode()), _blob(op.owner.encode()))
+
+
+def _read_attach(reader: _Reader) -> records.Attach:
+    return records.Attach(reader.count(), reader.text(), reader.text())
+
+
+def _write_detach(op: records.Detach, out: list[bytes]) -> None:
+    out += (_COUNT.pack(op.group), _COUNT.pack(len(op.sessions)))
+    out += [_blob(session.encode()) for session in op.sessions]
+
+
+def _read_detach(reader: _Reader) -> records.Detach:
+    return records.Detach(reader.count(), [reader.text() for _ in range(reader.count())])
+
+
 def _write_redrive(op: records.Redrive, out: list[bytes]) -> None:
     out += (_COUNT.pack(op.group), _ONE.pack(op.until_ms))
     _write_append(op.append, out)
@@ -363,6 +380,8 @@ _WRITERS: dict[type, tuple[int, Callable[[Any, list[bytes]], None]]] = {
     ),
     records.Redrive: (16, _write_redrive),
     records.Purge: (17, lambda op, out: _write_ranges(op.ranges, out)),
+    records.Attach: (18, _write_attach),
+    records.Detach: (19, _write_detach),
     records.Put: (20, _write_put),
     records.Delete: (21, _write_delete),
 }
@@ -385,6 +404,8 @@ _READERS: dict[int, Callable[[_Reader], Operation]] = {
     15: lambda reader: records.SeekGroup(reader.count(), reader.offset()),
     16: _read_redrive,
     17: lambda reader: records.Purge(reader.ranges()),
+    18: _read_attach,
+    19: _read_detach,
     20: _read_put,
     21: _read_delete,
 }

@@ -47,6 +47,6 @@ def count_unread(
     slices = read_slices(view, prefix, group.cursor, end)
     for part in islice(slices, row_count_max):
         first = part.due_ms << INDEX_BITS | part.first_index
-        count += part.count if not group.done.holds(first) else 0
+        count += part.count if not group.passed.holds(first) else 0
         row_count += 1
     return count, row_count

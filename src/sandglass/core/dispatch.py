@@ -139,7 +139,9 @@ def _dispatch_retries(group: Group, turn: Turn) -> None:
             if part is None:
                 return
             group.retry_cursor = (part.until_ms, part.high - 1)
-            parts.append(part)
+            parts += group.unclaimed(part)
+            if not parts:
+                continue
         # Only now: a turn that is taken without a retry would undo the one of the main order.
         _dispatch_retry(group, parts.pop(0), _next_consumer(group), turn)
     group.is_ready = True
@@ -250,7 +252,7 @@ def _gather(group: Group, turn: Turn, *, count_max: int, bytes_max: int) -> _Fou
     What stands from the cursor on, below the read bound and up to these sums. Only looks; but
     rows at the cursor that wait for the clock are moved, and the cursor passes them.
     """
-    cursor, _ = group.done.skip(group.cursor)
+    cursor = group.next_place()
     if cursor != group.cursor:
         group.cursor, group.head, group.is_aligned = cursor, None, False
     found = _Found(cursor, count_max, bytes_max)
@@ -284,7 +286,7 @@ def _row_at_cursor(
 
 def _gather_rows(group: Group, turn: Turn, found: _Found, rows: Iterator[Row]) -> bool:
     """Adds rows; false if there may be more to add."""
-    done = group.done
+    done = group.passed
     done_end = max(found.low, done.highs[-1] if done.highs else done.floor)
     while True:
         found.low, _ = done.skip(found.low)  # there may be places of redriven messages
@@ -343,7 +345,7 @@ def _gather_row(
     group: Group, turn: Turn, found: _Found, row: Slice, flags: int, wait_until_ms: int
 ) -> bool:
     """Adds what of a row may be handed out; false if there may be more to add."""
-    done = group.done
+    done = group.passed
     first_offset = row.due_ms << INDEX_BITS | row.first_index
     row_end = first_offset + row.count
     at = max(first_offset, found.low)

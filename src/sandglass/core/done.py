@@ -8,6 +8,7 @@ Invariant: ranges are sorted, disjoint, not adjacent, and all above the floor.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -56,6 +57,26 @@ class DoneRanges:
         if place and self.highs[place - 1] > offset:
             offset = self.highs[place - 1]
         return offset, self.lows[place] if place < len(self.lows) else None
+
+    def gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """What of `[low, high)` isn't done, in parts."""
+        at, next_done = self.skip(low)
+        while at < high:
+            end = high if next_done is None else min(next_done, high)
+            yield at, end
+            at, next_done = self.skip(end)
+
+    def drop(self, low: int, high: int) -> None:
+        """Nothing of `[low, high)` is done, of what lies above the floor."""
+        first, end = bisect_right(self.highs, low), bisect_left(self.lows, high)
+        parts = [
+            (left, right)
+            for one, other in zip(self.lows[first:end], self.highs[first:end], strict=True)
+            for left, right in ((one, min(other, low)), (max(one, high), other))
+            if left < right
+        ]
+        self.lows[first:end] = [left for left, _ in parts]
+        self.highs[first:end] = [right for _, right in parts]
 
     def holds(self, offset: int) -> bool:
         """Is this offset done?"""

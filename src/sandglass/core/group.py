@@ -16,12 +16,13 @@ Volatile, and made anew by a starting leader:
   passes neither the clock nor a move that is admitted but not yet applied, and a move's due
   time is clamped above the cursor: no row ever appears behind it.
 - leases, by token and by place; consumers, with their credit.
+- who may come back, and what they have claimed (`sandglass.core.claim`): the scans pass it by.
 
 Invariants: `floor <= cursor`; a leased tile is below the cursor or inside a retry row.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from struct import Struct
 
@@ -32,6 +33,7 @@ from sandglass.core.message import REDRIVE_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
 from sandglass.core.record import CreateGroup, Ending, Move, Range, Redrive, Settle
 from sandglass.core.retry_rows import RetryPart, RetryRows
+from sandglass.core.returning import Returning
 from sandglass.core.rows import read_slices
 from sandglass.core.view import Changes, Overlay, View
 
@@ -82,6 +84,10 @@ class Group:
     leases: dict[int, Lease] = field(default_factory=dict[int, Lease])
     order: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """(low, token) of each lease, sorted."""
+    returning: Returning | None = None
+    """None if nobody was attached when the leader began."""
+    passed: DoneRanges = field(init=False)
+    """What the scan from the cursor passes by: what is done, and what was claimed above it."""
     consumers: list[Consumer] = field(default_factory=list[Consumer])
     consumed: int = 0
     """The last offset handed out; a starting leader knows what was recorded."""
@@ -105,6 +111,7 @@ class Group:
 
     def __post_init__(self) -> None:
         self.retry_rows = RetryRows(self.partition, self.number)
+        self.passed = self.done
 
     # --- durable state ------------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class Group:
         for low, high, _ in main:
             self._mark_done(low, high, scratch.changes)
         for low, high, retry_count in retry:
-            self.retry_rows.leave(low, high, scratch)
+            self._leave_retry(low, high, scratch)
             self.retry_count -= retry_count
         self._record_handed_out(operation)
         match operation.ending:
@@ -211,7 +218,7 @@ class Group:
         counts = (operation.attempts, operation.releases)
         parts = [RetryPart(operation.until_ms, low, high, *counts) for low, high, _ in main]
         for low, high, _ in retry:
-            left = self.retry_rows.leave(low, high, scratch)
+            left = self._leave_retry(low, high, scratch)
             parts.append(RetryPart(operation.until_ms, low, high, *counts, left.is_redriven))
         for part in parts:
             self.retry_rows.put(part, scratch.changes)
@@ -245,8 +252,10 @@ class Group:
         """A new generation, which has nothing of the one before."""
         self.cut_state(scratch)
         self.start = start
-        self.done = DoneRanges(start)
+        self.done = self.passed = DoneRanges(start)
         self.done.raise_floor(cut)
+        if self.returning is not None:
+            self.returning = Returning(self.returning.owners)
         self.acked_count = self.dead_count = self.expired_count = self.retry_count = 0
         self.moved_count = self.redriven_count = 0
         self.generation += 1
@@ -274,12 +283,9 @@ class Group:
                 self.forget_retry(left, right)
                 self.retry_count -= count
                 self.expired_count += count
-        at, next_done = self.done.skip(max(low, self.start))
-        while at < high:
-            end = high if next_done is None else min(next_done, high)
-            self.expired_count += self._count(at, end, scratch)
-            self._mark_done(at, end, scratch.changes)
-            at, next_done = self.done.skip(end)
+        for left, right in [*self.done.gaps(max(low, self.start), high)]:
+            self.expired_count += self._count(left, right, scratch)
+            self._mark_done(left, right, scratch.changes)
         self.head, self.is_aligned = None, False
         self.write(scratch.changes)
 
@@ -291,14 +297,12 @@ class Group:
             self.retry_rows.leave(part.low, high, scratch)
             self.retry_count -= count
             self.expired_count += count
-        low, next_done = self.done.skip(self.done.floor)
-        while low < below:
-            high = below if next_done is None else min(next_done, below)
+        for low, high in self.done.gaps(self.done.floor, below):
             self.expired_count += self._count(low, high, scratch)
-            low, next_done = self.done.skip(high)
         if below > self.done.floor:
             for low in self.done.raise_floor(below):
                 scratch.changes.rows[self._done_key(low)] = None
+            self.passed.raise_floor(below)
             if self.cursor < self.done.floor:
                 self.cursor, self.head, self.is_aligned = self.done.floor, None, False
         self.write(scratch.changes)
@@ -357,8 +361,15 @@ class Group:
         prefix = self.rows_prefix(is_redriven=is_redriven)
         return sum(part.count for part in read_slices(view, prefix, low, high))
 
+    def _leave_retry(self, low: int, high: int, scratch: Overlay) -> RetryPart:
+        if self.returning is not None:
+            self.returning.retries.drop(low, high)
+        return self.retry_rows.leave(low, high, scratch)
+
     def _mark_done(self, low: int, high: int, changes: Changes) -> None:
         gone, new = self.done.add(low, high)
+        if self.passed is not self.done:
+            self.passed.add(low, high)
         for key in gone:
             changes.rows[self._done_key(key)] = None
         if new is not None:
@@ -377,6 +388,30 @@ class Group:
             self.order.insert(bisect_left(self.order, entry), entry)
         else:
             self.order.append(entry)
+
+    def lease(self, token: int) -> Lease | None:
+        """The lease of a token, or the one that goes on with what that stood for; or None."""
+        lease = self.leases.get(token)
+        if lease is None and self.returning is not None:
+            lease = self.leases.get(self.returning.renewed.get(token, 0))
+        return lease
+
+    def pass_by(self, low: int, high: int) -> None:
+        """A claimed lease covers `[low, high)` of the main order: no scan looks there."""
+        if self.passed is self.done:
+            self.passed = DoneRanges(self.done.floor, [*self.done.lows], [*self.done.highs])
+        self.passed.add(low, high)
+
+    def next_place(self) -> int:
+        """Where the scan of the main order goes on."""
+        place, _ = self.passed.skip(self.cursor)
+        if self.returning is not None and place >= self.returning.top:
+            self.passed = self.done
+        return place
+
+    def unclaimed(self, part: RetryPart) -> Iterable[RetryPart]:
+        """What of a retry row nobody has claimed."""
+        return (part,) if self.returning is None else self.returning.unclaimed(part)
 
     def drop_lease(self, lease: Lease) -> None:
         """A lease has nothing open any more."""
@@ -406,13 +441,15 @@ class Group:
 
         What left a lease and was leased again lies inside the older lease's tile, so the newest
         is looked at first. Leases of the main order don't overlap: behind one nothing is found.
+        But one that was claimed may have holes, which others hold.
         """
+        has_holes = self.returning is not None and offset < self.returning.top
         for number in reversed(range(bisect_right(self.order, (offset, 1 << 64)))):
             lease = self.leases[self.order[number][1]]
             place = lease.place_of(offset) if offset < lease.high else None
             if place is not None and lease.open >> place & 1:
                 return lease, place
-            if not lease.is_retry:
+            if not lease.is_retry and not has_holes:
                 break
         return None
 
@@ -449,6 +486,23 @@ class Group:
             or (self.next_wall_ms is not None and self.next_wall_ms <= wall_ms)
             or (self.next_steady_ms is not None and self.next_steady_ms <= steady_ms)
         )
+
+    def wait_for_claims(self, moment_ms: int, until_ms: int, steady_ms: int) -> list[str]:
+        """
+        Waits for those who have not come back, from `moment_ms` to `until_ms` in lease time.
+
+        Returns:
+            Those who have not come in time: nobody waits for them any more.
+        """
+        assert self.returning is not None, "a wait for nobody"
+        self.is_ready = self.is_blocked = False
+        self.next_wall_ms = None
+        self.next_steady_ms = steady_ms + until_ms - moment_ms
+        if moment_ms < until_ms:
+            return []
+        gone = list(self.returning.owners)
+        self.returning.owners.clear()
+        return gone
 
     def is_drained(self, target: int) -> bool:
         """All that stood at or below `target` when it was readable has been handed out."""

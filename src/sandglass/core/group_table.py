@@ -9,6 +9,7 @@ from itertools import islice
 
 from sandglass.core import keys, limits
 from sandglass.core.group import Group
+from sandglass.core.returning import returning_to
 from sandglass.core.view import View
 
 
@@ -21,13 +22,21 @@ class GroupTable:
     """Those in memory, by number."""
     creating: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """(channel, name) of those whose record is on its way."""
+    is_led: bool = False
     _numbers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+
+    def lead(self) -> None:
+        """The partition is led from now on: each group knows who may come back to it."""
+        self.is_led = True
+        self.loaded.clear()
 
     def at(self, number: int, view: View) -> Group:
         """The group of this number, which exists."""
         group = self.loaded.get(number)
         if group is None:
             group = self.loaded[number] = Group.load(self.partition, number, view)
+            if self.is_led:
+                group.returning = returning_to(self.partition, number, view)
         return group
 
     def named(self, channel: str, name: str, view: View) -> Group | None:

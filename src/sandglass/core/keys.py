@@ -14,6 +14,7 @@ no name is a prefix of another's keys.
 | `d` done range | group number (4), low (14) | high (14) |
 | `r` retry row | group number (4), due in steady ms (8), low (14) | high, counts, redriven? |
 | `x` retry index | group number (4), low (14) | due in steady ms (8) |
+| `s` session that reads a group | group number (4), session | whose it is |
 | `k` entry of a KV topic | channel, 0, key escaped, 0, 0, clustering key | columns, message |
 | `p` partition | | last index, closed offset, clocks |
 | `q` record set aside | position (8) | reason, record |
@@ -55,7 +56,7 @@ PLACE_BYTES: Final = PLACE.size
 COLUMNS: Final = Struct(">BQ")
 """What a message row begins with: flags, produced ms. Flags up to `IS_SCHEDULED`: no more."""
 
-PARTITION_KINDS: Final = b"mcghdrxkpq"
+PARTITION_KINDS: Final = b"mcghdrxskpq"
 
 
 def partition_prefix(kind: bytes, partition: int) -> bytes:
@@ -128,7 +129,7 @@ def group_of(key: bytes) -> tuple[str, str]:
 
 
 def group_prefix(kind: bytes, partition: int, group: int) -> bytes:
-    """What the `d`, `r` or `x` keys of a group start with; its `h` key as a whole."""
+    """What the `d`, `r`, `x` or `s` keys of a group start with; its `h` key as a whole."""
     return _PARTITION.pack(kind, partition) + _NUMBER.pack(group)
 
 
@@ -146,6 +147,16 @@ def retry_place(key: bytes) -> tuple[int, int]:
 def offset_at_end(key: bytes) -> int:
     """The offset that a `d` or `x` key ends with."""
     return int.from_bytes(key[-OFFSET_BYTES:], "big")
+
+
+def session_key(partition: int, group: int, session: str) -> bytes:
+    """The key that says that a session reads a group."""
+    return group_prefix(b"s", partition, group) + session.encode()
+
+
+def session_of(key: bytes) -> str:
+    """The session of an `s` key."""
+    return key[_PARTITION.size + _NUMBER.size :].decode()
 
 
 def entries_prefix(partition: int, channel: str) -> bytes:

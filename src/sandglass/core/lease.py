@@ -101,14 +101,23 @@ class Lease:
         self.open &= ~mask
         return merged(places)
 
+    def give(self, low: int, high: int) -> None:
+        """Messages at offsets in `[low, high)` are open."""
+        self.open |= self._mask(low, high)
+
     def close(self, low: int, high: int) -> None:
         """Messages at offsets in `[low, high)` are open no more."""
+        self.open &= ~self._mask(low, high)
+
+    def _mask(self, low: int, high: int) -> int:
+        mask = 0
         for run, start in enumerate(self._run_starts()):
             first_offset = self._first_offset(run)
             first = max(0, low - first_offset)
             end = min(self.counts[run], high - first_offset)
             if first < end:
-                self.open &= ~(((1 << end - first) - 1) << start + first)
+                mask |= ((1 << end - first) - 1) << start + first
+        return mask
 
     def open_places(self) -> Places:
         """The stretches of places that are open."""

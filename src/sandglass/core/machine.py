@@ -68,6 +68,10 @@ class Machine:
     is_leading: bool = False
     start_wall_ms: int = 0
     """What the clock showed when this leader began."""
+    session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
+    """How long a leader that begins lets groups wait for their sessions."""
+    claims_until_ms: int = 0
+    """In lease time: when that is over."""
     closing_ms: int = 0
     """The furthest promise that an epoch began with: due times before it count as closed."""
 
@@ -149,6 +153,7 @@ class Machine:
         self.is_leading = True
         self.reached_ms = max(self.reached_ms, moment.wall_ms)
         self.start_wall_ms = moment.wall_ms
+        self.claims_until_ms = moment.lease_ms + self.session_grace_ms
         for partition in self.partitions.values():
             self._lead(partition)
 
@@ -156,6 +161,7 @@ class Machine:
         # Not what the node has reached: that may be from before a step back, after which a
         # message was scheduled here for a time that the clock has not shown since.
         promised = self.closing_ms << INDEX_BITS
+        partition.claims_until_ms = self.claims_until_ms
         partition.lead(self.epoch, promised, self.start_wall_ms)
 
     def record(self, operations: list[Operation], moment: Moment, *, epoch: int = 0) -> Record:

@@ -63,7 +63,7 @@ def admit_outcome(
         LeaseLostError: the lease ended, or one of the messages has an outcome already.
         InvalidError: a place outside the delivery.
     """
-    lease = group.leases.get(token)
+    lease = group.lease(token)
     if lease is None or not lease.open:
         raise LeaseLostError(
             f"lease {token:x} of group {group.name!r} in partition {partition.id} has ended"
@@ -153,9 +153,9 @@ def admit_offsets(
         for token, places in by_lease.items()
     ]
     taken = sum(len(places) for places in by_lease.values())
-    coming = _coming(partition, group) if elsewhere else []
+    parts = coming(partition, group) if elsewhere else []
     for offset in elsewhere:
-        if _is_among(coming, offset):
+        if _is_among(parts, offset):
             continue  # an outcome for it is on its way, or it won't be there any more
         record = _end_unleased(partition, group, offset, ending, moment, view)
         if record is not None:
@@ -423,7 +423,7 @@ def _end_unleased(
     return _ending(partition, group, main, retry, counts, ending, moment, view, held=(group,))
 
 
-def _coming(partition: Partition, group: Group) -> list[tuple[int, int]]:
+def coming(partition: Partition, group: Group) -> list[tuple[int, int]]:
     """
     The parts of the group's offset space that records on their way name, sorted and disjoint:
     outcomes, dead letters that go from under a reader of them, a move of the whole group.

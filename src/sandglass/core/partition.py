@@ -42,9 +42,11 @@ from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
 from sandglass.core.purge import apply_purge
 from sandglass.core.record import (
     Append,
+    Attach,
     CreateGroup,
     Cut,
     Delete,
+    Detach,
     DropGroup,
     Head,
     Indexed,
@@ -109,6 +111,8 @@ class Partition:
     cut: int = 0
     promised: int = 0
     """By a promise of this partition's own; the node's reaches for all of them."""
+    claims_until_ms: int = 0
+    """In lease time: so long groups wait for sessions that were attached before."""
     closed_at_start: int = 0
     """When this leader began: up to here, messages count as handed out before."""
     next_group: int = 1
@@ -166,6 +170,7 @@ class Partition:
         """
         self.epoch = epoch
         self.next_token = (epoch << TOKEN_BITS) + 1
+        self.groups.lead()
         self.closed = max(self.closed, promised, self.promised)
         self.closed_at_start = self.closed
         self.see(wall_ms)
@@ -268,7 +273,7 @@ class Partition:
         Raises:
             LeaseLostError: the lease has ended.
         """
-        lease = group.leases.get(token)
+        lease = group.lease(token)
         if lease is None:
             raise LeaseLostError(
                 f"lease {token:x} of group {group.name!r} in partition {self.id} has ended"
@@ -277,7 +282,7 @@ class Partition:
         before_ms = lease.ends_ms
         lease.ends_ms = moment.lease_ms + (lease_ms or lease.lease_ms)
         if lease.ends_ms < before_ms:
-            self.deadlines.push(lease.ends_ms, group.number, token)
+            self.deadlines.push(lease.ends_ms, group.number, lease.token)
         return lease.ends_ms
 
     def apply_close(self, closed: int, changes: Changes) -> None:
@@ -371,6 +376,14 @@ class Partition:
                 group.apply_seek(operation.start, self.cut, scratch)
             case DropGroup():
                 self._apply_drop_group(operation.group, scratch)
+            case Attach():
+                self.groups.at(operation.group, scratch)
+                key = keys.session_key(self.number, operation.group, operation.session)
+                scratch.changes.rows[key] = operation.owner.encode()
+            case Detach():  # its group may be gone meanwhile
+                for session in operation.sessions:
+                    key = keys.session_key(self.number, operation.group, session)
+                    scratch.changes.rows[key] = None
             case Redrive():
                 self._apply_append(operation.append, scratch.changes)
                 group = self.groups.at(operation.group, scratch)
@@ -434,6 +447,8 @@ class Partition:
     def _apply_drop_group(self, number: int, scratch: Overlay) -> None:
         group = self.groups.at(number, scratch)
         group.cut_state(scratch)
+        sessions = keys.group_prefix(b"s", self.number, number)
+        scratch.cut(sessions, keys.after_prefix(sessions))
         for key in (
             keys.group_prefix(b"h", self.number, number),
             keys.group_name_key(self.number, group.channel, group.name),
@@ -562,12 +577,16 @@ class Partition:
             self.next_token,
             self.settings.ack_timeout_ms,
         )
+        late: list[Record] = []
         self.starved = []
         for place, group in enumerate(self.reading):
             if turn.is_over():
                 self.reading = self.reading[place:] + self.reading[:place]
                 break
             if group.is_starved or not group.is_due(moment.wall_ms, moment.steady_ms):
+                continue
+            if group.returning is not None and group.returning.owners:
+                late += self._wait_for_claims(group, moment)
                 continue
             if group.has_credit():
                 turn.ack_timeout_ms = self.settings_of(group).ack_timeout_ms
@@ -583,7 +602,13 @@ class Partition:
             lease = delivery.lease
             self.deadlines.push(lease.ends_ms, lease.group, lease.token)
         self.deadlines.tidy(self.groups.loaded.values())
-        return turn.deliveries, self.admit_turn(turn.operations, moment)
+        return turn.deliveries, late + self.admit_turn(turn.operations, moment)
+
+    def _wait_for_claims(self, group: Group, moment: Moment) -> list[Record]:
+        """Who has not come back in time may claim nothing, before anything is handed out."""
+        gone = group.wait_for_claims(moment.lease_ms, self.claims_until_ms, moment.steady_ms)
+        detach = Detach(group.number, gone)
+        return [self.record([detach], moment, held=(group,))] if gone else []
 
     def fetch(
         self, channel: str, low: int, high: int, promised: int, view: View

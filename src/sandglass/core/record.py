@@ -152,6 +152,24 @@ class DropGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Attach:
+    """A session reads a group from here on: a leader that begins waits for it."""
+
+    group: int
+    session: str
+    owner: str
+    """Whose token opened it, by name: nobody else comes back as it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Sessions that read a group no longer, or have not come back in time."""
+
+    group: int
+    sessions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Redrive:
     """
     Dead letters come back to their group: under the new offsets of `append`, each in a retry
@@ -248,6 +266,8 @@ Operation = (
     | CreateGroup
     | SeekGroup
     | DropGroup
+    | Attach
+    | Detach
     | Redrive
     | Purge
     | Cut

@@ -23,9 +23,11 @@ from sandglass.core.partition import TOKEN_BITS
 from sandglass.core.record import (
     NODE,
     Append,
+    Attach,
     CreateGroup,
     Cut,
     DeleteTopic,
+    Detach,
     DropGroup,
     Ending,
     Move,
@@ -99,6 +101,8 @@ class History:
                 group.seeks.clear()
                 group.is_going = False
                 group.highest = -1
+                group.awaited = dict(group.attached)
+                group.renewed.clear()
 
     # --- producing ----------------------------------------------------------------------------
 
@@ -247,6 +251,10 @@ class History:
                 own = partition.settings.get(operation.name)
                 if own is not None:
                     partition.groups[operation.group].set(own)
+            case Attach():
+                partition.groups[operation.group].attached[operation.session] = None
+            case Detach():
+                self._land_detach(partition.groups.get(operation.group), operation)
             case DropGroup():
                 del partition.groups[operation.group]
             case SeekGroup():
@@ -255,6 +263,12 @@ class History:
                 self._cut(partition, operation.below)
             case _:
                 pass
+
+    def _land_detach(self, group: GroupHistory | None, operation: Detach) -> None:
+        for session in operation.sessions if group is not None else ():
+            assert group is not None
+            group.attached.pop(session, None)
+            group.awaited.pop(session, None)
 
     def _land_seek(self, partition: PartitionHistory, operation: SeekGroup) -> None:
         """A new generation begins: nothing of the one before is left."""
@@ -276,6 +290,9 @@ class History:
             is_going=before.is_going,
             most_deliveries=before.max_deliveries,
             backoff=before.backoff,
+            generation=before.generation + 1,
+            attached=before.attached,
+            awaited=before.awaited,
         )
         for key in [key for key in partition.buried if key[0] == operation.group]:
             del partition.buried[key]
@@ -476,6 +493,8 @@ class History:
         lease = delivery.lease
         if group.seeks or group.is_going:
             raise Violation(f"I7: {group.name} is moving, or going, and hands out")
+        if group.awaited:
+            raise Violation(f"I7: {group.name} hands out, though {[*group.awaited]} may claim")
         if lease.token <= partition.last_token:
             raise Violation(f"I7: token {lease.token:x} after {partition.last_token:x}")
         partition.last_token = lease.token

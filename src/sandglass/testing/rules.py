@@ -21,10 +21,8 @@ from sandglass.core.message import Slice
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
 from sandglass.core.record import CreateGroup, Operation
+from sandglass.testing.claim_rules import CLAIM_RULES, Rules
 from sandglass.testing.simulated_node import SimulatedNode
-
-Replacement = tuple[object, str, Callable[..., Any]]
-Rules = dict[str, tuple[str, Callable[[], list[Replacement]]]]
 
 
 def _read_bound_of_applied(self: Partition) -> int:
@@ -195,6 +193,7 @@ RULES: Rules = {
         "a leader hands nothing out before its epoch is durable",
         lambda: [(SimulatedNode, "lead", _lead_and_serve(SimulatedNode.lead))],
     ),
+    **CLAIM_RULES,
 }
 """Name of a rule, what it says, and what to replace to be without it."""
 

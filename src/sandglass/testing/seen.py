@@ -113,6 +113,13 @@ class GroupHistory:
     most_deliveries: int = 0
     """The highest `max_deliveries` that it ever had in this generation."""
     backoff: Backoff = AT_ONCE
+    generation: int = 1
+    attached: dict[str, None] = field(default_factory=dict[str, None])
+    """Sessions, as records say."""
+    awaited: dict[str, None] = field(default_factory=dict[str, None])
+    """Those of them that have not come back to the present leader."""
+    renewed: dict[int, int] = field(default_factory=dict[int, int])
+    """Old tokens, and those of the leases that were claimed for them."""
 
     def set(self, settings: GroupSettings) -> None:
         """It has settings of its own from now on."""

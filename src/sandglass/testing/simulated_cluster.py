@@ -21,6 +21,7 @@ from sandglass.core.partition import TOKEN_BITS
 from sandglass.core.topic import Topic
 from sandglass.testing.oracle import Oracle
 from sandglass.testing.seen import Violation
+from sandglass.testing.simulated_claims import Claims
 from sandglass.testing.simulated_consumers import Consumers
 from sandglass.testing.simulated_engine import Engine, Key
 from sandglass.testing.simulated_groups import Groups
@@ -66,6 +67,8 @@ class ClusterReport:
     crash_count: int = 0
     restored_count: int = 0
     handed_over_count: int = 0
+    claimed_count: int = 0
+    """Messages that sessions held under one leader, and went on to hold under the next."""
     outdated_count: int = 0
     """Deliveries that came to a client after one of a later epoch."""
     frozen_count: int = 0
@@ -85,6 +88,7 @@ class ClusterSimulation:
     producers: Producers = field(init=False)
     operator: Operator = field(init=False)
     onlooker: Onlooker = field(init=False)
+    claims: Claims = field(init=False)
     report: ClusterReport = field(init=False)
     _seen_epochs: dict[int, int] = field(default_factory=dict[int, int])
 
@@ -99,6 +103,7 @@ class ClusterSimulation:
         self.producers = Producers(self.world)
         self.operator = Operator(self.world, self.consumers, self.producers)
         self.onlooker = Onlooker(self.world)
+        self.claims = Claims(self.world, self.consumers, outcomes)
         groups, letters = Groups(self.world, self.consumers, self.operator), Letters(self.world)
         chance = self.world.chance
         self.members = [
@@ -202,6 +207,7 @@ class ClusterSimulation:
             self.operator.begin()
 
     def _serving(self) -> None:
+        self.claims.come_back()
         for topic in self.world.topics.values():
             self._join(topic)
 
@@ -472,6 +478,7 @@ class ClusterSimulation:
         report.stale_count = oracle.reader.dropped.stale
         report.early_count = oracle.reader.dropped.early
         report.epoch_count = oracle.reader.mark.epoch
+        report.claimed_count = world.report.claimed_count
         report.restored_count = oracle.restored_count
         report.handed_over_count = oracle.handed_over_count
         return report

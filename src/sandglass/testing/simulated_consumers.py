@@ -6,11 +6,13 @@ as messages that never come.
 """
 
 from collections import OrderedDict, deque
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 
 from sandglass.broker.ready_list import ReadyList
 from sandglass.core import outcome
+from sandglass.core.claim import admit_attach, admit_detach
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer
@@ -22,6 +24,9 @@ from sandglass.testing.simulated_outcomes import Outcomes, Task
 from sandglass.testing.world import CHANNELS, IDLE, World
 
 CLIENT_COUNT = 6
+
+TASK_COUNT = 12
+"""Deliveries that a client remembers."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,10 @@ class Client:
     waiting: OrderedDict[int, None] = field(default_factory=OrderedDict[int, None])
     offer_count: int = 0
     is_closed: bool = False
+    session: str = ""
+    """None for those who are there at the end."""
+    tasks: list[Task] = field(default_factory=list[Task])
+    """The last that it was given."""
 
 
 @dataclass(slots=True)
@@ -50,8 +59,11 @@ class Consumers:
     world: World
     outcomes: Outcomes
     clients: dict[int, Client] = field(default_factory=dict[int, Client])
+    away: dict[str, Client] = field(default_factory=dict[str, Client])
+    """By session: those whose node is gone, and who may come back."""
     _ready_list: ReadyList = field(init=False)
     _keys: "count[int]" = field(default_factory=lambda: count(1))
+    _sessions: "count[int]" = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
         self._ready_list = ReadyList(self.clients, self._ready)
@@ -73,12 +85,13 @@ class Consumers:
             chance.choice(("first", "second")),
             channel,
             topic.name,
+            session=f"s{next(self._sessions)}",
         )
         if lot > 0.9:
             client.channel, client.group = DEAD_LETTER_CHANNEL, "second"
         if chance.random() < 0.15:
             self._plan_drain(client)
-        self._begin(client)
+        self.begin(client)
 
     def join_diligent(self, topic: Topic) -> None:
         """Consumers that take and ack all that is there, for every group."""
@@ -90,15 +103,24 @@ class Consumers:
         }
         for channel, name in groups:
             consumer = Consumer(next(self._keys), 100_000, 1 << 26)
-            self._begin(Client(consumer, name, channel, topic.name, is_diligent=True))
+            self.begin(Client(consumer, name, channel, topic.name, is_diligent=True))
 
-    def _begin(self, client: Client) -> None:
+    def next_key(self) -> int:
+        """Of a consumer that comes."""
+        return next(self._keys)
+
+    def begin(self, client: Client) -> None:
+        """It reads its group, in all partitions that have it."""
         self.clients[client.consumer.key] = client
-        for partition, group in self._groups_of(client):
+        for partition, group in self.groups_of(client):
             self._read(client, partition, group)
 
     def _read(self, client: Client, partition: Partition, group: Group) -> None:
         client.groups[partition.number] = group
+        if client.session:
+            moment = self.world.see()
+            attach = admit_attach(partition, group, client.session, "", moment)
+            self.world.node.submit(attach, moment)
         partition.add_consumer(group, client.consumer)
         self._ready(partition.number)
 
@@ -109,7 +131,7 @@ class Consumers:
     def join_all(self) -> None:
         """A group is new: those who want it read it."""
         for client in list(self.clients.values()):
-            for partition, group in self._groups_of(client):
+            for partition, group in self.groups_of(client):
                 if client.consumer not in group.consumers and client.targets is None:
                     self._read(client, partition, group)
 
@@ -133,7 +155,10 @@ class Consumers:
         """The session of a consumer has ended."""
         self._forget(client)
         moment = self.world.see()
-        for partition, group in self._groups_of(client):
+        for partition, group in self.groups_of(client):
+            if client.session:
+                detach = admit_detach(partition, group, client.session, moment)
+                self.world.node.submit(detach, moment)
             partition.remove_consumer(group, client.consumer)
             tokens = [
                 token
@@ -178,7 +203,10 @@ class Consumers:
         del self.clients[client.consumer.key]
 
     def forget_all(self) -> None:
-        """The process is gone, and every session with it."""
+        """The process is gone, and every session with it; some come back to the next."""
+        for client in self.clients.values():
+            if client.session and client.targets is None:
+                self.away[client.session] = client
         self.clients.clear()
         self._ready_list = ReadyList(self.clients, self._ready)
 
@@ -188,7 +216,8 @@ class Consumers:
             self._forget(client)
         self._ready_list.deleted(ref.number for ref in topic.partitions)
 
-    def _groups_of(self, client: Client) -> list[tuple[Partition, Group]]:
+    def groups_of(self, client: Client) -> list[tuple[Partition, Group]]:
+        """Where it reads, or would."""
         found: list[tuple[Partition, Group]] = []
         topic = self.world.topics.get(client.topic)
         for ref in topic.partitions if topic is not None else ():
@@ -214,7 +243,7 @@ class Consumers:
         moment = self.world.see()
         promised = self.world.node.promised(moment)
         client.targets = {}
-        for partition, group in self._groups_of(client):
+        for partition, group in self.groups_of(client):
             client.targets[partition.number] = partition.readable(promised)
             group.scanned_to = 0
 
@@ -224,7 +253,7 @@ class Consumers:
         for client in [each for each in self.clients.values() if each.targets is not None]:
             targets = client.targets
             assert targets is not None
-            for partition, group in self._groups_of(client):
+            for partition, group in self.groups_of(client):
                 target = targets.get(partition.number)
                 if target is None or partition.number not in numbers:
                     continue
@@ -273,8 +302,15 @@ class Consumers:
         if client.held is not None:
             raise Violation(f"messages {numbers} are handed out to a session that broke")
         task = Task(
-            delivery.partition, group.channel, group.name, delivery.lease.token, numbers
+            delivery.partition,
+            group.channel,
+            group.name,
+            delivery.lease.token,
+            numbers,
+            group.generation,
+            copy(delivery.lease),
         )
+        client.tasks = [*client.tasks[-TASK_COUNT:], task]
         if client.is_diligent:
             self.world.after(1, lambda: self.outcomes.ack(task))
         else:

@@ -36,6 +36,9 @@ from sandglass.core.retract import retract
 from sandglass.core.view import Overlay
 from sandglass.testing.seen import take_messages
 
+GRACE_MS = 120
+"""So long a leader that begins waits for sessions."""
+
 ROOM_RETRY_MS = 10
 """How long to wait where the disk has no room, before trying once more."""
 
@@ -152,6 +155,7 @@ class SimulatedNode:
         """What a process does first: the view, then the rest of the log."""
         self.view = Overlay(self.store)
         self.machine = Machine.load(take_messages, self.view)
+        self.machine.session_grace_ms = GRACE_MS
         self.applied = self.store.applied_position
         for position, raw in self.log.read(self.applied + 1):
             self.view.lay(self.machine.apply(codec.decode(raw), self.view))

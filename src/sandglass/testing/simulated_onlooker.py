@@ -51,6 +51,8 @@ class Onlooker:
             return
         self._is_look_wanted = False
         for known, partition, group in self._groups():
+            if moment.lease_ms < partition.claims_until_ms and known.awaited:
+                continue
             if group.has_credit():
                 now_ms = max(partition.now_ms, moment.wall_ms)
                 self.world.history.rest(known, now_ms, moment.steady_ms)

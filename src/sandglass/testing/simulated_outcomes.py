@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sandglass.core import outcome
 from sandglass.core.group import Group
-from sandglass.core.lease import Places
+from sandglass.core.lease import Lease, Places
 from sandglass.core.partition import Partition
 from sandglass.core.record import Ending
 from sandglass.errors import LeaseLostError
@@ -24,6 +24,9 @@ class Task:
     group: str
     token: int
     numbers: list[int]
+    generation: int = 1
+    lease: Lease | None = None
+    """As it was handed out."""
 
 
 @dataclass(slots=True)
@@ -98,7 +101,8 @@ class Outcomes:
             for first, count in places or [(0, len(task.numbers))]
             for place in range(first, first + count)
         ]
-        held = [n for n in named if n in known.held and known.held[n].token == task.token]
+        token = known.renewed.get(task.token, task.token)
+        held = [n for n in named if n in known.held and known.held[n].token == token]
         is_right = bool(held) and (not places or len(held) == len(named))
         delay_ms = None
         if ending is Ending.NACKED:
@@ -136,7 +140,8 @@ class Outcomes:
         if found is None:
             return
         partition, group, known = found
-        holds = [hold for hold in known.held.values() if hold.token == task.token]
+        token = known.renewed.get(task.token, task.token)
+        holds = [hold for hold in known.held.values() if hold.token == token]
         moment = self.world.see()
         try:
             ends_ms = partition.extend(

@@ -17,6 +17,7 @@ from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine
 from sandglass.core.view import Overlay
 from sandglass.testing.seen import Violation, take_messages
+from sandglass.testing.simulated_claims import Claims
 from sandglass.testing.simulated_consumers import Consumers
 from sandglass.testing.simulated_groups import Groups
 from sandglass.testing.simulated_letters import Letters
@@ -45,6 +46,7 @@ class Simulation:
     groups: Groups = field(init=False)
     letters: Letters = field(init=False)
     onlooker: Onlooker = field(init=False)
+    claims: Claims = field(init=False)
 
     def __post_init__(self) -> None:
         self.world = World(self.seed)
@@ -55,6 +57,7 @@ class Simulation:
         self.groups = Groups(self.world, self.consumers, self.operator)
         self.letters = Letters(self.world)
         self.onlooker = Onlooker(self.world)
+        self.claims = Claims(self.world, self.consumers, self.outcomes)
         self.world.on_serving = self._serving
         self.world.on_down = self.consumers.forget_all
         self.world.on_turn = self._turned
@@ -99,6 +102,7 @@ class Simulation:
 
     def _serving(self) -> None:
         self.operator.begin()
+        self.claims.come_back()
         for topic in self.world.topics.values():
             if topic.name != IDLE or self.world.chance.random() < 0.5:
                 self.consumers.join(topic)

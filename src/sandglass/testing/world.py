@@ -50,6 +50,8 @@ class Report:
     """Groups."""
     redriven_count: int = 0
     purged_count: int = 0
+    claimed_count: int = 0
+    """Messages that sessions held when their node was gone, and still hold."""
     violation: str = ""
 
 

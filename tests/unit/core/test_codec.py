@@ -10,7 +10,9 @@ from sandglass.core import codec
 from sandglass.core.message import DeadLetterOrigin
 from sandglass.core.record import (
     Append,
+    Attach,
     Delete,
+    Detach,
     Ending,
     Head,
     Move,
@@ -56,6 +58,21 @@ def test_bytes_of_a_put_and_a_delete_are_those_of_format_version_2() -> None:
     )
     assert raw.endswith(operations + b"onetwo!")
     assert Record(1, HEAD, [put, delete]) == codec.decode(raw)
+
+
+def test_bytes_of_sessions_are_those_of_format_version_2() -> None:
+    operations = [Attach(3, "one", "me"), Detach(3, ["one", "two"])]
+
+    raw = codec.encode(Record(1, HEAD, [*operations]))
+
+    columns = bytes.fromhex(
+        """
+        12 00000003 00000003 6f6e65 00000002 6d65
+        13 00000003 00000002 00000003 6f6e65 00000003 74776f
+        """
+    )
+    assert raw.endswith(columns)
+    assert operations == codec.decode(raw).operations
 
 
 def test_records_of_version_1_are_still_read() -> None:

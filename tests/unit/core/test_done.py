@@ -40,6 +40,22 @@ def test_raised_floor_takes_ranges_with_it() -> None:
     assert 10 == done.floor
 
 
+def test_gaps_are_what_is_not_done_and_what_is_dropped_becomes_one() -> None:
+    done = DoneRanges(3)
+    done.add(6, 10)
+    done.add(12, 20)
+    assert [(3, 6), (10, 12), (20, 25)] == list(done.gaps(0, 25))
+    assert [] == list(done.gaps(7, 9))
+
+    done.drop(8, 14)
+    done.drop(18, 30)
+    done.drop(0, 5)
+
+    assert (3, [6, 14], [8, 18]) == (done.floor, done.lows, done.highs)
+    done.drop(6, 8)
+    assert [(3, 14)] == list(done.gaps(0, 15))
+
+
 def test_skip_says_where_to_go_on_and_where_the_next_range_begins() -> None:
     done = DoneRanges(3)
     done.add(6, 10)
