@@ -16,7 +16,17 @@ from operator import itemgetter, mul
 from typing import Final
 
 from sandglass.core.message import Slice
-from sandglass.core.record import NODE, Append, Ending, Move, Put, Record, Settle
+from sandglass.core.record import (
+    NODE,
+    Append,
+    Ending,
+    Move,
+    Purge,
+    Put,
+    Record,
+    Redrive,
+    Settle,
+)
 
 LATENESS_BOUNDS_MS: Final = (
     1, 2, 5, 10, 25, 50, 100, 250, 1000, 5000, 60_000, 3_600_000,
@@ -76,10 +86,17 @@ METRICS: Final = (
         "counter",
         "Offsets in outcomes that held no message, or were never handed out.",
     ),
+    Metric("purged_messages", "counter", "Dead letters purged, durable.", _TOPIC),
     Metric("pending_messages", "gauge", "Messages that are not due yet.", _TOPIC),
     Metric("ready_messages", "gauge", "Messages due and not handed out yet.", _GROUP),
     Metric("leased_messages", "gauge", "Messages handed out, without an outcome.", _GROUP),
     Metric("waiting_messages", "gauge", "Messages that wait to be handed out again.", _GROUP),
+    Metric(
+        "skipped_messages",
+        "gauge",
+        "Messages due before the group's start, where it begins or was moved to.",
+        _GROUP,
+    ),
     Metric(
         "lower_bounds",
         "gauge",
@@ -157,6 +174,7 @@ class Counts:
     pause_count: int = 0
     produced: Counter[int] = field(default_factory=Counter[int])
     delivered: Counter[int] = field(default_factory=Counter[int])
+    purged: Counter[int] = field(default_factory=Counter[int])
     outcomes: dict[Ending, Counter[int]] = field(
         default_factory=lambda: {ending: Counter() for ending in Ending}
     )
@@ -175,6 +193,11 @@ class Counts:
                 count = sum([each for _, _, each in operation.main])
                 count += sum([each for _, _, each in operation.retry])
                 self.outcomes[operation.ending][record.partition] += count
+            elif isinstance(operation, Purge):
+                self.purged[record.partition] += sum([each for _, _, each in operation.ranges])
+            elif isinstance(operation, Redrive):
+                # They leave the dead letters by the same record, and are not gone.
+                self.purged[record.partition] -= sum(operation.append.counts)
 
     def handed_out(self, partition: int, count: int) -> None:
         """A delivery left."""
@@ -190,7 +213,7 @@ class Counts:
 
     def fold(self, known: Container[int]) -> None:
         """Partitions that are gone leave their numbers to `NODE`, so that no sum goes back."""
-        for counts in (self.produced, self.delivered, *self.outcomes.values()):
+        for counts in (self.produced, self.delivered, self.purged, *self.outcomes.values()):
             for number in [each for each in counts if each not in known and each != NODE]:
                 counts[NODE] += counts.pop(number)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sandglass.core import limits
-from sandglass.core.counting import count_pending, count_unread
+from sandglass.core.counting import count_pending, count_skipped, count_unread
 from sandglass.core.partition import Partition
 from sandglass.core.topic import Topic
 from sandglass.telemetry import OTHER_TOPICS, OUTCOMES, Counts
@@ -84,6 +84,7 @@ def _add_counts(figures: Figures, broker: "Broker") -> None:
     for name, numbers in (
         ("produced_messages", counts.produced),
         ("delivered_messages", counts.delivered),
+        ("purged_messages", counts.purged),
     ):
         for topic, count in _by_topic(numbers, broker, named).items():
             figures.add(name, count, topic)
@@ -191,3 +192,13 @@ def _look_at_group(
     )
     budget.took(row_count, of=allowed)
     figures.add("ready_messages", count, *labels)
+    if not group.start:
+        figures.add("skipped_messages", 0, *labels)
+        return
+    if not (allowed := budget.rows()):
+        return
+    count, row_count = count_skipped(
+        partition, group, loop.moment(), loop.view, row_count_max=allowed
+    )
+    budget.took(row_count, of=allowed)
+    figures.add("skipped_messages", count, *labels)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sandglass.broker.loops import Loops
-from sandglass.core.browse import look
+from sandglass.core import limits
+from sandglass.core.browse import count_between, look
 from sandglass.core.group import Group
 from sandglass.core.message import REDRIVE_CHANNEL
 from sandglass.core.offset import INDEX_BITS
@@ -49,6 +50,7 @@ class GroupStatus:
     consumer_count: int
     redriven_count: int = 0
     expired_count: int = 0
+    skipped_count: int = 0
 
 
 class PartPlace(NamedTuple):
@@ -159,7 +161,20 @@ class Status:
             len(group.consumers),
             group.redriven_count,
             group.expired_count,
+            await self._count_skipped(partition, group),
         )
+
+    async def _count_skipped(self, partition: Partition, group: Group) -> int:
+        """Due messages before the group's start; of so many rows at most."""
+        loop = self.loops.of(partition.number)
+        end = min(group.start, (max(partition.now_ms, loop.moment().wall_ms) + 1) << INDEX_BITS)
+        count, row_count, low = 0, 0, partition.cut
+        while low < end and row_count < LAG_ROW_COUNT_MAX:
+            some, next_low = count_between(loop.view, group.rows_prefix(), low, end)
+            count, row_count = count + some, row_count + limits.LOOK_ROW_COUNT_MAX
+            low = end if next_low is None else next_low
+            await asyncio.sleep(0)
+        return count
 
     async def _count_unread(self, partition: Partition, group: Group) -> int:
         """Due messages that the group has not been given; of so many rows at most."""

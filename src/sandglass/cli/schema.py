@@ -154,6 +154,7 @@ SHAPES: Final[dict[str, Part]] = {
             "generation": _count("How often it was moved."),
             "redriven_count": _count("Dead letters that came back."),
             "expired_count": _count("Messages that retention removed unsettled."),
+            "skipped_count": _count("Messages due before the group's start."),
         },
     ),
     "group-sum": _object(

@@ -50,7 +50,8 @@ class GroupStatus:
     Everything below `committed` is settled; `consumed` is the last offset handed out;
     `lag_count` messages are due and not settled, `leased_count` of them are in somebody's
     hands, and `retry_count` wait for their next attempt. `redriven_count` dead letters came
-    back; `expired_count` messages were removed by retention before they were settled.
+    back; `expired_count` messages were removed by retention before they were settled;
+    `skipped_count` were due before the group's start.
     """
 
     topic: str
@@ -68,6 +69,7 @@ class GroupStatus:
     consumer_count: int
     redriven_count: int = 0
     expired_count: int = 0
+    skipped_count: int = 0
 
 
 def topic_of(wire: admin_pb2.Topic) -> Topic:
@@ -118,4 +120,5 @@ def group_of(wire: admin_pb2.GroupStatus) -> GroupStatus:
         consumer_count=wire.consumer_count,
         redriven_count=wire.redriven_count,
         expired_count=wire.expired_count,
+        skipped_count=wire.skipped_count,
     )

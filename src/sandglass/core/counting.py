@@ -50,3 +50,22 @@ def count_unread(
         count += part.count if not group.passed.holds(first) else 0
         row_count += 1
     return count, row_count
+
+
+def count_skipped(
+    partition: Partition, group: Group, moment: Moment, view: View, *, row_count_max: int
+) -> tuple[int, int]:
+    """
+    Due messages that stand before the group's start, as far as retention has left them, in no
+    more than so many rows; and how many rows.
+    """
+    prefix = keys.rows_prefix(partition.number, group.channel)
+    end = min(group.start, (max(partition.now_ms, moment.wall_ms) + 1) << INDEX_BITS)
+    count = row_count = 0
+    for key, _ in islice(
+        view.range(keys.at(prefix, partition.cut), keys.at(prefix, end)), row_count_max
+    ):
+        offset, row = keys.row_place(key)
+        count += min(row, end - offset)
+        row_count += 1
+    return count, row_count

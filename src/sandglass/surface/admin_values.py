@@ -205,6 +205,7 @@ def part_to_wire(status: GroupStatus) -> admin_pb2.GroupStatus:
         consumer_count=status.consumer_count,
         redriven_count=status.redriven_count,
         expired_count=status.expired_count,
+        skipped_count=status.skipped_count,
     )
 
 

@@ -631,13 +631,16 @@ class History:
         for number in partition.numbers_for(group, 0, committed):
             _check(group.is_settled(number), "I10", "is below committed", group, number)
 
-    def count(self, group: GroupHistory, counted: tuple[int, ...]) -> None:
+    def count(self, group: GroupHistory, counted: tuple[int, ...], now_ms: int) -> None:
         """
         At a quiet point: (acked, dead, expired, waiting for a retry, redriven) as the group
-        counts.
+        counts, and skipped: what stands before its start.
         """
         each = (group.acked, group.dead, group.expired, group.moved, group.redriven)
-        expected = tuple(map(len, each))
+        partition = self.partitions[group.partition]
+        end = min(group.start, now_ms + 1 << INDEX_BITS)
+        skipped = partition.numbers_in(group.channel, 0, end)
+        expected = (*map(len, each), len(skipped))
         if counted != expected:
             raise Violation(f"I15: {group.name} counts {counted}, but it is {expected}")
 

@@ -7,6 +7,7 @@ rests, that nothing is left which it could hand out.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sandglass.core.counting import count_skipped
 from sandglass.core.dispatch import Moment
 from sandglass.core.group import Group
 from sandglass.core.partition import Partition
@@ -27,7 +28,7 @@ class Onlooker:
         if not self.world.node.is_serving:
             return
         self._is_look_wanted = True
-        node, history = self.world.node, self.world.history
+        node, history, moment = self.world.node, self.world.history, self.world.moment
         for known, partition, group in self._groups():
             history.commit(known, group.committed(partition.closed, node.view))
             if not node.queue and not node.is_syncing:
@@ -37,8 +38,11 @@ class Onlooker:
                     group.expired_count,
                     group.retry_count,
                     group.redriven_count,
+                    count_skipped(partition, group, moment, node.view, row_count_max=1 << 62)[
+                        0
+                    ],
                 )
-                history.count(known, counted)
+                history.count(known, counted, max(partition.now_ms, moment.wall_ms))
                 check_standings(history, known, partition, group, node.view)
                 check_index_order(
                     history, partition, node.view, chance=self.world.report.event_count

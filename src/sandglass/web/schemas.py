@@ -111,6 +111,7 @@ SCHEMAS: Final[Part] = {
         deadCount=_text("Made dead letters."),
         redrivenCount=_text("Dead letters that came back."),
         expiredCount=_text("Removed by retention before they were settled."),
+        skippedCount=_text("Due before its start; a lower bound from 10,000 rows on."),
         generation=_number("Grows with each seek."),
         consumerCount={"type": "integer"},
     ),

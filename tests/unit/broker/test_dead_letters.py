@@ -170,7 +170,7 @@ async def test_letters_are_taken_by_their_places(shell: Shell) -> None:
 
     taken = await shell.broker.dead_letters.purge(shell.t, offsets=[(ref, offset)])
 
-    assert 1 == taken.count
+    assert 1 == taken.count == shell.loop.stats.purged[ref.number]
     assert [b"1", b"3"] == values_of(await shell.broker.dead_letters.page(shell.t))
     with pytest.raises(NotFoundError, match=f"no such dead letter at {offset:028x}"):
         await shell.broker.dead_letters.redrive(shell.t, offsets=[(ref, offset)])
@@ -192,8 +192,10 @@ async def test_a_redrive_and_a_purge_hold_after_a_crash(shell: Shell) -> None:
     ref, part = page.entries[0]
     at = [(ref, part.due_ms << 64 | part.first_index)]
     await shell.broker.dead_letters.redrive(shell.t, offsets=at)
+    redriven_is_none = shell.loop.stats.purged[ref.number]
     await shell.broker.dead_letters.purge(shell.t)
 
+    assert (0, 2) == (redriven_is_none, shell.loop.stats.purged[ref.number])
     await shell.crash(kept_batch_count=100)
     consumer = await shell.consume("g")
     await shell.until(lambda: consumer.values)

@@ -6,6 +6,7 @@ import pytest
 
 from sandglass.broker import figures
 from sandglass.broker.figures import read_figures
+from sandglass.broker.groups import Start
 from sandglass.core import limits
 from sandglass.core.record import Ending
 from sandglass.telemetry import NAMES, OTHER_TOPICS, PREFIX, HttpCounts
@@ -51,6 +52,19 @@ async def test_each_message_is_pending_ready_leased_waiting_or_done(shell: Shell
     assert 1 == found["outcomes"]["t", "nack"]
     assert 0 == found["lower_bounds"][()]
     assert 1 == found["subscriptions"][()]
+
+
+async def test_messages_before_a_groups_start_are_skipped(shell: Shell) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"a", b"b", b"c")
+    await shell.until(lambda: consumer.values)
+    before = await value(shell, "skipped_messages", *GROUP)
+
+    await shell.broker.groups.seek(shell.t, "g", Start(is_now=True))
+
+    assert (0, 3) == (before, await value(shell, "skipped_messages", *GROUP))
+    ((_, status),) = [each async for each in shell.broker.status.parts(shell.t)]
+    assert 3 == status.skipped_count
 
 
 async def test_a_group_that_nobody_reads_is_shown_and_not_kept_in_memory(shell: Shell) -> None:

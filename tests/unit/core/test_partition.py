@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sandglass.core import limits
-from sandglass.core.counting import count_pending, count_unread, has_below
-from sandglass.core.membership import admit_group
+from sandglass.core.counting import count_pending, count_skipped, count_unread, has_below
+from sandglass.core.membership import admit_group, admit_seek
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import CloseExact, Ending, Promise, PromiseExact, Settle
 from sandglass.core.retract import retract
@@ -433,6 +433,39 @@ def test_unread_counts_due_messages_that_are_not_done_and_only_so_many_rows() ->
     assert (5, 2) == count(10)
     assert (5, 2) == count(2)
     assert (2, 1) == count(1)
+
+
+def test_skipped_counts_due_messages_before_the_start_and_only_so_many_rows() -> None:
+    drive = Drive()
+    drive.produce(0, 0, START_MS + 5, counts=[2, 3, 9])
+    drive.group("all")
+    drive.group("now", is_from_now=True)
+    drive.produce(0)
+    drive.apply(
+        admit_seek(
+            drive.partition,
+            drive.group("far"),
+            start=offset(START_MS + 5, 10),
+            moment=drive.moment,
+        )
+    )
+
+    def count(name: str, row_count_max: int = 10) -> tuple[int, int]:
+        return count_skipped(
+            drive.partition,
+            drive.group(name),
+            drive.moment,
+            drive.store,
+            row_count_max=row_count_max,
+        )
+
+    assert [(0, 0), (5, 2), (6, 3)] == [count("all"), count("now"), count("far")]
+    assert (2, 1) == count("now", 1)
+    drive.wall_ms += 5
+    assert (5, 2) == count("now")
+    assert (5 + 1 + 4, 4) == count("far")
+    drive.apply(drive.partition.admit_cut(offset(drive.wall_ms, 0), drive.moment))
+    assert (4, 1) == count("far")
 
 
 def test_pending_counts_messages_that_are_not_due_and_only_so_many_rows() -> None:

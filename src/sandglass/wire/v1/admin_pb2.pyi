@@ -272,7 +272,7 @@ class SeekGroupReply(_message.Message):
     def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class GroupStatus(_message.Message):
-    __slots__ = ("topic", "partition", "channel", "group", "committed", "consumed", "lag_count", "leased_count", "retry_count", "acked_count", "dead_count", "generation", "consumer_count", "redriven_count", "expired_count")
+    __slots__ = ("topic", "partition", "channel", "group", "committed", "consumed", "lag_count", "leased_count", "retry_count", "acked_count", "dead_count", "generation", "consumer_count", "redriven_count", "expired_count", "skipped_count")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
@@ -288,6 +288,7 @@ class GroupStatus(_message.Message):
     CONSUMER_COUNT_FIELD_NUMBER: _ClassVar[int]
     REDRIVEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     EXPIRED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
     topic: str
     partition: str
     channel: str
@@ -303,7 +304,8 @@ class GroupStatus(_message.Message):
     consumer_count: int
     redriven_count: int
     expired_count: int
-    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., committed: _Optional[bytes] = ..., consumed: _Optional[bytes] = ..., lag_count: _Optional[int] = ..., leased_count: _Optional[int] = ..., retry_count: _Optional[int] = ..., acked_count: _Optional[int] = ..., dead_count: _Optional[int] = ..., generation: _Optional[int] = ..., consumer_count: _Optional[int] = ..., redriven_count: _Optional[int] = ..., expired_count: _Optional[int] = ...) -> None: ...
+    skipped_count: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., committed: _Optional[bytes] = ..., consumed: _Optional[bytes] = ..., lag_count: _Optional[int] = ..., leased_count: _Optional[int] = ..., retry_count: _Optional[int] = ..., acked_count: _Optional[int] = ..., dead_count: _Optional[int] = ..., generation: _Optional[int] = ..., consumer_count: _Optional[int] = ..., redriven_count: _Optional[int] = ..., expired_count: _Optional[int] = ..., skipped_count: _Optional[int] = ...) -> None: ...
 
 class DeadLetterFilter(_message.Message):
     __slots__ = ("group", "channel", "reason")
