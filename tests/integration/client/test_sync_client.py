@@ -24,6 +24,9 @@ from sandglass import (
     Received,
     UnavailableError,
 )
+from sandglass.client._sync import gathering
+from sandglass.client.batching import OpenBatch
+from sandglass.client.events import Produce
 from sandglass.testing.broker import Broker
 
 MS = timedelta(milliseconds=1)
@@ -466,3 +469,35 @@ def drain_all(client: Client, count: int) -> list[bytes]:
         if len(values) == count:
             break
     return values
+
+
+async def test_callers_that_are_answered_together_share_their_next_request(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the first to come goes alone, and the others with the next, each time."""
+    monkeypatch.setattr(gathering, "WAIT_S", 2)
+    caller_count, rounds = 8, 20
+    counts: list[int] = []
+    to_produce = OpenBatch.to_produce
+
+    def spy(batch: OpenBatch) -> Produce:
+        counts.append(len(batch.parts))
+        return to_produce(batch)
+
+    monkeypatch.setattr(OpenBatch, "to_produce", spy)
+
+    def work(client: Client) -> None:
+        def call() -> None:
+            for _ in range(rounds):
+                client.produce("t", b"x")
+
+        callers = [threading.Thread(target=call) for _ in range(caller_count)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+
+    await run(broker, work)
+
+    assert caller_count * rounds == sum(counts)
+    assert counts.count(caller_count) >= rounds - 5

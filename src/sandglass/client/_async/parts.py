@@ -27,6 +27,8 @@ class Parts:
         self.keyvalue = KeyValue(self.unary)
         self.producer = Producer(self.connection, endpoint, wall_ms=wall_ms)
         self.consuming = Consuming(self.connection, endpoint)
+        self.after_turn: Callable[[], None] = lambda: None
+        """Called when what a frame brought has been handed on, and now and then."""
         self.is_closed = False
 
     @property
@@ -70,3 +72,4 @@ class Parts:
     def _after_turn(self) -> None:
         self.producer.tick()
         self.consuming.after_turn()
+        self.after_turn()

@@ -20,6 +20,8 @@ class Promise(Generic[Result]):
     """
     An answer to come, for any number of threads.
 
+    `on_awaited` is called, where it is answered, if a thread waits for it by then.
+
     As `concurrent.futures.Future`, less what it can't do (nobody can cancel what is on its
     way) and what costs: several microseconds each, at some ten thousand a second.
     """
@@ -28,16 +30,22 @@ class Promise(Generic[Result]):
         "_callbacks",
         "_error",
         "_failed",
+        "_is_awaited",
         "_is_done",
         "_lock",
+        "_on_awaited",
         "_result",
         "_wait_s",
         "is_seen",
     )
 
-    def __init__(self, wait_s: float, failed: "deque[Promise[Any]]") -> None:
+    def __init__(
+        self, wait_s: float, failed: "deque[Promise[Any]]", on_awaited: Callable[[], object]
+    ) -> None:
         self._wait_s = wait_s
         self._failed = failed
+        self._on_awaited = on_awaited
+        self._is_awaited = False
         self._lock = Lock()
         self._lock.acquire()
         self._callbacks: deque[Callable[[Promise[Result]], object]] | None = None
@@ -69,6 +77,7 @@ class Promise(Generic[Result]):
         """Why it failed; None if it went well. `timeout` as for `result`."""
         if not self._is_done:
             wait_s = self._wait_s + SLACK_S if timeout is None else timeout
+            self._is_awaited = True
             if not self._lock.acquire(timeout=wait_s):
                 if timeout is None:
                     raise UnavailableError("nobody answered in time", is_result_unknown=True)
@@ -101,6 +110,8 @@ class Promise(Generic[Result]):
     def _end(self) -> None:
         self._is_done = True
         self._lock.release()
+        if self._is_awaited:
+            self._on_awaited()
         if self._callbacks:
             self._call_back()
 

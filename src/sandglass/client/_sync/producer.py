@@ -15,6 +15,7 @@ from sandglass.client._async.connection import steady_ms
 from sandglass.client._async.parts import Parts
 from sandglass.client._async.producer import LINGER_MS
 from sandglass.client._sync.answer import Promise, Tally
+from sandglass.client._sync.gathering import Gathering
 from sandglass.client._sync.thread import LoopThread
 from sandglass.client.batching import BATCH_COUNT_MAX, Route
 from sandglass.client.events import Produce
@@ -48,6 +49,8 @@ class ThreadProducer:
         self._requests: deque[tuple[Produce, Route, Sink[dict[str, int]]]] = deque()
         self._is_woken = False
         self._failed: deque[Promise[Any]] = deque(maxlen=FAILED_COUNT_MAX)
+        self._gathering = Gathering(self._messages.__len__)
+        parts.after_turn = self._gather
 
     # --- for callers, in any thread -----------------------------------------------------------
 
@@ -59,7 +62,9 @@ class ThreadProducer:
 
     def produce_nowait(self, message: Message, route: Route) -> Promise[Receipt]:
         """See `Client.produce_nowait`."""
-        promise: Promise[Receipt] = Promise(self._timeout_ms / 1000, self._failed)
+        promise: Promise[Receipt] = Promise(
+            self._timeout_ms / 1000, self._failed, self._gathering.told
+        )
         self._put(message, route, promise)
         return promise
 
@@ -114,6 +119,7 @@ class ThreadProducer:
         self._take_room(1, len(part))
         deadline_ms = steady_ms() + self._timeout_ms
         self._messages.append((route, part, time_ms, is_delay, sink, deadline_ms))
+        self._gathering.came()
         self._wake()
 
     def _take_room(self, count: int, size_bytes: int) -> None:
@@ -142,6 +148,13 @@ class ThreadProducer:
         if not self._is_woken:
             self._is_woken = True
             self._thread.post(self._take_all)
+
+    def _gather(self) -> None:
+        """In the loop, after answers: what comes again at once shares a request."""
+        if self._gathering.is_worth_it():
+            self._is_woken = True
+            self._gathering.wait()
+            self._take_all()
 
     def _take_all(self) -> None:
         """In the loop: takes in what lies there."""
