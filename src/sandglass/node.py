@@ -276,6 +276,7 @@ class Node:
             client_port=settings.client_port,
             route_port=settings.route_port,
             peers=settings.peers,
+            advertise_host=settings.advertise_host,
             secret=settings.secret,
             binary=settings.engine_binary,
         )

@@ -66,7 +66,8 @@ class EngineConfig:
     """
     What the engine of a node is told.
 
-    `peers` are the route addresses (host:port) of the other nodes. `secret` is the cluster's:
+    `peers` are the route addresses (host:port) of the other nodes, which reach this one at
+    `advertise_host`; empty for `bind_addr`. `secret` is the cluster's:
     all passwords come from it. `binary` names an operator's own `nats-server`; None for the
     one that was installed with `sandglass[cluster]`.
     """
@@ -77,6 +78,7 @@ class EngineConfig:
     client_port: int = 9190
     route_port: int = 9900
     peers: tuple[str, ...] = ()
+    advertise_host: str = ""
     cluster: str = "sandglass"
     secret: bytes = b""
     binary: Path | None = None
@@ -99,6 +101,16 @@ class EngineConfig:
         store = {"store_dir": str(self.directory / "js"), "sync_interval": "always"}
         if self.file_bytes_max is not None:
             store["max_file_store"] = str(self.file_bytes_max)
+        cluster: dict[str, object] = {
+            "name": self.cluster,
+            "listen": f"{_shown(self.bind_addr)}:{self.route_port}",
+            "authorization": {
+                "user": ROUTE_USER,
+                "password": self.password(ROUTE_USER),
+                "timeout": 2,
+            },
+            "routes": routes,
+        }
         parts: dict[str, object] = {
             "server_name": self.name,
             "listen": f"{_shown(self.bind_addr)}:{self.client_port}",
@@ -110,25 +122,20 @@ class EngineConfig:
             "logfile_max_num": 2,
             "max_payload": PAYLOAD_BYTES_MAX,
             "write_deadline": "5s",
-            "ping_interval": "5s",
+            "ping_interval": "2s",
             "lame_duck_duration": "30s",
             "jetstream": store,
-            "cluster": {
-                "name": self.cluster,
-                "listen": f"{_shown(self.bind_addr)}:{self.route_port}",
-                "authorization": {
-                    "user": ROUTE_USER,
-                    "password": self.password(ROUTE_USER),
-                    "timeout": 2,
-                },
-                "routes": routes,
-            },
+            "cluster": cluster,
             "accounts": {
                 "SYSTEM": {"users": [self._user(SYSTEM_USER)]},
                 "SANDGLASS": {"jetstream": "enabled", "users": [self._user(ACCOUNT_USER)]},
             },
             "system_account": "SYSTEM",
         }
+        if self.advertise_host:
+            host = _shown(self.advertise_host)
+            parts["client_advertise"] = f"{host}:{self.client_port}"
+            cluster["advertise"] = f"{host}:{self.route_port}"
         # The server's own format takes JSON, a key a line.
         return "".join(f"{key}: {json.dumps(value)}\n" for key, value in parts.items())
 

@@ -215,12 +215,14 @@ class Members:
 
     async def _run(self) -> None:
         while True:
-            now_ms = self.clock.monotonic_ms()
-            wait_ms = min(self.lease.renew_in_ms(now_ms), limits.LEADER_LOOK_MS // 2)
-            if wait_ms:
-                await asyncio.sleep(wait_ms / 1000)
-                self._look()
-                continue
+            wait_ms = await self.turn()
+            await asyncio.sleep(wait_ms / 1000)
+
+    async def turn(self) -> int:
+        """Looks at the others' leases, and renews this node's: in so many ms once more."""
+        self._look()
+        now_ms = self.clock.monotonic_ms()
+        if not self.lease.renew_in_ms(now_ms):
             try:
                 await self._renew()
             except ConflictError:
@@ -229,6 +231,9 @@ class Members:
             except SandglassError as error:
                 logger.warning("the lease is not renewed: %s", error)
                 self._restart_watches()
+        return min(
+            self.lease.renew_in_ms(self.clock.monotonic_ms()), limits.LEADER_LOOK_MS // 2
+        )
 
     async def _renew(self) -> None:
         sent_ms = self.lease.sending(self.clock.monotonic_ms())
@@ -288,8 +293,11 @@ class Members:
             self._tell()
 
     def _restart_watches(self) -> None:
+        # From now on, by what is known: of a member that stays silent nothing else comes.
+        now_ms = self.clock.monotonic_ms()
         for watch in self._watches.values():
             watch.restarted()
+            watch.saw(watch.revision, now_ms)
 
     async def declare_over(self, member: Member) -> bool:
         """

@@ -5,7 +5,8 @@ The nodes of a small cluster as processes of their own, to be killed, paused and
         cluster.nodes[0].kill()
 
 They run the `sandglass` command on 127.0.0.1. An engine outlives a killed node: it is ended
-with the block, or by `kill_engine`.
+with the block, or by `kill_engine`. With `is_wired` the nodes reach each other through `wires`,
+which can be cut.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from typing import Final
 
 from sandglass.testing.engines import free_ports
 from sandglass.testing.process import NodeProcess
+from sandglass.testing.wires import Wires
 
 JOIN_S_MAX: Final = 60.0
 
@@ -25,29 +27,37 @@ JOIN_S_MAX: Final = 60.0
 class ClusterProcesses:
     """`count` nodes that know each other; the first one founds the cluster."""
 
-    def __init__(self, directory: Path, *, count: int = 3) -> None:
-        ports = free_ports(2 * count)
-        clients, routes = ports[:count], ports[count:]
+    def __init__(self, directory: Path, *, count: int = 3, is_wired: bool = False) -> None:
+        ports = free_ports(3 * count)
+        names = [f"node{number}" for number in range(count)]
+        own = {name: ports[3 * number :][:3] for number, name in enumerate(names)}
+        self.wires = Wires(names, own)
+        self._is_wired = is_wired
+        hosts = {name: self.wires.host(name) if is_wired else "127.0.0.1" for name in names}
         self.nodes = [
             NodeProcess(
-                directory / f"node{number}",
-                name=f"node{number}",
+                directory / name,
+                name=name,
                 flags=[
-                    f"--raft_port={clients[number]}",
-                    f"--gossip_port={routes[number]}",
-                    f"--bootstrap_raft={'true' if number == 0 else 'false'}",
+                    f"--grpc_port={own[name][0]}",
+                    f"--raft_port={own[name][1]}",
+                    f"--gossip_port={own[name][2]}",
+                    f"--bootstrap_raft={'true' if name == names[0] else 'false'}",
+                    f"--advertise_addr={hosts[name]}",
                     *(
-                        f"--initial_peers=127.0.0.1:{port}"
-                        for port in routes
-                        if port != routes[number]
+                        f"--initial_peers={hosts[other]}:{own[other][2]}"
+                        for other in names
+                        if other != name
                     ),
                 ],
             )
-            for number in range(count)
+            for name in names
         ]
 
     async def __aenter__(self) -> "ClusterProcesses":
         try:
+            if self._is_wired:
+                await self.wires.__aenter__()
             await asyncio.gather(*[node.start() for node in self.nodes])
             await self.joined(*self.nodes)
         except BaseException:
@@ -92,3 +102,4 @@ class ClusterProcesses:
                 except TimeoutError:
                     node.kill()
             self.kill_engine(node)
+        await self.wires.__aexit__(None, None, None)
