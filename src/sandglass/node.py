@@ -42,7 +42,7 @@ from sandglass.errors import (
 from sandglass.ports import Clock, Entropy
 from sandglass.rpc.forwarding import Peers
 from sandglass.rpc.server import Surface, serve
-from sandglass.rpc.session import Sessions
+from sandglass.rpc.sessions import Sessions
 from sandglass.sandflake import Generator
 from sandglass.security.access import Access
 from sandglass.web import server as web
@@ -181,9 +181,9 @@ class Node:
                 node_name=self.config.name,
             )
             await self._loop.start()
-            self._sessions = Sessions(self._broker, self.access.guard)
             if self.config.cluster is not None:
                 self._peers = self._open_peers()
+            self._sessions = Sessions(self._broker, self.access.guard, self._peers)
             host = self.config.bind_addr
             shown = f"[{host}]" if ":" in host else host
             self._surface = await serve(

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from sandglass import AsyncClient, Message, SandglassError
+from sandglass import (
+    AsyncClient,
+    LeaseLostError,
+    Message,
+    SandglassError,
+    UnavailableError,
+)
 from sandglass.cli.schema import schema_of
 from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
@@ -65,6 +71,89 @@ async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None
             found = await printed(cluster.nodes[2], "cluster", command)
             Draft202012Validator(schema_of(f"sandctl cluster {command}")).validate(found)
             assert count == (len(found) if isinstance(found, list) else 1)
+
+
+async def test_sessions_reach_all_partitions_through_any_node(tmp_path: Path) -> None:
+    """
+    Three partitions, each led by another node. Through each node a client produces messages
+    with keys and without, and drains a group; another takes a message at a time.
+    """
+    async with ClusterProcesses(tmp_path) as cluster:
+        sent: set[bytes] = set()
+        async with AsyncClient(cluster.nodes[0].address) as client:
+            await client.create_topic("orders", partitions=3, replication_factor=3)
+        for number, node in enumerate(cluster.nodes):
+            values = [b"%d of %d" % (each, number) for each in range(300)]
+            keyed = [Message(value, key=value) for value in values[:200]]
+            async with AsyncClient(node.address) as client, asyncio.timeout(DEADLINE_S):
+                summary = await client.produce_many("orders", keyed)
+                await asyncio.gather(*[client.produce("orders", each) for each in values[200:]])
+            assert (summary.count, len(summary.partitions)) == (200, 3)
+            sent.update(values)
+        async with AsyncClient(cluster.nodes[0].address) as client:
+            seen = await client.admin.show_cluster()
+        assert {each.leader for each in seen.partitions} == {"node0", "node1", "node2"}
+        for node in cluster.nodes:
+            async with AsyncClient(node.address) as client, asyncio.timeout(DEADLINE_S):
+                found: list[bytes] = []
+                async with client.consume("orders", group=node.name, drain=True) as messages:
+                    async for message in messages:
+                        found.append(message.value)
+                        await message.ack()
+            assert (len(found), set(found)) == (len(sent), sent)
+        async with AsyncClient(cluster.nodes[1].address) as client, asyncio.timeout(DEADLINE_S):
+            found = []
+            async for message in client.consume("orders", group="slow", credit=1):
+                found.append(message.value)
+                await message.ack(wait=True)
+                if len(found) == len(sent):
+                    break
+        assert (len(found), set(found)) == (len(sent), sent)
+
+
+async def test_a_killed_leader_is_not_noticed_by_those_who_work_through_another_node(
+    tmp_path: Path,
+) -> None:
+    """
+    Each message is acknowledged and the answer waited for, while the leader of a partition is
+    killed. Only what was on its way to that leader just then has an unknown result.
+    """
+    async with ClusterProcesses(tmp_path) as cluster:
+        near, _, victim = cluster.nodes
+        acked: list[bytes] = []
+        answered: set[bytes] = set()
+
+        async def consume(client: AsyncClient) -> None:
+            async for message in client.consume("orders", group="g"):
+                try:
+                    await message.ack(wait=True)
+                except LeaseLostError:
+                    continue  # it comes again
+                acked.append(message.value)
+
+        async def produce(client: AsyncClient, first: int, count: int) -> None:
+            for number in range(first, first + count):
+                try:
+                    await client.produce("orders", b"%d" % number)
+                    answered.add(b"%d" % number)
+                except UnavailableError as error:
+                    if not error.is_result_unknown:
+                        raise
+                while not answered <= set(acked):
+                    await asyncio.sleep(0.01)
+
+        async with AsyncClient(near.address, timeout=timedelta(seconds=30)) as client:
+            await client.create_topic("orders", partitions=3, replication_factor=3)
+            async with asyncio.timeout(2 * DEADLINE_S):
+                consuming = asyncio.create_task(consume(client))
+                await produce(client, 0, 15)
+                victim.kill()
+                await produce(client, 15, 15)
+                assert not consuming.done()
+                consuming.cancel()
+                await asyncio.gather(consuming, return_exceptions=True)
+        assert len(acked) == len(set(acked)), "nothing comes again after an answered ack"
+        assert len(answered) >= 25
 
 
 async def printed(node: NodeProcess, *command: str) -> Any:

@@ -15,7 +15,7 @@ from sandglass.broker.groups import Groups, check_kind
 from sandglass.broker.loops import Loops
 from sandglass.broker.outcomes import Outcomes
 from sandglass.broker.ready_list import ReadyList
-from sandglass.broker.subscription import Receiver, Session, Subscription
+from sandglass.broker.subscription import OnMoved, Receiver, Session, Subscription
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.group import Group
@@ -87,6 +87,7 @@ class Consumers:
         ack_timeout_ms: int = 0,
         is_from_now: bool = False,
         is_drain: bool = False,
+        on_moved: OnMoved | None = None,
     ) -> Subscription:
         """
         A consumer of a group begins; the group is made where there is none.
@@ -118,6 +119,7 @@ class Consumers:
             consumer,
             Consumer(key, credit_count, credit_bytes, ack_timeout_ms),
             receiver,
+            on_moved=on_moved,
         )
         if session is not None:
             self._join(session, subscription)
@@ -125,18 +127,18 @@ class Consumers:
             await self._make_groups(subscription, is_from_now=is_from_now)
             if is_drain:
                 await self._plan_drain(subscription)
+            if subscription.is_closed:
+                raise UnavailableError("the session has ended")
+            if any(part.is_dropped for part in subscription.groups.values()):
+                raise NotFoundError(
+                    f"group '{group}' of topic '{topic.name}' was deleted", field="group"
+                )
+            self._begin(subscription)
         except BaseException:
             self._forget(subscription)
             if session is not None:
                 session.subscriptions.pop(subscription.id, None)
             raise
-        if subscription.is_closed:
-            raise UnavailableError("the session has ended")
-        if any(part.is_dropped for part in subscription.groups.values()):
-            raise NotFoundError(
-                f"group '{group}' of topic '{topic.name}' was deleted", field="group"
-            )
-        self._begin(subscription)
         return subscription
 
     def _join(self, session: Session, subscription: Subscription) -> None:
@@ -441,8 +443,13 @@ class Consumers:
         """A partition is led elsewhere now: who reads it has to go there."""
         self._ready_list.stopped(number)
         for subscription in [*self._subscriptions.values()]:
-            if number in subscription.groups:
+            if number not in subscription.groups:
+                continue
+            if subscription.on_moved is None or subscription.drain_targets is not None:
                 self._end(subscription, error)
+            else:
+                subscription.drop(number)
+                subscription.on_moved(number, error)
 
     async def stop(self) -> None:
         """Waits for what is being given back."""

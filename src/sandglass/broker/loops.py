@@ -58,6 +58,8 @@ class Loops:
         """The node has joined a cluster, now or once: names of topics are the cluster's."""
         self.look_around: Callable[[], ClusterSeen] = ClusterSeen
         """The cluster, as it is known here."""
+        self.on_moved: list[Callable[[int], None]] = []
+        """Told a partition that somebody else leads than before, as far as is known here."""
         self._led: dict[int, NodeLoop] = {}
         self._listen(own)
 
@@ -163,6 +165,12 @@ class Loops:
         """The node leads a replicated partition from here on."""
         self._led[number] = loop
         self._listen(loop)
+        self.moved(number)
+
+    def moved(self, number: int) -> None:
+        """A partition may be led by somebody else than before."""
+        for told in self.on_moved:
+            told(number)
 
     def remove(self, number: int, error: SandglassError) -> None:
         """The node leads a replicated partition no longer; who reads it is told why."""

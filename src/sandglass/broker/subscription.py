@@ -21,6 +21,9 @@ from sandglass.core.lease import Consumer
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import SandglassError
 
+OnMoved = Callable[[int, SandglassError], None]
+"""Told a partition, by its number, that is led elsewhere now, and the error that says where."""
+
 
 class Receiver(Protocol):
     """Where a subscription's messages go."""
@@ -62,11 +65,20 @@ class Subscription:
     places: dict[int, int] = field(init=False)
     """By partition number: its place in the topic's list."""
     is_closed: bool = False
+    on_moved: OnMoved | None = None
+    """Of a part of a subscription, which goes on without partitions that are led elsewhere; one
+    without it ends when that happens."""
     is_left: bool = False
     """Whether the consumer has unsubscribed; it is kept for the leases that it still holds."""
 
     def __post_init__(self) -> None:
         self.places = {ref.number: place for place, ref in enumerate(self.topic.partitions)}
+
+    def drop(self, number: int) -> None:
+        """A partition is not read any more."""
+        self.refs = [ref for ref in self.refs if ref.number != number]
+        self.groups.pop(number, None)
+        self.waiting.pop(number, None)
 
     def hold(self) -> None:
         """Nobody is there: nothing is handed out."""

@@ -52,19 +52,20 @@ def from_wire(error: broker_pb2.Error) -> SandglassError:
     kind = _BY_CODE.get(error.code, errors.InternalError)
     if error.reason:
         kind = errors.by_code(error.reason)
-    return kind(
+    found = kind(
         error.message or f"the node answered with status {error.code}",
         field=error.field,
         retry_after_ms=error.retry_after_ms,
         is_result_unknown=error.is_result_unknown,
     )
+    return _led_at(found, error.leader)
 
 
 def from_rpc(failure: grpc.aio.AioRpcError) -> SandglassError:
     """The error that a call's status means."""
     number = number_of(failure)
     kind = _BY_CODE.get(number, errors.InternalError)
-    field, retry_after_ms, is_result_unknown = "", 0, False
+    field, leader, retry_after_ms, is_result_unknown = "", "", 0, False
     for detail in _details_of(failure):
         info = error_details_pb2.ErrorInfo()
         request = error_details_pb2.BadRequest()
@@ -72,16 +73,24 @@ def from_rpc(failure: grpc.aio.AioRpcError) -> SandglassError:
         if detail.Unpack(info):
             kind = errors.by_code(info.reason) if info.reason else kind
             is_result_unknown = info.metadata.get("result") == "unknown"
+            leader = info.metadata.get("leader", "")
         elif detail.Unpack(request) and request.field_violations:
             field = request.field_violations[0].field
         elif detail.Unpack(retry):
             retry_after_ms = retry.retry_delay.ToMilliseconds()
-    return kind(
+    found = kind(
         failure.details() or f"the call failed with status {number}",
         field=field,
         retry_after_ms=retry_after_ms,
         is_result_unknown=is_result_unknown,
     )
+    return _led_at(found, leader)
+
+
+def _led_at(error: SandglassError, leader: str) -> SandglassError:
+    if isinstance(error, errors.NotLeaderError):
+        error.leader = leader
+    return error
 
 
 def number_of(failure: grpc.aio.AioRpcError) -> int:

@@ -331,6 +331,8 @@ class Cluster:
     def _on_entry(self, key: str) -> None:
         if key.startswith((TOPICS, GROUPS, LEADERS, DRAINED)):
             self._news.set()
+        if key.startswith(LEADERS):
+            self.loops.moved(int(key.removeprefix(LEADERS)))
 
     def _lost(self) -> None:
         for replica in self.replicas.values():

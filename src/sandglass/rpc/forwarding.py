@@ -4,7 +4,7 @@ Calls for a partition that another node leads go on to that node.
 Around each call of a service: when it is refused because a partition is led elsewhere, and
 nothing was answered yet, the same bytes are sent to the leader, with the caller's token and
 what is left of its time, and what comes back is handed on as it is. Once only: a leader that
-doesn't lead any more says so to the caller. Sessions aren't forwarded: their clients are told.
+doesn't lead any more says so to the caller. Sessions go on in parts: `sandglass.rpc.relaying`.
 """
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs

@@ -24,7 +24,8 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -35,8 +36,8 @@ from sandglass.broker.subscription import Session, Subscription
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Placed
+from sandglass.core.topic import Topic
 from sandglass.errors import (
-    BusyError,
     ConflictError,
     InternalError,
     InvalidError,
@@ -44,9 +45,9 @@ from sandglass.errors import (
     SandglassError,
 )
 from sandglass.rpc import calls
-from sandglass.rpc.guarding import admission_of
 from sandglass.rpc.outcomes import alike, all_places
-from sandglass.security.guard import Guard
+from sandglass.rpc.relaying.relay import Relay
+from sandglass.rpc.relaying.relays import Relays
 from sandglass.surface.consume import (
     delivery_to_wire,
     ending_of,
@@ -77,61 +78,6 @@ END_S: Final = 2.0
 Item = TypeVar("Item")
 
 
-class Sessions:
-    """All open streams of a node. `guard` knows who comes; None where nobody is asked."""
-
-    def __init__(self, broker: Broker, guard: Guard | None = None) -> None:
-        self.broker = broker
-        self._guard = guard
-        self._streams: set[SessionStream] = set()
-        self._of: dict[str, set[SessionStream]] = {}
-        """By connection."""
-        self._resuming: dict[str, asyncio.Task[None]] = {}
-        """Connections without room: their sessions hold."""
-
-    async def serve(self, _: AsyncIterator[bytes], context: calls.Context) -> None:
-        """Serves one stream until it ends."""
-        connection = context.peer()
-        owner = "" if self._guard is None else admission_of(self._guard, context).name
-        stream = SessionStream(self.broker, context, connection, self.crowded, owner=owner)
-        self._streams.add(stream)
-        self._of.setdefault(connection, set()).add(stream)
-        try:
-            await stream.run()
-        finally:
-            self._streams.discard(stream)
-            self._of[connection].discard(stream)
-            if not self._of[connection]:
-                del self._of[connection]
-
-    def drain(self) -> None:
-        """The node is going down: every client is told."""
-        for stream in self._streams:
-            stream.drain()
-
-    def crowded(self, connection: str) -> bool:
-        """Is there no more room for this connection? Then its sessions hold until there is."""
-        if connection in self._resuming:
-            return True
-        if self.broker.outgoing.has_room(connection):
-            return False
-        self._resuming[connection] = asyncio.create_task(self._resume(connection))
-        for stream in self._of[connection]:
-            stream.hold()
-        return True
-
-    async def _resume(self, connection: str) -> None:
-        while connection in self._of:
-            try:
-                await self.broker.outgoing.wait_for(connection)
-                break
-            except BusyError:
-                continue
-        del self._resuming[connection]
-        for stream in self._of.get(connection, ()):
-            stream.go_on()
-
-
 class SessionStream:
     """One connection of a session. A `Receiver` for its subscriptions while it lasts."""
 
@@ -143,8 +89,11 @@ class SessionStream:
         crowded: Callable[[str], bool],
         *,
         owner: str,
+        relays: Relays | None = None,
     ) -> None:
         self.broker = broker
+        self._relays = relays
+        self._relay: Relay | None = None
         self._connection = connection
         self._is_crowded = crowded
         self.context = context
@@ -160,7 +109,7 @@ class SessionStream:
         self._delivery_bytes = 0
         self._writing_bytes = 0
         self._flow = broker.outgoing.flow(connection)
-        self._is_holding = False
+        self.is_holding = False
         self._ended: list[pb.SubscriptionEnded] = []
         self._kick = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -193,6 +142,8 @@ class SessionStream:
             if self.session is not None:
                 self.broker.consumers.detach(self.session, self.attachment)
             try:
+                if self._relay is not None:
+                    await self._end_relaying(self._relay)
                 await self._end_writing(writer)
             finally:
                 self._flow.close()
@@ -204,6 +155,11 @@ class SessionStream:
                 logger.warning("a session ended: %r", error)
         if self._is_taken_over.is_set():
             raise ConflictError("the session goes on over another connection")
+
+    async def _end_relaying(self, relay: Relay) -> None:
+        assert self._relays is not None
+        assert self.session is not None
+        await self._relays.left(relay, self, self.session)
 
     async def _end_writing(self, writer: asyncio.Task[None]) -> None:
         self._deliveries.clear()
@@ -231,7 +187,7 @@ class SessionStream:
             self._heard = True
             frame = parse_frame(raw)
             if self.session is None:
-                self._hello(frame)
+                await self._hello(frame)
             elif frame.HasField("hello"):
                 raise InvalidError("a session has one hello, in its first frame", field="hello")
             await self._take(frame)
@@ -239,8 +195,10 @@ class SessionStream:
                 return
             if self._full:
                 await self._let_others()
+            if self._relay is not None:
+                await self._relay.until_room()
 
-    def _hello(self, frame: pb.ClientFrame) -> None:
+    async def _hello(self, frame: pb.ClientFrame) -> None:
         if not frame.HasField("hello"):
             raise InvalidError("the first frame of a session has a hello", field="hello")
         session, is_resumed = self.broker.consumers.open_session(
@@ -253,7 +211,8 @@ class SessionStream:
         leases: list[pb.OpenLease] = []
         if is_resumed:
             for subscription in session.subscriptions.values():
-                subscription.receiver = self
+                if subscription.id >= 0:
+                    subscription.receiver = self
             leases = [
                 pb.OpenLease(
                     subscription_id=subscription.id,
@@ -261,7 +220,11 @@ class SessionStream:
                     token=token,
                 )
                 for subscription, number, token in self.broker.consumers.open_leases(session)
+                if subscription.id >= 0
             ]
+        if self._relays is not None:
+            self._relay, theirs = await self._relays.joined(session, self, self.context)
+            leases += theirs
         self._reply.welcome.CopyFrom(
             pb.Welcome(
                 session_id=session.id,
@@ -307,6 +270,11 @@ class SessionStream:
 
     def _take_outcomes(self, items: list[pb.Outcome]) -> None:
         """Outcomes that are `alike`: if they can't be settled together, each is by itself."""
+        if self._relay is None or not self._relay.outcomes(items):
+            self.settle(items, items[0].subscription_id)
+
+    def settle(self, items: list[pb.Outcome], subscription_id: int) -> None:
+        """Outcomes that are `alike`, for a subscription of this node."""
         item = items[0]
 
         def done(error: SandglassError | None) -> None:
@@ -316,7 +284,7 @@ class SessionStream:
                     self._room_for(reply).outcomes.append(reply)
 
         try:
-            subscription, partition = self._held(item.subscription_id, item.partition_number)
+            subscription, partition = self._held(subscription_id, item.partition_number)
             self.broker.outcomes.settle(
                 subscription,
                 partition,
@@ -333,12 +301,17 @@ class SessionStream:
                 done(error)
                 return
             for each in items:
-                self._take_outcomes([each])
+                self.settle([each], subscription_id)
 
     def _take_extend(self, item: pb.Extend) -> None:
+        if self._relay is None or not self._relay.extend(item):
+            self.extend(item, item.subscription_id)
+
+    def extend(self, item: pb.Extend, subscription_id: int) -> None:
+        """An extension for a subscription of this node."""
         reply = pb.ExtendReply(request_id=item.request_id, token=item.token)
         try:
-            subscription, partition = self._held(item.subscription_id, item.partition_number)
+            subscription, partition = self._held(subscription_id, item.partition_number)
             reply.lease_ends_ms = self.broker.outcomes.extend(
                 subscription,
                 partition,
@@ -353,6 +326,8 @@ class SessionStream:
 
     def _take_credit(self, item: pb.Credit) -> None:
         assert self.session is not None
+        if self._relay is not None and self._relay.grant(item):
+            return
         subscription = self.session.subscriptions.get(item.subscription_id)
         if subscription is None:
             return  # it ended while the credit was on its way
@@ -373,6 +348,9 @@ class SessionStream:
         try:
             topic = self.broker.catalog.topic(item.topic)
             refs = partitions_of(self.broker, topic, item.partitions)
+            if self._relay is not None and not self._relay.is_own(topic):
+                self._relay.subscribe(item, topic, refs)
+                return
             await self.broker.consumers.subscribe(
                 self.session,
                 self,
@@ -387,6 +365,7 @@ class SessionStream:
                 ack_timeout_ms=item.ack_timeout_ms,
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
+                on_moved=partial(self._moved, topic, item) if item.is_part else None,
             )
             if self._is_crowded(self._connection):
                 self.hold()
@@ -395,8 +374,21 @@ class SessionStream:
             reply.error.CopyFrom(status.to_wire(error))
         self._room_for(reply).subscribed.append(reply)
 
+    def _moved(
+        self, topic: Topic, item: pb.Subscribe, number: int, error: SandglassError
+    ) -> None:
+        """A partition of a part is led elsewhere now."""
+        ended = pb.SubscriptionEnded(
+            subscription_id=item.subscription_id, error=status.to_wire(error)
+        )
+        places = (place for place, ref in enumerate(topic.partitions) if ref.number == number)
+        ended.partition_numbers.extend(places)
+        self.tell_ended(ended)
+
     def _take_unsubscribe(self, item: pb.Unsubscribe) -> None:
         assert self.session is not None
+        if self._relay is not None and self._relay.unsubscribe(item.subscription_id):
+            return
         subscription = self.session.subscriptions.get(item.subscription_id)
         if subscription is not None:
             self.broker.consumers.unsubscribe(self.session, subscription)
@@ -412,7 +404,8 @@ class SessionStream:
             self._room_for(reply).produces.append(reply)
 
         try:
-            produce_nowait(self.broker, request, answered)
+            if self._relay is None or not self._relay.produce(request):
+                produce_nowait(self.broker, request, answered)
         except SandglassError as error:
             answered([], error)
 
@@ -434,6 +427,10 @@ class SessionStream:
             subscription_id=subscription.id,
             place=subscription.places[delivery.partition],
         )
+        self.pass_on(wire)
+
+    def pass_on(self, wire: pb.Delivery) -> None:
+        """A delivery goes to the client."""
         self._deliveries.append(wire)
         self._delivery_bytes += len(wire.batch)
         self._fit()
@@ -444,22 +441,40 @@ class SessionStream:
     def hold(self) -> None:
         """Nothing more is handed out."""
         if self.session is not None:
-            self._is_holding = True
+            self.is_holding = True
             self.broker.consumers.hold(self.session)
 
     def go_on(self) -> None:
         """Something is again, if its client takes what there is."""
-        if self._is_holding and not self._has_enough:
+        if self.is_holding and not self._has_enough:
             self._go_on()
 
     def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
         """See `Receiver`."""
         if self.session is not None and error is not None:
             self.session.subscriptions.pop(subscription.id, None)
-        self._ended.append(
+        self.tell_ended(
             pb.SubscriptionEnded(subscription_id=subscription.id, error=_error(error))
         )
+
+    def tell_ended(self, ended: pb.SubscriptionEnded) -> None:
+        """The client is told, after the deliveries before it."""
+        self._ended.append(ended)
         self._wake()
+
+    def answer(
+        self, reply: pb.OutcomeReply | pb.ExtendReply | pb.ProduceReply | pb.Subscribed
+    ) -> None:
+        """An answer that comes from another node."""
+        frame = self._room_for(reply)
+        if isinstance(reply, pb.OutcomeReply):
+            frame.outcomes.append(reply)
+        elif isinstance(reply, pb.ExtendReply):
+            frame.extends.append(reply)
+        elif isinstance(reply, pb.ProduceReply):
+            frame.produces.append(reply)
+        else:
+            frame.subscribed.append(reply)
 
     def drain(self) -> None:
         """The node is going down: the client is told to come back elsewhere."""
@@ -490,7 +505,7 @@ class SessionStream:
                 await calls.write(self.context, frame.SerializeToString())
                 self._writing_bytes = 0
                 self._fit()
-                if self._is_holding and not self._is_crowded(self._connection):
+                if self.is_holding and not self._is_crowded(self._connection):
                     self.go_on()
 
     def _fit(self) -> None:
@@ -500,7 +515,7 @@ class SessionStream:
     def _has_enough(self) -> bool:
         """There is more than its client can take soon."""
         most = limits.OUTBOX_BYTES_MAX
-        return self._delivery_bytes > (most // 2 if self._is_holding else most)
+        return self._delivery_bytes > (most // 2 if self.is_holding else most)
 
     def _next_frame(self) -> pb.ServerFrame | None:
         if self._full:
@@ -527,9 +542,11 @@ class SessionStream:
         return frame
 
     def _go_on(self) -> None:
-        self._is_holding = False
+        self.is_holding = False
         if self.session is not None and not self._is_over:
             self.broker.consumers.go_on(self.session)
+            if self._relay is not None:
+                self._relay.go_on()
 
     async def _watch(self) -> None:
         """Breaks a session that is silent for too long."""

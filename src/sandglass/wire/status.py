@@ -44,6 +44,9 @@ DOMAIN: Final = "sandglass"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 RESULT_KEY: Final = "result"
 RESULT_UNKNOWN: Final = "unknown"
+LEADER_KEY: Final = "leader"
+
+ADDRESS_CHARS_MAX: Final = 300
 
 MESSAGE_BYTES_MAX: Final = 1024
 """Of an error's text: it travels twice in trailers, which gRPC bounds at 8 KiB together."""
@@ -152,6 +155,8 @@ def grpc_metadata_of(error: SandglassError) -> tuple[tuple[str, bytes], ...]:
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
     if error.is_result_unknown:
         info.metadata[RESULT_KEY] = RESULT_UNKNOWN
+    if isinstance(error, NotLeaderError) and error.leader:
+        info.metadata[LEADER_KEY] = error.leader[:ADDRESS_CHARS_MAX]
     details = [_packed(info)]
     text = grpc_text_of(error)
     if error.field:
@@ -224,12 +229,19 @@ def _from_details(status: status_pb2.Status) -> SandglassError | None:
             detail.Unpack(target)
     if info.domain != DOMAIN:
         return None
-    return by_code(info.reason)(
+    error = by_code(info.reason)(
         status.message,
         field=bad.field_violations[0].field if bad.field_violations else "",
         retry_after_ms=retry.retry_delay.ToMilliseconds(),
         is_result_unknown=info.metadata.get(RESULT_KEY) == RESULT_UNKNOWN,
     )
+    return _led_at(error, info.metadata.get(LEADER_KEY, ""))
+
+
+def _led_at(error: SandglassError, leader: str) -> SandglassError:
+    if isinstance(error, NotLeaderError):
+        error.leader = leader
+    return error
 
 
 # --- session frames ---------------------------------------------------------------------------
@@ -244,6 +256,7 @@ def to_wire(error: SandglassError) -> broker_pb2.Error:
         field=error.field[:200],
         retry_after_ms=error.retry_after_ms,
         is_result_unknown=error.is_result_unknown,
+        leader=error.leader[:ADDRESS_CHARS_MAX] if isinstance(error, NotLeaderError) else "",
     )
 
 
@@ -253,12 +266,13 @@ def from_wire(error: broker_pb2.Error) -> SandglassError:
     if kind is InternalError and error.reason != InternalError.code:
         code = _BY_NUMBER.get(error.code, grpc.StatusCode.INTERNAL)
         kind = _KINDS.get(code, InternalError)
-    return kind(
+    found = kind(
         error.message,
         field=error.field,
         retry_after_ms=error.retry_after_ms,
         is_result_unknown=error.is_result_unknown,
     )
+    return _led_at(found, error.leader)
 
 
 # --- HTTP -------------------------------------------------------------------------------------

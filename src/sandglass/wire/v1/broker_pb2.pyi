@@ -101,20 +101,22 @@ class Placed(_message.Message):
     def __init__(self, partition: _Optional[str] = ..., first_index: _Optional[int] = ..., run_due_ms: _Optional[_Iterable[int]] = ..., run_count: _Optional[_Iterable[int]] = ..., request_places: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "reason", "field", "retry_after_ms", "is_result_unknown")
+    __slots__ = ("code", "message", "reason", "field", "retry_after_ms", "is_result_unknown", "leader")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     IS_RESULT_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
     reason: str
     field: str
     retry_after_ms: int
     is_result_unknown: bool
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., is_result_unknown: _Optional[bool] = ...) -> None: ...
+    leader: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., is_result_unknown: _Optional[bool] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("session_id", "client_name")
@@ -151,7 +153,7 @@ class OpenLease(_message.Message):
     def __init__(self, subscription_id: _Optional[int] = ..., partition_number: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
 
 class Subscribe(_message.Message):
-    __slots__ = ("subscription_id", "topic", "partitions", "channel", "group", "consumer", "credit_count", "credit_bytes", "start", "ack_timeout_ms", "is_drain")
+    __slots__ = ("subscription_id", "topic", "partitions", "channel", "group", "consumer", "credit_count", "credit_bytes", "start", "ack_timeout_ms", "is_drain", "is_part")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +165,7 @@ class Subscribe(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     ACK_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     IS_DRAIN_FIELD_NUMBER: _ClassVar[int]
+    IS_PART_FIELD_NUMBER: _ClassVar[int]
     subscription_id: int
     topic: str
     partitions: _containers.RepeatedScalarFieldContainer[str]
@@ -174,7 +177,8 @@ class Subscribe(_message.Message):
     start: Start
     ack_timeout_ms: int
     is_drain: bool
-    def __init__(self, subscription_id: _Optional[int] = ..., topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., credit_count: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., is_drain: _Optional[bool] = ...) -> None: ...
+    is_part: bool
+    def __init__(self, subscription_id: _Optional[int] = ..., topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., credit_count: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., is_drain: _Optional[bool] = ..., is_part: _Optional[bool] = ...) -> None: ...
 
 class Subscribed(_message.Message):
     __slots__ = ("subscription_id", "error", "partitions")
@@ -193,12 +197,14 @@ class Unsubscribe(_message.Message):
     def __init__(self, subscription_id: _Optional[int] = ...) -> None: ...
 
 class SubscriptionEnded(_message.Message):
-    __slots__ = ("subscription_id", "error")
+    __slots__ = ("subscription_id", "error", "partition_numbers")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_NUMBERS_FIELD_NUMBER: _ClassVar[int]
     subscription_id: int
     error: Error
-    def __init__(self, subscription_id: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    partition_numbers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, subscription_id: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., partition_numbers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Credit(_message.Message):
     __slots__ = ("subscription_id", "count", "bytes")

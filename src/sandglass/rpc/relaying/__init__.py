@@ -1,0 +1,1 @@
+"""Sessions for partitions that other nodes lead."""

@@ -1,0 +1,530 @@
+"""
+Subscriptions of a session whose partitions several nodes lead, and the outcomes of what came.
+
+Each is `parted`; here its parts are asked for, at the nodes that lead the partitions, and here
+come their answers and messages.
+"""
+
+from __future__ import annotations  # grpc's classes take parameters only in their stubs
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from sandglass.broker.subscription import Subscription
+from sandglass.core import limits
+from sandglass.core.dispatch import Delivery
+from sandglass.core.topic import PartitionRef, Topic
+from sandglass.errors import (
+    BusyError,
+    ConflictError,
+    LeaseLostError,
+    NotFoundError,
+    NotLeaderError,
+    SandglassError,
+    UnavailableError,
+)
+from sandglass.rpc.relaying.links import HERE, Downstream, Links
+from sandglass.rpc.relaying.parted import Part, Parted
+from sandglass.rpc.relaying.requests import WAIT_MS
+from sandglass.rpc.relaying.upstream import Upstream
+from sandglass.surface.consume import delivery_to_wire
+from sandglass.wire import status
+from sandglass.wire.v1 import broker_pb2 as pb
+
+PASSING: Final = (BusyError, NotLeaderError, UnavailableError)
+"""Reasons for which a partition is asked for again."""
+
+
+class Subscribing:
+    """All calls run in the event loop's thread. These are the `Ways` of its subscriptions."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._subscriptions: dict[int, Parted] = {}
+        self._parts: dict[int, tuple[Parted, Part]] = {}
+        """By id: those at other nodes above 0, those here below."""
+        self._leases: list[pb.OpenLease] | None = None
+        """While the client is being greeted: what it holds."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Something has to be looked at again soon."""
+        return any(each.is_waiting for each in self._subscriptions.values())
+
+    # --- the session's life -------------------------------------------------------------------
+
+    def away(self) -> None:
+        """The client has gone; it may come back."""
+        for parted in self._subscriptions.values():
+            parted.away()
+
+    def coming_back(self) -> None:
+        """It is being greeted: leases are gathered."""
+        self._leases = self._own_leases()
+
+    def came_back(self) -> list[pb.OpenLease]:
+        """It is greeted; returns what it holds."""
+        leases, self._leases = self._leases or [], None
+        return leases
+
+    def _own_leases(self) -> list[pb.OpenLease]:
+        """What the client holds of this node's parts."""
+        found: list[pb.OpenLease] = []
+        for subscription, number, token in self._links.broker.consumers.open_leases(
+            self._links.session
+        ):
+            if subscription.id in self._parts:
+                place = subscription.places[number]
+                parted = self._parts[subscription.id][0]
+                found.append(
+                    pb.OpenLease(subscription_id=parted.id, partition_number=place, token=token)
+                )
+        return found
+
+    # --- outcomes and leases ------------------------------------------------------------------
+
+    def outcomes(self, items: list[pb.Outcome]) -> bool:
+        """
+        Takes outcomes that say the same of one delivery; false if its subscription is none of
+        these.
+        """
+        parted = self._subscriptions.get(items[0].subscription_id)
+        if parted is None:
+            return False
+        part = parted.by_place.get(items[0].partition_number)
+        if part is not None and part.upstream is None:
+            self._of_stream().settle(items, part.id)
+            return True
+        for item in items:
+            if part is None or part.upstream is None:
+                self._links.answer(_lost_lease(item.request_id))
+            else:
+                item.subscription_id = part.id
+                part.upstream.settle(item)
+        return True
+
+    def extend(self, item: pb.Extend) -> bool:
+        """As `outcomes`, for an extension."""
+        parted = self._subscriptions.get(item.subscription_id)
+        if parted is None:
+            return False
+        part = parted.by_place.get(item.partition_number)
+        if part is None or (part.upstream is not None and not part.upstream.is_open):
+            error = UnavailableError("the partition has no leader just now")
+            if part is None:
+                error = LeaseLostError("the partition has changed its leader")
+            self._links.answer(
+                pb.ExtendReply(
+                    request_id=item.request_id, token=item.token, error=status.to_wire(error)
+                )
+            )
+        elif part.upstream is None:
+            self._of_stream().extend(item, part.id)
+        else:
+            item.subscription_id = part.id
+            part.upstream.extend(item)
+        return True
+
+    def _of_stream(self) -> Downstream:
+        assert self._links.stream is not None, "the client's items come over its stream"
+        return self._links.stream
+
+    # --- subscriptions ------------------------------------------------------------------------
+
+    def subscribe(self, item: pb.Subscribe, topic: Topic, refs: Sequence[PartitionRef]) -> None:
+        """
+        Begins a subscription, and sees to its answer.
+
+        Raises:
+            SandglassError: nothing was begun.
+        """
+        known = self._subscriptions
+        if item.subscription_id in known:
+            raise ConflictError(
+                f"subscription {item.subscription_id} exists already", field="subscription_id"
+            )
+        if len(known) >= limits.SUBSCRIPTION_COUNT_MAX:
+            left = next((each for each in known.values() if each.is_left or each.is_over), None)
+            if left is None:
+                raise BusyError(
+                    f"a session has at most {limits.SUBSCRIPTION_COUNT_MAX} subscriptions",
+                    field="subscription_id",
+                )
+            self._forget(left)
+        places = {ref.number: place for place, ref in enumerate(topic.partitions)}
+        parted = Parted(
+            item,
+            topic,
+            [places[ref.number] for ref in refs],
+            self,
+            self._links.now_ms() + WAIT_MS,
+        )
+        known[parted.id] = parted
+        self._find_homes(parted)
+        self._links.look_soon()
+
+    def unsubscribe(self, subscription_id: int) -> bool:
+        """Ends a subscription; false if it is none of these."""
+        parted = self._subscriptions.get(subscription_id)
+        if parted is not None:
+            parted.unsubscribe()
+        return parted is not None
+
+    def grant(self, item: pb.Credit) -> bool:
+        """
+        More room at the client; false if its subscription is none of these.
+
+        Raises:
+            InvalidError: more than a subscription may have.
+        """
+        parted = self._subscriptions.get(item.subscription_id)
+        if parted is None:
+            return False
+        messages, size_bytes = parted.purse.room
+        for amount, field, high in (
+            (max(0, messages) + item.count, "credit_count", limits.CREDIT_COUNT_MAX),
+            (max(0, size_bytes) + item.bytes, "credit_bytes", limits.CREDIT_BYTES_MAX),
+        ):
+            try:
+                limits.check_range(amount, field=field, low=0, high=high)
+            except SandglassError as error:
+                parted.fail(error)
+                return True
+        parted.grant(item.count, item.bytes)
+        return True
+
+    def go_on(self) -> None:
+        """The client reads again."""
+        for parted in self._subscriptions.values():
+            parted.lend()
+
+    def _forget(self, parted: Parted) -> None:
+        del self._subscriptions[parted.id]
+        for part_id in [key for key, (owner, _) in self._parts.items() if owner is parted]:
+            del self._parts[part_id]
+
+    def _find_homes(self, parted: Parted) -> None:
+        if parted.is_over or self._links.stream is None or not parted.homeless:
+            return
+        by_home: dict[str, set[int]] = {}
+        for place in sorted(parted.homeless):
+            try:
+                home = self._links.home(parted.topic.partitions[place].number)
+            except SandglassError as error:
+                parted.trouble = error
+                if not isinstance(error, PASSING):
+                    parted.fail(error)
+                    return
+                continue
+            by_home.setdefault(home, set()).add(place)
+        parts: list[Part] = []
+        for home, places in by_home.items():
+            upstream = None if home == HERE else self._links.upstream(home)
+            part_id = next(self._links.ids) if upstream is not None else -next(self._links.ids)
+            part = Part(part_id, upstream, places)
+            self._parts[part.id] = (parted, part)
+            parted.add(part)
+            parts.append(part)
+        for part in parts:
+            self._ask(parted, part)
+
+    def _ask(self, parted: Parted, part: Part) -> None:
+        if part.upstream is None:
+            self._links.spawn(self._subscribe_here(parted, part))
+        elif part.upstream.is_open:
+            part.upstream.subscribe(parted.request(part))
+
+    async def _subscribe_here(self, parted: Parted, part: Part) -> None:
+        item = parted.request(part)
+        topic = parted.topic
+        try:
+            part.local = await self._links.broker.consumers.subscribe(
+                self._links.session,
+                _Here(self, parted, part),
+                subscription_id=part.id,
+                topic=topic,
+                refs=[topic.partitions[place] for place in sorted(part.places)],
+                channel=item.channel,
+                group=item.group,
+                consumer=item.consumer,
+                credit_count=item.credit_count,
+                credit_bytes=item.credit_bytes,
+                ack_timeout_ms=item.ack_timeout_ms,
+                is_from_now=item.start == pb.START_NOW,
+                is_drain=item.is_drain,
+                on_moved=partial(self._moved_away, parted, part),
+            )
+        except SandglassError as error:
+            self.part_ended(parted, part, error)
+            return
+        if self._links.stream is None:
+            part.local.hold()
+        parted.opened(part)
+
+    def _moved_away(
+        self, parted: Parted, part: Part, number: int, error: SandglassError
+    ) -> None:
+        """A partition that was led here is led elsewhere."""
+        numbers = [ref.number for ref in parted.topic.partitions]
+        parted.lost(part, error, [numbers.index(number)])
+        self._links.look_soon()
+
+    def part_ended(self, parted: Parted, part: Part, error: SandglassError | None) -> None:
+        """A part has ended at its node, or was refused there."""
+        if error is None:
+            if parted.item.is_drain:
+                parted.finished(part)
+            return
+        is_passing = isinstance(error, PASSING)
+        if isinstance(error, NotFoundError) and error.field == "topic":
+            # Another node may not have heard yet of a topic that is known here.
+            known = self._links.broker.loops.topic(parted.topic.name)
+            is_passing = known is not None and known.partitions == parted.topic.partitions
+        if is_passing:
+            parted.lost(part, error)
+            self._links.look_soon()
+        else:
+            parted.fail(error)
+
+    # --- what other nodes say -----------------------------------------------------------------
+
+    def opened(self, upstream: Upstream, welcome: pb.Welcome) -> None:
+        """The node greets, for the first time or again."""
+        if welcome.is_resumed:
+            self._take_leases(upstream, welcome)
+            upstream.repeat()
+        mine = [each for each in self._parts.values() if each[1].upstream is upstream]
+        for parted, part in mine:
+            if welcome.is_resumed and part.is_open:
+                parted.resumed(part)
+            elif not part.is_asked:
+                if parted.has(part):
+                    upstream.subscribe(parted.request(part))
+            else:
+                # The node doesn't have it, or may or may not: it is asked for anew.
+                self._drop_outcomes(part)
+                parted.lost(part, NotLeaderError(f"node {upstream.address} began anew"))
+        if not welcome.is_resumed:
+            for request_id in [*upstream.outcomes]:
+                del upstream.outcomes[request_id]
+                self._links.answer(_lost_lease(request_id, is_result_unknown=True))
+
+    def _take_leases(self, upstream: Upstream, welcome: pb.Welcome) -> None:
+        """Names to a client that comes back what it holds; otherwise gives back what never
+        arrived here."""
+        for lease in welcome.open_leases:
+            parted, part = self._parts.get(lease.subscription_id, (None, None))
+            place = lease.partition_number
+            if parted is not None and self._leases is not None:
+                lease.subscription_id = parted.id
+                self._leases.append(lease)
+            elif part is None or lease.token > part.tokens.get(place, 0):
+                self._release(upstream, lease.subscription_id, place, lease.token)
+
+    def _release(self, upstream: Upstream, part_id: int, place: int, token: int) -> None:
+        upstream.settle(
+            pb.Outcome(
+                subscription_id=part_id,
+                partition_number=place,
+                token=token,
+                kind=pb.OUTCOME_RELEASE,
+            )
+        )
+
+    def settled(self, upstream: Upstream, reply: pb.OutcomeReply) -> None:
+        """A node has answered an outcome."""
+        sent = upstream.outcomes.pop(reply.request_id, None)
+        if sent is None:
+            return
+        if sent.is_repeated and reply.error.reason == LeaseLostError.code:
+            reply.ClearField("error")
+        self._links.answer(reply)
+
+    def extended(self, upstream: Upstream, reply: pb.ExtendReply) -> None:
+        """A node has answered an extension."""
+        if upstream.extends.pop(reply.request_id, None) is not None:
+            self._links.answer(reply)
+
+    def subscribed(self, reply: pb.Subscribed) -> None:
+        """A node has answered a part."""
+        parted, part = self._parts.get(reply.subscription_id, (None, None))
+        if parted is None or part is None:
+            return
+        if reply.HasField("error"):
+            self.part_ended(parted, part, status.from_wire(reply.error))
+        else:
+            parted.opened(part)
+
+    def delivered(self, upstream: Upstream, delivery: pb.Delivery) -> None:
+        """Messages have come from a node."""
+        parted, part = self._parts.get(delivery.subscription_id, (None, None))
+        if parted is None or part is None or self._links.stream is None:
+            self._release(
+                upstream, delivery.subscription_id, delivery.partition_number, delivery.token
+            )
+        else:
+            parted.delivered(part, delivery, self._links.now_ms())
+
+    def came(self, parted: Parted, part: Part, wire: pb.Delivery) -> None:
+        """Messages have come from this node."""
+        if self._links.stream is not None:
+            parted.delivered(part, wire, self._links.now_ms())
+
+    def ended(self, ended: pb.SubscriptionEnded) -> None:
+        """A node has ended a part, or some partitions of it."""
+        parted, part = self._parts.get(ended.subscription_id, (None, None))
+        if parted is None or part is None:
+            return
+        error = status.from_wire(ended.error) if ended.HasField("error") else None
+        if ended.partition_numbers and error is not None:
+            for place in ended.partition_numbers:
+                self._drop_outcomes(part, place)
+            parted.lost(part, error, ended.partition_numbers)
+            self._links.look_soon()
+        else:
+            self.part_ended(parted, part, error)
+
+    def broken(self, upstream: Upstream) -> None:
+        """The way to a node broke: nothing comes of extensions, outcomes wait."""
+        error = UnavailableError(f"the way to node {upstream.address} broke")
+        extends, upstream.extends = upstream.extends, {}
+        for request_id, token in extends.items():
+            self._links.answer(
+                pb.ExtendReply(request_id=request_id, token=token, error=status.to_wire(error))
+            )
+
+    def moved(self, number: int, home: str) -> None:
+        """Somebody else leads a partition."""
+        error = NotLeaderError(f"partition {number} is led elsewhere", leader=home)
+        for parted in [*self._subscriptions.values()]:
+            for place, ref in enumerate(parted.topic.partitions):
+                part = parted.by_place.get(place)
+                if ref.number == number and part is not None and _address(part) != home:
+                    self._drop_outcomes(part, place)
+                    parted.lost(part, error, [place])
+            self._find_homes(parted)
+
+    def look(self, now_ms: int) -> None:
+        """What waits may have found its leader, or has waited for too long."""
+        for parted in [*self._subscriptions.values()]:
+            parted.expire(now_ms)
+            self._find_homes(parted)
+            if not parted.is_announced and not parted.is_over and parted.until_ms <= now_ms:
+                parted.fail(parted.trouble or UnavailableError("no leader answered"))
+
+    def used(self) -> set[Upstream | None]:
+        """The ways on which something lies."""
+        return {part.upstream for _, part in self._parts.values() if part.places}
+
+    def _drop_outcomes(self, part: Part, place: int | None = None) -> None:
+        """Outcomes that its node has not answered, of one partition or all: leases are lost."""
+        if part.upstream is None:
+            return
+        for request_id, sent in [*part.upstream.outcomes.items()]:
+            item = sent.item
+            if item.subscription_id == part.id and place in {None, item.partition_number}:
+                del part.upstream.outcomes[request_id]
+                self._links.answer(_lost_lease(request_id, is_result_unknown=True))
+        part.upstream.answered()
+
+    # --- what subscriptions say ---------------------------------------------------------------
+
+    def pass_on(self, wire: pb.Delivery) -> None:
+        """See `Ways`."""
+        if self._links.stream is not None:
+            self._links.stream.pass_on(wire)
+
+    def announce(self, reply: pb.Subscribed) -> None:
+        """See `Ways`."""
+        if reply.HasField("error"):
+            self._subscriptions.pop(reply.subscription_id, None)
+        self._links.answer(reply)
+
+    def end(self, ended: pb.SubscriptionEnded) -> None:
+        """See `Ways`."""
+        if self._links.stream is not None:
+            self._links.stream.tell_ended(ended)
+
+    def is_holding(self) -> bool:
+        """See `Ways`."""
+        return self._links.stream is None or self._links.stream.is_holding
+
+    def lend(self, part: Part, count: int, size_bytes: int) -> None:
+        """See `Ways`."""
+        if part.upstream is not None:
+            item = pb.Credit(subscription_id=part.id, count=count, bytes=size_bytes)
+            part.upstream.credit(item)
+        else:
+            # Not within the turn that hands something out: it counts its credit at the end.
+            asyncio.get_running_loop().call_soon(self._lend_here, part, count, size_bytes)
+
+    def _lend_here(self, part: Part, count: int, size_bytes: int) -> None:
+        if part.local is not None and not part.local.is_closed:
+            self._links.broker.consumers.grant(part.local, count, size_bytes)
+
+    def give_back(self, part: Part, wire: pb.Delivery) -> None:
+        """See `Ways`."""
+        item = pb.Outcome(
+            partition_number=wire.partition_number, token=wire.token, kind=pb.OUTCOME_RELEASE
+        )
+        if part.upstream is not None:
+            item.subscription_id = part.id
+            part.upstream.settle(item)
+        elif self._links.stream is not None:
+            asyncio.get_running_loop().call_soon(self._links.stream.settle, [item], part.id)
+
+    def renew(self, part: Part, wire: pb.Delivery) -> None:
+        """See `Ways`."""
+        item = pb.Extend(
+            partition_number=wire.partition_number, token=wire.token, lease_ms=wire.lease_ms
+        )
+        if part.upstream is not None:
+            item.subscription_id = part.id
+            part.upstream.extend(item)
+        elif self._links.stream is not None:
+            self._links.stream.extend(item, part.id)
+
+    def leave(self, part: Part) -> None:
+        """See `Ways`."""
+        if not part.places:
+            self._parts.pop(part.id, None)
+        if part.upstream is not None:
+            part.upstream.unsubscribe(part.id)
+        elif part.local is not None:
+            self._links.broker.consumers.unsubscribe(self._links.session, part.local)
+
+
+class _Here:
+    """This node's own part of a subscription: a `Receiver`."""
+
+    def __init__(self, owner: Subscribing, parted: Parted, part: Part) -> None:
+        self._owner = owner
+        self._parted = parted
+        self._part = part
+
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
+        """See `Receiver`."""
+        wire = delivery_to_wire(
+            delivery,
+            subscription_id=self._parted.id,
+            place=subscription.places[delivery.partition],
+        )
+        self._owner.came(self._parted, self._part, wire)
+
+    def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
+        """See `Receiver`."""
+        self._owner.part_ended(self._parted, self._part, error)
+
+
+def _address(part: Part) -> str:
+    return HERE if part.upstream is None else part.upstream.address
+
+
+def _lost_lease(request_id: int, *, is_result_unknown: bool = False) -> pb.OutcomeReply:
+    error = LeaseLostError(
+        "the partition has changed its leader since the delivery",
+        is_result_unknown=is_result_unknown,
+    )
+    return pb.OutcomeReply(request_id=request_id, error=status.to_wire(error))
