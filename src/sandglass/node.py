@@ -74,6 +74,8 @@ class ClusterSettings:
     secret: bytes = b""
     advertise_host: str = ""
     engine_binary: Path | None = None
+    snapshot_bytes: int = limits.SNAPSHOT_BYTES_DEFAULT
+    snapshot_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,8 @@ class Node:
                 self.config.data / STORE / "replicas",
                 grpc=f"{shown}:{self.grpc_port}",
                 http="" if self._web is None else f"{shown}:{self.http_port}",
+                snapshot_bytes=settings.snapshot_bytes,
+                snapshot_folder=settings.snapshot_folder,
             ),
             broker.loops,
             Identity(superblock.node_id, superblock.cluster_id, self._save_cluster_id),

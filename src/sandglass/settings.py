@@ -213,6 +213,19 @@ class Settings:
         " sandglass[cluster].",
         kind=Path,
     )
+    snapshot_bytes: int = setting(
+        limits.SNAPSHOT_BYTES_DEFAULT,
+        "Bytes by which a replicated log grows from one snapshot to the next; its stream is"
+        " trimmed to about twice as much.",
+        low=limits.SNAPSHOT_BYTES_MIN,
+        high=limits.SNAPSHOT_BYTES_MAX,
+    )
+    snapshot_folder: Path | None = setting(
+        None,
+        "A folder that all nodes of the cluster share, for snapshots of replicated logs;"
+        " without it they lie in the engine.",
+        kind=Path,
+    )
     offset_replication_factor: int = setting(
         3,
         "Accepted, without effect: a group's state is replicated with its partition.",

@@ -124,6 +124,24 @@ METRICS: Final = (
         " it.",
     ),
     Metric("stopped_partitions", "gauge", "Partitions that stand still: a rule was broken."),
+    Metric("snapshots", "counter", "Snapshots of replicated logs that this node made."),
+    Metric("snapshot_failures", "counter", "Snapshots that came to nothing."),
+    Metric(
+        "snapshot_sent_bytes", "counter", "Bytes of snapshots sent: parts that had changed."
+    ),
+    Metric("snapshot_restores", "counter", "Times that a replica here began at a snapshot."),
+    Metric(
+        "snapshot_age_seconds",
+        "gauge",
+        "Since the newest snapshot was made, of partitions led here; of each topic the oldest.",
+        _TOPIC,
+    ),
+    Metric(
+        "log_trimmed_entries",
+        "gauge",
+        "Entries trimmed from the streams of partitions led here, as far as is known.",
+        _TOPIC,
+    ),
     Metric("topics", "gauge", "Topics."),
     Metric("sessions", "gauge", "Sessions, those in their grace included."),
     Metric("subscriptions", "gauge", "Consumers that are reading."),

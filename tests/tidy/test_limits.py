@@ -283,6 +283,8 @@ TRIED: dict[str, tuple[str, ...]] = {
     "METRICS_ROW_COUNT_MAX": (
         "unit/broker/test_figures.py::test_groups_and_rows_beyond_the_limit_are_left_out",
     ),
+    "SNAPSHOT_BYTES_MIN": ("unit/test_settings.py::test_snapshot_bytes_have_bounds",),
+    "SNAPSHOT_BYTES_MAX": ("unit/test_settings.py::test_snapshot_bytes_have_bounds",),
     "SNAPSHOT_MANIFEST_BYTES_MAX": (
         "unit/replication/test_snapshot.py::test_a_manifest_has_a_largest_size",
     ),

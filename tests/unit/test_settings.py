@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandglass.core import limits
 from sandglass.errors import InvalidError
 from sandglass.settings import (
     CtlSettings,
@@ -219,3 +220,14 @@ def test_a_value_that_is_endless_when_written_out_is_refused_in_few_words() -> N
             with pytest.raises(InvalidError) as refused:
                 parse(row, value, source="some.yaml")
             assert len(refused.value.message) < 300
+
+
+def test_snapshot_bytes_have_bounds() -> None:
+    bounds = row("snapshot_bytes")
+    low, high = limits.SNAPSHOT_BYTES_MIN, limits.SNAPSHOT_BYTES_MAX
+    assert [low, high] == [parse(bounds, str(each), source="x") for each in (low, high)]
+    assert low <= limits.SNAPSHOT_BYTES_DEFAULT == Settings().snapshot_bytes <= high
+
+    for beyond in (low - 1, high + 1):
+        with pytest.raises(InvalidError, match=f"snapshot_bytes.*{low}.*{high}"):
+            parse(bounds, str(beyond), source="x")

@@ -3,17 +3,21 @@
 holds one message for each object.
 
 Any replica of the stream gives an object out. One that lags may not have it yet; then the
-stream's leader is asked.
+stream's leader is asked. A log whose factor was changed has its older objects in the stream of
+the factor that it had: they are found, and are sent anew with the next snapshot.
 """
 
 import asyncio
 from base64 import b64decode
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
 
 from sandglass.adapters.nats import CALL_S, Connection
+from sandglass.core import limits
 from sandglass.errors import NotFoundError, UnavailableError
 
 REPEAT_COUNT: Final = 5
@@ -28,8 +32,12 @@ class EngineSnapshots:
     def __init__(self, connection: Connection, replica_count: int) -> None:
         self._connection = connection
         self._replica_count = replica_count
-        self._stream = f"SANDGLASS_SNAPSHOTS_R{replica_count}"
-        self._root = f"sandglass.snapshot.r{replica_count}"
+        self._place = _Place(replica_count)
+        others = range(1, limits.REPLICATION_FACTOR_MAX + 1)
+        self._places = (
+            self._place,
+            *(_Place(count) for count in others if count != replica_count),
+        )
         self._is_made = False
 
     async def put(self, log: int, name: str, raw: bytes) -> None:
@@ -37,7 +45,7 @@ class EngineSnapshots:
         await self._make()
         for attempt in range(REPEAT_COUNT):
             try:
-                await self._connection.store(self._subject(log, name), raw, {})
+                await self._connection.store(self._place.subject(log, name), raw, {})
                 return
             except UnavailableError:
                 if attempt == REPEAT_COUNT - 1:
@@ -46,21 +54,23 @@ class EngineSnapshots:
 
     async def get(self, log: int, name: str) -> bytes | None:
         """See `SnapshotStore.get`."""
-        subject = self._subject(log, name)
-        try:
-            found = await self._connection.client.request(
-                f"$JS.API.DIRECT.GET.{self._stream}.{subject}", timeout=CALL_S
-            )
-            if found.headers is not None and "Nats-Sequence" in found.headers:
-                return found.data
-        except nats.errors.Error:
-            pass  # no stream, no replica, no answer: the leader says which
-        return await self._ask_leader(subject)
+        for place in self._places:
+            subject = place.subject(log, name)
+            with suppress(nats.errors.Error):  # no stream, no replica, no answer
+                found = await self._connection.client.request(
+                    f"$JS.API.DIRECT.GET.{place.stream}.{subject}", timeout=CALL_S
+                )
+                if found.headers is not None and "Nats-Sequence" in found.headers:
+                    return found.data
+            raw = await self._ask_leader(place.stream, subject)
+            if raw is not None:
+                return raw
+        return None
 
-    async def _ask_leader(self, subject: str) -> bytes | None:
+    async def _ask_leader(self, stream: str, subject: str) -> bytes | None:
         try:
             answer = await self._connection.call(
-                f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject}
+                f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}
             )
         except NotFoundError:
             return None
@@ -72,8 +82,8 @@ class EngineSnapshots:
         try:
             while True:
                 answer = await self._connection.call(
-                    f"STREAM.INFO.{self._stream}",
-                    {"subjects_filter": self._subject(log, "*"), "offset": len(names)},
+                    f"STREAM.INFO.{self._place.stream}",
+                    {"subjects_filter": self._place.subject(log, "*"), "offset": len(names)},
                 )
                 found = answer["state"].get("subjects") or {}
                 names.update(subject.rpartition(".")[2] for subject in found)
@@ -85,27 +95,26 @@ class EngineSnapshots:
     async def delete(self, log: int, names: Iterable[str]) -> None:
         """See `SnapshotStore.delete`."""
         for name in names:
-            await self._purge(self._subject(log, name))
+            await self._purge(self._place, self._place.subject(log, name))
 
     async def clear(self, log: int) -> None:
         """See `SnapshotStore.clear`."""
-        await self._purge(self._subject(log, "*"))
+        for place in self._places:
+            await self._purge(place, place.subject(log, "*"))
 
-    async def _purge(self, subject: str) -> None:
-        try:
-            await self._connection.call(f"STREAM.PURGE.{self._stream}", {"filter": subject})
-        except NotFoundError:
-            return  # nothing was ever put
+    async def _purge(self, place: "_Place", subject: str) -> None:
+        with suppress(NotFoundError):  # nothing was ever put
+            await self._connection.call(f"STREAM.PURGE.{place.stream}", {"filter": subject})
 
     async def _make(self) -> None:
         """The stream, if there is none; whoever is first makes it."""
         if self._is_made:
             return
         await self._connection.call(
-            f"STREAM.CREATE.{self._stream}",
+            f"STREAM.CREATE.{self._place.stream}",
             {
-                "name": self._stream,
-                "subjects": [f"{self._root}.*.*"],
+                "name": self._place.stream,
+                "subjects": [self._place.subject("*", "*")],
                 "max_msgs_per_subject": 1,
                 "num_replicas": self._replica_count,
                 "storage": "file",
@@ -116,5 +125,16 @@ class EngineSnapshots:
         )
         self._is_made = True
 
-    def _subject(self, log: int, name: str) -> str:
-        return f"{self._root}.{log}.{name}"
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where objects of logs of one factor lie."""
+
+    replica_count: int
+
+    @property
+    def stream(self) -> str:
+        return f"SANDGLASS_SNAPSHOTS_R{self.replica_count}"
+
+    def subject(self, log: int | str, name: str) -> str:
+        return f"sandglass.snapshot.r{self.replica_count}.{log}.{name}"

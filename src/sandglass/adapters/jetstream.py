@@ -50,6 +50,9 @@ class StreamState:
     first_sequence: int
     last_sequence: int
     identity: str
+    size_bytes: int = 0
+    count: int = 0
+    """Of messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,23 @@ class Stream:
         """
         info = await self.info()
         state = info["state"]
-        return StreamState(state["first_seq"], state["last_seq"], info["created"])
+        return StreamState(
+            state["first_seq"],
+            state["last_seq"],
+            info["created"],
+            state["bytes"],
+            state["messages"],
+        )
+
+    async def trim(self, sequence: int) -> None:
+        """
+        Lets it begin at `sequence`; what stands there stays.
+
+        Raises:
+            NotFoundError: there is none.
+            UnavailableError: no quorum.
+        """
+        await self.connection.call(f"STREAM.PURGE.{self.name}", {"seq": sequence})
 
     async def entry(self, sequence: int) -> bytes | None:
         """
@@ -455,6 +474,11 @@ class JetStreamLog:
                 await follower.current()
         finally:
             await follower.close()
+        if frozen and frozen[0].needs_snapshot:
+            # Others have led, made snapshots and trimmed: what isn't there never will be.
+            self.close()
+            self.on_deposed()
+            return
         if frozen:
             raise CorruptError(f"log {self.stream.number}: {frozen[0].reason}")
         if self.is_deposed:

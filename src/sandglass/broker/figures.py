@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from sandglass.broker.shared_catalog import SnapshotsSeen
 from sandglass.core import limits
 from sandglass.core.counting import count_pending, count_skipped, count_unread
 from sandglass.core.partition import Partition
@@ -92,6 +93,7 @@ def _add_counts(figures: Figures, broker: "Broker") -> None:
         for topic, count in _by_topic(counts.outcomes[ending], broker, named).items():
             figures.add("outcomes", count, topic, kind)
     _add_plain_counts(figures, counts)
+    _add_snapshots(figures, broker.loops.look_around().snapshots, named)
     figures.add("ignored_outcomes", broker.outcomes.ignored_count)
 
 
@@ -112,6 +114,21 @@ def _add_state(figures: Figures, broker: "Broker") -> None:
     figures.add("topics", len(loop.machine.topics))
     figures.add("sessions", len(broker.consumers.sessions))
     figures.add("subscriptions", broker.consumers.reading_count)
+
+
+def _add_snapshots(figures: Figures, seen: SnapshotsSeen, named: set[str]) -> None:
+    figures.add("snapshots", seen.made_count)
+    figures.add("snapshot_failures", seen.failed_count)
+    figures.add("snapshot_sent_bytes", seen.sent_bytes)
+    figures.add("snapshot_restores", seen.restored_count)
+    ages_ms: dict[str, int] = {}
+    for log in seen.logs:
+        topic = log.topic if log.topic in named else OTHER_TOPICS
+        figures.add("log_trimmed_entries", log.trimmed_count, topic)
+        if log.snapshot_age_ms is not None:
+            ages_ms[topic] = max(ages_ms.get(topic, 0), log.snapshot_age_ms)
+    for topic, age_ms in ages_ms.items():
+        figures.add("snapshot_age_seconds", age_ms / 1000, topic)
 
 
 def _by_topic(

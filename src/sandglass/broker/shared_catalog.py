@@ -36,6 +36,29 @@ class PartitionSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSeen:
+    """A replicated log that is led here: its stream and the newest snapshot of it."""
+
+    topic: str
+    trimmed_count: int
+    """Entries that the stream no longer holds."""
+
+    snapshot_age_ms: int | None
+    """None: there is no snapshot yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsSeen:
+    """What this node did with snapshots since it began, and the logs that it leads."""
+
+    made_count: int = 0
+    failed_count: int = 0
+    sent_bytes: int = 0
+    restored_count: int = 0
+    logs: tuple[LogSeen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSeen:
     """The cluster, as this node knows it; all empty where it has none."""
 
@@ -44,6 +67,7 @@ class ClusterSeen:
     nodes: tuple[NodeSeen, ...] = ()
     partitions: tuple[PartitionSeen, ...] = ()
     warnings: tuple[str, ...] = ()
+    snapshots: SnapshotsSeen = SnapshotsSeen()
 
 
 class SharedCatalog(Protocol):

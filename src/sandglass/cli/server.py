@@ -211,6 +211,8 @@ def _serve(loaded: Loaded[Settings], access: Access, secret: bytes) -> int:
                 secret=secret,
                 advertise_host=settings.advertise_addr,
                 engine_binary=settings.engine_binary,
+                snapshot_bytes=settings.snapshot_bytes,
+                snapshot_folder=settings.snapshot_folder,
             )
         node = Node(
             NodeConfig(

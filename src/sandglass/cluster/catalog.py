@@ -7,12 +7,13 @@ The catalog of a cluster, in what its members agree on.
 | `group.<topic>.<name>` | a group of it |
 | `leader.<number>` | which member leads a partition, since which incarnation, in which epoch |
 | `drained.<node>` | an operator wants that it leads nothing, and gets no replicas |
+| `snapshot.<number>` | which snapshots of a partition's log are kept |
 | `numbers` | the next number of a partition |
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -79,12 +80,14 @@ class ClusterCatalog:
         ids: Generator,
         clock: Clock,
         own_topics: Callable[[], Mapping[str, Topic]],
+        forget_snapshots: Callable[[int, int], Awaitable[None]] | None = None,
     ) -> None:
         self.placement = placement
         self.members = members
         self.connection = connection
         self.ids = ids
         self.clock = clock
+        self.forget_snapshots = forget_snapshots
         self.placed: dict[str, Placed] = {}
         """The replicated topics, by name."""
         self.drained: set[str] = set()
@@ -178,6 +181,8 @@ class ClusterCatalog:
         await self.placement.delete(topic_key(topic.name))
         for ref in topic.partitions:
             await Stream(self.connection, ref.number).delete()
+            if self.forget_snapshots is not None:
+                await self.forget_snapshots(ref.number, topic.replication_factor)
             with suppress(SandglassError):
                 await self.placement.delete(f"{LEADERS}{ref.number}")
 

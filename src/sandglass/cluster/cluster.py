@@ -28,13 +28,15 @@ from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
-from sandglass.broker.shared_catalog import ClusterSeen
+from sandglass.broker.shared_catalog import ClusterSeen, SnapshotsSeen
 from sandglass.cluster.catalog import DRAINED, GROUPS, LEADERS, ClusterCatalog
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Member, Members
 from sandglass.cluster.placed import TOPICS
 from sandglass.cluster.replica import Replica, State
 from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
+from sandglass.cluster.snapshots import Snapshots, open_snapshots
+from sandglass.core import limits
 from sandglass.core.machine import encode_group, encode_topic
 from sandglass.core.partition import Slicer
 from sandglass.core.record import DeleteGroup, Operation, PutGroup, PutTopic
@@ -75,6 +77,9 @@ class ClusterConfig:
     grpc: str = ""
     http: str = ""
     software: str = ""
+    snapshot_bytes: int = limits.SNAPSHOT_BYTES_DEFAULT
+    snapshot_folder: Path | None = None
+    """That all nodes share; without one, snapshots lie in the engine."""
 
 
 @dataclass(slots=True)
@@ -114,6 +119,7 @@ class Cluster:
         self.catalog: ClusterCatalog | None = None
         """Once the node has joined."""
         self.members: Members | None = None
+        self.snapshots: Snapshots | None = None
         self.trouble = "the cluster's engine has no quorum yet"
         """Why the node has not joined; empty once it has."""
         self.leaders: Leaders | None = None
@@ -156,6 +162,8 @@ class Cluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.catalog is not None:
             await self.catalog.homes.stop()
+        if self.snapshots is not None:
+            await self.snapshots.stop()
         await asyncio.gather(*[each.stop() for each in self.replicas.values()])
         if self.members is not None:
             await self.members.leave()
@@ -226,6 +234,16 @@ class Cluster:
         members.on_change.append(self._news.set)
         members.on_lost.append(self._lost)
         self.members = members
+        self.snapshots = open_snapshots(
+            self._connection,
+            self._placement,
+            self.identity.cluster_id.hex(),
+            self.config.snapshot_folder,
+            topic_of=self._topic_of,
+            clock=self.clock,
+            stopwatch_ns=self.stopwatch_ns,
+            snapshot_bytes=self.config.snapshot_bytes,
+        )
         own = self.loops.own.machine
         self.catalog = ClusterCatalog(
             self._placement,
@@ -234,6 +252,7 @@ class Cluster:
             self.ids,
             self.clock,
             lambda: own.topics,
+            self.snapshots.forget,
         )
         self._placement.follow(self._on_entry)
         self._store = self._open_store()
@@ -242,6 +261,13 @@ class Cluster:
         self.loops.shared = self.catalog
         self.loops.steward = self.catalog
         self.catalog.homes.start()
+        self.snapshots.start()
+
+    def _topic_of(self, number: int) -> Topic:
+        placed = None if self.catalog is None else self.catalog.placed_of(number)
+        if placed is None:
+            raise NotFoundError(f"partition {number} was deleted with its topic")
+        return placed[0]
 
     async def _open(self, placement: JetStreamPlacement) -> None:
         try:
@@ -343,6 +369,7 @@ class Cluster:
         assert self.catalog is not None
         assert self._store is not None
         assert self._connection is not None
+        assert self.snapshots is not None
         me = self.config.engine.name
         wanted = {
             ref.number
@@ -360,6 +387,7 @@ class Cluster:
                 stats=self.loops.own.stats,
                 stopwatch_ns=self.stopwatch_ns,
                 may_serve=self._may_serve,
+                snapshots=self.snapshots,
                 on_leading=self._on_leading,
                 on_ended=self._on_ended,
             )
@@ -385,7 +413,8 @@ class Cluster:
         shown = cluster_id.hex() if any(cluster_id) else ""
         if self.sight is None:
             return ClusterSeen(shown, self.trouble)
-        return self.sight.seen(shown)
+        snapshots = self.snapshots.seen() if self.snapshots is not None else SnapshotsSeen()
+        return replace(self.sight.seen(shown), snapshots=snapshots)
 
     # --- what a new leader does ---------------------------------------------------------------
 

@@ -3,13 +3,17 @@ A replica of one partition on this node: it follows its log, and leads it when i
 
     FOLLOWING --lead()--> OPENING --own fence read--> LEADING --deposed, or told so--> FOLLOWING
         |
+        |--the next entry was trimmed away--> RESTORING --from a snapshot--> FOLLOWING
+        |                                         '--none helps--> FROZEN, till there is another
         '--the log is not what it was--> FROZEN
 
 1. What is applied is what the log's reader accepted, in order, with the reader's mark in the
    same write.
 2. A leader serves only after it has read its own fence back and applied everything before it,
    after the promise of the leader before is over, and while its node's lease is valid.
-3. One that ends to lead drops all that it held in memory, and begins anew from its store: what
+3. One that begins at a snapshot is wiped first, and has no mark before all of it is there: if
+   its process ends between, it begins again.
+4. One that ends to lead drops all that it held in memory, and begins anew from its store: what
    it had admitted may be in the log or not.
 """
 
@@ -23,6 +27,7 @@ from sandglass.adapters.jetstream import Follower, JetStreamLog, Stream
 from sandglass.adapters.memory_log import MemoryLog
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.cluster.snapshots import LedLog, Snapshots
 from sandglass.core.partition import Slicer
 from sandglass.errors import BusyError, SandglassError, UnavailableError
 from sandglass.ports import Clock, Entropy
@@ -42,6 +47,7 @@ class State(Enum):
     """What a replica does."""
 
     STARTING = "starting"
+    RESTORING = "restoring"
     FOLLOWING = "following"
     OPENING = "opening"
     LEADING = "leading"
@@ -65,6 +71,7 @@ class Replica:
         stats: Counts,
         stopwatch_ns: Callable[[], int],
         may_serve: Callable[[], bool],
+        snapshots: Snapshots,
         on_leading: Callable[["Replica"], Awaitable[None]],
         on_ended: Callable[["Replica"], None],
     ) -> None:
@@ -83,8 +90,11 @@ class Replica:
         self._stats = stats
         self._stopwatch_ns = stopwatch_ns
         self._may_serve = may_serve
+        self._snapshots = snapshots
         self._on_leading = on_leading
         self._on_ended = on_ended
+        self._frozen: Frozen | None = None
+        self._is_stuck = asyncio.Event()
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
         self._failed: asyncio.Future[BaseException] | None = None
@@ -158,6 +168,8 @@ class Replica:
         while self.state is not State.FROZEN:
             try:
                 await self._follow_and_lead()
+                if self._frozen is not None:
+                    await self._thaw(self._frozen)
             except (SandglassError, TimeoutError) as error:
                 self.trouble = str(error)
                 self._wanted.clear()
@@ -171,8 +183,38 @@ class Replica:
                 self.state = State.FROZEN
         logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
 
+    async def _thaw(self, frozen: Frozen) -> None:
+        """What was trimmed away is in a snapshot; with another history nothing helps."""
+        self._wanted.clear()
+        if not frozen.needs_snapshot:
+            self.state, self.trouble = State.FROZEN, frozen.reason
+            return
+        logger.info("partition %d begins at a snapshot: %s", self.number, frozen.reason)
+        self.state = State.RESTORING
+        while True:
+            _, revision = self._snapshots.kept(self.number)
+            restored = await self._snapshots.restore(
+                self.number, self._part, await self.stream.state()
+            )
+            if restored.mark is not None:
+                break
+            self.trouble = f"{frozen.reason}, and no snapshot helps: {restored.trouble}"
+            logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
+            self.state = State.FROZEN
+            await self._snapshots.changed(self.number, revision)
+            self.state = State.RESTORING
+        logger.info(
+            "partition %d begins at position %d, with %d bytes of a snapshot",
+            self.number,
+            restored.mark.position,
+            restored.size_bytes,
+        )
+
     async def _follow_and_lead(self) -> None:
-        self.state = State.STARTING
+        self.state, self._frozen = State.STARTING, None
+        self._is_stuck.clear()
+        if self._part.is_unfinished:
+            self._part.wipe()
         loop = self.loop = self._new_loop()
         follower = self._follower = Follower(
             self.stream, Reader(Mark.decode(self._part.mark)), self._on_accepted, self._freeze
@@ -180,16 +222,28 @@ class Replica:
         try:
             await follower.open()
             await follower.current()
-            if self.state is State.FROZEN:
+            if self._frozen is not None:
                 return
             self.state, self.trouble = State.FOLLOWING, ""
-            await self._wanted.wait()
+            await self._first_of(self._wanted)
+            if self._frozen is not None:
+                return
             self.state = State.OPENING
             await self._open_epoch(loop, follower)
         finally:
             await follower.close()
-        if self.state is State.OPENING:
+        if self._frozen is None:
             await self._lead(loop)
+
+    async def _first_of(self, event: asyncio.Event) -> None:
+        """Waits for an event, or for the reader to go no further."""
+        waits = [asyncio.create_task(each.wait()) for each in (event, self._is_stuck)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     def _new_loop(self) -> NodeLoop:
         loop = NodeLoop(
@@ -219,7 +273,8 @@ class Replica:
             log.observed(accepted)
 
     def _freeze(self, frozen: Frozen) -> None:
-        self.state, self.trouble = State.FROZEN, frozen.reason
+        self._frozen = frozen
+        self._is_stuck.set()
 
     # --- leading ------------------------------------------------------------------------------
 
@@ -229,7 +284,7 @@ class Replica:
         )
         log = self._log = JetStreamLog(self.stream, writer, self._clock)
         opening = asyncio.create_task(log.open_epoch(loop.opening(self.epoch)))
-        unwanted = asyncio.create_task(self._unwanted.wait())
+        unwanted = asyncio.create_task(self._first_of(self._unwanted))
         try:
             await asyncio.wait({opening, unwanted}, return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():
@@ -262,6 +317,9 @@ class Replica:
             )
             self.state = State.LEADING
             logger.info("partition %d is led here, in epoch %d", self.number, self.epoch)
+            self._snapshots.logs[self.number] = LedLog(
+                self.stream, self._part, lambda: self.state is State.LEADING
+            )
             await self._on_leading(self)
             unwanted = asyncio.create_task(self._unwanted.wait())
             await asyncio.wait({unwanted, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -270,6 +328,7 @@ class Replica:
                 async with asyncio.timeout(YIELD_S):
                     await loop.stop()
         finally:
+            self._snapshots.logs.pop(self.number, None)
             self._on_ended(self)
             self._log = None
             self._wanted.clear()

@@ -253,6 +253,16 @@ ENTRY_FLIGHT_BYTES_MAX: Final = 4 * 1024 * 1024
 DUPLICATE_WINDOW_MS: Final = 120_000
 """How long the engine remembers message ids; half of it is trusted."""
 
+SNAPSHOT_BYTES_DEFAULT: Final = 256 * 1024 * 1024
+SNAPSHOT_BYTES_MIN: Final = 64 * 1024
+SNAPSHOT_BYTES_MAX: Final = 1 << 40
+"""A replicated log grows by so much from one snapshot to the next (setting `snapshot_bytes`). A
+replica that begins anew has up to twice of it to read beside the snapshot."""
+
+SNAPSHOT_ENTRY_BYTES: Final = 1024
+"""What an entry of the stream counts for at least: a reader takes some 20,000 a second, however
+small they are."""
+
 SNAPSHOT_PART_BYTES_TARGET: Final = 2 * 1024 * 1024
 """A part of a snapshot, on average; at most twice as much, or one row. Smaller ones make the
 manifest long, and with larger ones more is sent for a change."""
@@ -396,6 +406,7 @@ assert ATOM_BYTES_MAX < ENTRY_BYTES_MAX < 8_000_000
 assert SNAPSHOT_MANIFEST_BYTES_MAX <= ENTRY_BYTES_MAX
 assert SNAPSHOT_SLICE_BYTES < SNAPSHOT_PART_BYTES_TARGET
 assert 2 * SNAPSHOT_PART_BYTES_TARGET < ENTRY_BYTES_MAX
+assert SNAPSHOT_BYTES_MIN <= SNAPSHOT_BYTES_DEFAULT <= SNAPSHOT_BYTES_MAX
 assert 3 * LEADER_RENEW_MS < LEADER_LEASE_MS - LEADER_LEASE_MARGIN_MS
 assert LEADER_LOOK_MS < LEADER_LEASE_MS // 2
 assert ACK_TIMEOUT_MS_MIN <= ACK_TIMEOUT_MS_DEFAULT <= LEASE_MS_MAX

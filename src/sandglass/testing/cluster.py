@@ -12,6 +12,7 @@ which can be cut.
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +26,18 @@ JOIN_S_MAX: Final = 60.0
 
 
 class ClusterProcesses:
-    """`count` nodes that know each other; the first one founds the cluster."""
+    """
+    `count` nodes that know each other; the first one founds the cluster. All get `flags`.
+    """
 
-    def __init__(self, directory: Path, *, count: int = 3, is_wired: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        count: int = 3,
+        is_wired: bool = False,
+        flags: Sequence[str] = (),
+    ) -> None:
         ports = free_ports(3 * count)
         names = [f"node{number}" for number in range(count)]
         own = {name: ports[3 * number :][:3] for number, name in enumerate(names)}
@@ -49,6 +59,7 @@ class ClusterProcesses:
                         for other in names
                         if other != name
                     ),
+                    *flags,
                 ],
             )
             for name in names

@@ -7,6 +7,7 @@ import pytest
 from sandglass.broker import figures
 from sandglass.broker.figures import read_figures
 from sandglass.broker.groups import Start
+from sandglass.broker.shared_catalog import ClusterSeen, LogSeen, SnapshotsSeen
 from sandglass.core import limits
 from sandglass.core.record import Ending
 from sandglass.telemetry import NAMES, OTHER_TOPICS, PREFIX, HttpCounts
@@ -193,3 +194,18 @@ async def test_a_scrape_shows_every_metric_with_its_kind(shell: Shell) -> None:
     assert f'{PREFIX}http_answers_total{{code="200"}} 1.0' in text
     assert f"{PREFIX}lateness_seconds_count 1.0" in text
     assert f'{PREFIX}lateness_seconds_bucket{{le="+Inf"}} 1.0' in text
+
+
+async def test_snapshots_show_with_their_topics(shell: Shell) -> None:
+    logs = (LogSeen("t", 7, 2000), LogSeen("t", 5, 9000), LogSeen("gone", 1, None))
+    seen = ClusterSeen(snapshots=SnapshotsSeen(3, 1, 4096, 2, logs))
+    shell.broker.loops.look_around = lambda: seen
+
+    found = (await read_figures(shell.broker)).values
+
+    assert {(): 3} == found["snapshots"]
+    assert {(): 1} == found["snapshot_failures"]
+    assert {(): 4096} == found["snapshot_sent_bytes"]
+    assert {(): 2} == found["snapshot_restores"]
+    assert {("t",): 12, (OTHER_TOPICS,): 1} == found["log_trimmed_entries"]
+    assert {("t",): 9} == found["snapshot_age_seconds"]
