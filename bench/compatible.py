@@ -2,7 +2,8 @@
 The compatible protocol's Produce, as its old clients call it: a unary call a request.
 
 What a request of 1,000 costs the server is spent on its messages; what a request of one costs
-is the call itself, so there the empty handler is the measure.
+is the call itself, so there the empty handler is the measure. Beside it stands one that appends
+the request to a file, and answers when that is synced.
 """
 
 import asyncio
@@ -15,13 +16,12 @@ import grpc.aio
 
 from bench import load
 from bench.floors import KEPT_TOPIC
-from bench.lines import CREDIT_COUNT, IN_FLIGHT, NODE, Bench, Figure, Line, figure
+from bench.lines import CREDIT_COUNT, IN_FLIGHT, KINDS, NODE, Bench, Figure, Line, figure
 from bench.load import InOrder, Session, WrongError
 from bench.process import Spent
 from sandglass.wire.compat import sandglass_pb2 as compat_pb
 from sandglass.wire.v1 import raw_pb2
 
-KINDS = ("empty", NODE)
 METHOD = "/sandglass.BrokerService/Produce"
 SINGLES_IN_FLIGHT = 64
 POOL_COUNT = 64
@@ -101,8 +101,9 @@ async def _line(
             done = figure(line, kind, spent, count, "answer", calls.latencies_ms)
             figures.append(done)
             if kind == NODE:
-                empty_us = figures[0].server_us
-                done.notes["server_of_empty"] = done.server_us / empty_us if empty_us else 0.0
+                for floor in figures[:-1]:
+                    part = done.server_us / floor.server_us if floor.server_us else 0.0
+                    done.notes[f"server_of_{floor.kind}"] = part
                 await _check(session, calls.offsets, batches, count)
     return figures
 

@@ -94,8 +94,12 @@ class Floor:
         topic = admin_pb2.Topic(name=request.name, partitions=["0"])
         return admin_pb2.CreateTopicReply(topic=topic).SerializeToString()
 
-    async def produce(self, _raw: bytes, _: Any) -> bytes:
-        """What a unary call costs that does nothing."""
+    async def produce(self, raw: bytes, _: Any) -> bytes:
+        """What a unary call costs that does nothing, or waits until its bytes are synced."""
+        if self.file is not None:
+            stored = asyncio.Event()
+            self.store(raw, stored.set)
+            await stored.wait()
         return b""
 
     async def session(self, _: Any, context: Any) -> None:
