@@ -1,111 +1,122 @@
-"""A cluster of three whose nodes and engines are killed and stopped: nothing is lost."""
+"""
+A cluster of three whose nodes and engines are killed, stopped, wiped and starved of space:
+nothing is lost, and what one half allows goes on.
+"""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from sandglass import AsyncClient, Message, SandglassError
 from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
+from tests.fault.cluster_load import Load, loaded
+from tests.fault.small_disk import small_disk
 
 pytestmark = pytest.mark.fault
 
-DEADLINE_S = 90.0
-TOPIC = "orders"
+DISK_MIB = 128
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[ClusterProcesses]:
-    async with ClusterProcesses(tmp_path) as cluster:
-        async with AsyncClient(cluster.nodes[0].address) as client:
-            await client.create_topic(TOPIC, replication_factor=3)
-        yield cluster
+async def load(tmp_path: Path) -> AsyncIterator[Load]:
+    async with ClusterProcesses(tmp_path) as cluster, loaded(cluster) as load:
+        yield load
 
 
-async def takes(node: NodeProcess, *values: bytes) -> bool:
-    """Produces through a node; false if it doesn't lead, or doesn't answer."""
-    messages = [Message(value) for value in values]
-    try:
-        async with AsyncClient(node.address, timeout=timedelta(seconds=2)) as client:
-            await client.produce_many(TOPIC, messages)
-    except SandglassError:
-        return False
-    return True
-
-
-async def produce(cluster: ClusterProcesses, *values: bytes) -> NodeProcess:
-    """Produces through whichever node leads, and returns that; repeats until one does."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            for node in cluster.nodes:
-                if node.is_running and await takes(node, *values):
-                    return node
-            await asyncio.sleep(0.1)
-
-
-async def consume(node: NodeProcess) -> list[bytes]:
-    """All that the group is given, each acknowledged."""
-    found: list[bytes] = []
-    async with (
-        asyncio.timeout(DEADLINE_S),
-        AsyncClient(node.address) as client,
-        client.consume(TOPIC, group="g", drain=True) as messages,
-    ):
-        async for message in messages:
-            found.append(message.value)
-            await message.ack()
-    return found
-
-
-async def test_a_leader_that_was_stopped_comes_back_as_a_follower(
-    cluster: ClusterProcesses,
-) -> None:
-    first = await produce(cluster, b"before")
-    first.pause()
-    others = [node for node in cluster.nodes if node is not first]
-    async with asyncio.timeout(DEADLINE_S):
-        while not [node for node in others if await takes(node, b"meanwhile")]:
-            await asyncio.sleep(0.1)
-    first.resume()
-    second = await produce(cluster, b"after")
-    assert second is not first
-    assert not await takes(first, b"never")
-
-    found = await consume(second)
-    assert found[0] == b"before"
-    assert found[-1] == b"after"
-    assert set(found) == {b"before", b"meanwhile", b"after"}
-
-
-async def test_a_node_and_its_engine_are_killed(cluster: ClusterProcesses) -> None:
-    first = await produce(cluster, *(b"%d" % number for number in range(1000)))
-    first.kill()
-    cluster.kill_engine(first)
-    await first.wait()
-    second = await produce(cluster, b"last")
-
-    found = await consume(second)
-    assert found[:1000] == [b"%d" % number for number in range(1000)]
-    assert set(found[1000:]) == {b"last"}  # without an answer it was produced again
-    await first.start()
-    await cluster.joined(first)
-
-
-async def test_all_are_killed_and_come_back(cluster: ClusterProcesses) -> None:
-    values = [b"%d" % number for number in range(1000)]
-    await produce(cluster, *values)
-    for node in cluster.nodes:
+async def kill(load: Load, *nodes: NodeProcess) -> None:
+    """These nodes and their engines end without a word."""
+    for node in nodes:
         node.kill()
-        cluster.kill_engine(node)
-    for node in cluster.nodes:
+        load.cluster.kill_engine(node)
+    for node in nodes:
         await node.wait()
-    await asyncio.gather(*[node.start() for node in cluster.nodes])
-    await cluster.joined(*cluster.nodes)
-    leader = await produce(cluster, b"last")
 
-    found = await consume(leader)
-    assert found[:1000] == values
-    assert set(found[1000:]) == {b"last"}
+
+async def start(load: Load, *nodes: NodeProcess) -> None:
+    await asyncio.gather(*[node.start() for node in nodes])
+    await load.cluster.joined(*nodes)
+
+
+async def test_a_leader_that_was_stopped_comes_back_as_a_follower(load: Load) -> None:
+    first = await load.produce()
+    others = [node for node in load.nodes if node is not first]
+    async with load.going_on():
+        first.pause()
+        await load.produce(via=others)
+        first.resume()
+        await load.produce(via=others)
+
+
+async def test_a_node_is_killed_again_and_again(load: Load) -> None:
+    async with load.going_on():
+        for _ in range(3):
+            leader = await load.produce()
+            leader.kill()
+            await leader.wait()
+            await load.produce()
+            await start(load, leader)
+
+
+async def test_an_engine_is_killed(load: Load) -> None:
+    async with load.going_on():
+        for node in load.cluster.nodes:
+            load.cluster.kill_engine(node)
+            for _ in range(5):
+                await load.produce()
+
+
+async def test_a_node_and_its_engine_are_killed(load: Load) -> None:
+    async with load.going_on():
+        leader = await load.produce()
+        await kill(load, leader)
+        await load.produce()
+        await load.drain()
+        await start(load, leader)
+
+
+async def test_two_are_killed_and_come_back(load: Load) -> None:
+    leader = await load.produce()
+    other = next(node for node in load.nodes if node is not leader)
+    await kill(load, leader, other)
+    await start(load, leader, other)
+    await load.produce()
+
+
+async def test_all_are_killed_and_come_back(load: Load) -> None:
+    await load.produce()
+    await kill(load, *load.cluster.nodes)
+    await start(load, *load.cluster.nodes)
+    await load.produce()
+
+
+async def test_a_node_comes_back_with_nothing(load: Load) -> None:
+    """Its disk was lost: it has its name, and takes everything from the others."""
+    async with load.going_on():
+        leader = await load.produce()
+        await kill(load, leader)
+        await load.produce()
+        shutil.rmtree(leader.data)
+        await start(load, leader)
+    other = next(node for node in load.nodes if node is not leader)
+    await load.drain()
+    await kill(load, other)
+    await load.produce()
+
+
+async def test_a_disk_fills_up_and_is_freed(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_mib=DISK_MIB) as disk:
+        (disk.path / "data").mkdir()
+        (tmp_path / "node1").symlink_to(disk.path / "data")
+        async with ClusterProcesses(tmp_path) as cluster, loaded(cluster) as load:
+            await load.produce()
+            async with load.going_on():
+                disk.fill()
+                for _ in range(20):
+                    await load.produce()
+                await load.drain()
+                disk.free()
+                for _ in range(20):
+                    await load.produce()
