@@ -45,6 +45,8 @@ from sandglass.rpc.server import Surface, serve
 from sandglass.rpc.sessions import Sessions
 from sandglass.sandflake import Generator
 from sandglass.security.access import Access
+from sandglass.surface.admin import Admin
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web import server as web
 from sandglass.web.metrics import Scrapes
 from sandglass.wire.convert import slice_body
@@ -132,6 +134,7 @@ class Node:
         self._superblock: Superblock | None = None
         self._watch: asyncio.Task[None] | None = None
         self._peers: Peers | None = None
+        self._leaders = ALONE
         self.cluster: Cluster | None = None
         """Its part in a cluster, if it has one."""
 
@@ -185,6 +188,7 @@ class Node:
             await self._loop.start()
             if self.config.cluster is not None:
                 self._peers = self._open_peers()
+                self._leaders = self._open_leaders(self._broker, self._peers)
             self._sessions = Sessions(self._broker, self.access.guard, self._peers)
             host = self.config.bind_addr
             shown = f"[{host}]" if ":" in host else host
@@ -193,7 +197,7 @@ class Node:
                 f"{shown}:{self.config.grpc_port}",
                 session=self._sessions.serve,
                 access=self.access,
-                peers=self._peers,
+                leaders=self._leaders,
             )
             if self.config.http_port is not None:
                 self._web = await self._serve_http(self._broker, self.config.http_port)
@@ -230,6 +234,7 @@ class Node:
             await self._broker.stop()
         if self.cluster is not None:
             await self.cluster.stop()
+        await self._leaders.stop()
         if self._peers is not None:
             await self._peers.close()
         if self._loop is not None:
@@ -249,7 +254,15 @@ class Node:
             troubled=lambda: "" if self.failure is None else "the node has failed",
             names=self.config.http_hosts,
             access=self.access,
+            leaders=self._leaders,
         )
+
+    def _open_leaders(self, broker: Broker, peers: Peers) -> Leaders:
+        loops = broker.loops
+        peers.revision = lambda: loops.shared.revision if loops.shared is not None else 0
+        leaders = Leaders(loops, peers)
+        broker.groups.drop_elsewhere = Admin(broker, leaders).drop_elsewhere
+        return leaders
 
     def _open_peers(self) -> Peers:
         """The other nodes are spoken to as they speak: with TLS, by the authorities of ours."""

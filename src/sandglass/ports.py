@@ -230,6 +230,15 @@ class Placement(Protocol):
         """What is known here; it may be behind, and never goes back for a key."""
         ...
 
+    @property
+    def revision(self) -> int:
+        """The highest that is known here; what came before it may still be on its way."""
+        ...
+
+    async def reached(self, revision: int) -> None:
+        """Returns once all that had changed at a revision, wherever it was made, is known."""
+        ...
+
     def follow(self, on_change: Callable[[str], None]) -> None:
         """From here on `on_change` is told each key whose entry has changed, or is gone."""
         ...

@@ -20,6 +20,15 @@ class MemoryPlacement:
         """See `Placement.entries`."""
         return self._entries
 
+    @property
+    def revision(self) -> int:
+        """See `Placement.revision`."""
+        return self._revision
+
+    async def reached(self, revision: int) -> None:
+        """See `Placement.reached`: it is at once."""
+        assert revision <= self._revision, "nobody has made it"
+
     def follow(self, on_change: Callable[[str], None]) -> None:
         """See `Placement.follow`."""
         self._followers.append(on_change)

@@ -37,6 +37,10 @@ class JetStreamPlacement:
         self._followers: list[Callable[[str], None]] = []
         self._tail: Tail | None = None
         self._is_current = asyncio.Event()
+        self._whole_revision = 0
+        """Up to here the tail has brought everything."""
+        self.revision = 0
+        self._waits: list[tuple[int, asyncio.Future[None]]] = []
 
     async def create(self, replica_count: int) -> None:
         """
@@ -118,6 +122,16 @@ class JetStreamPlacement:
         """See `Placement.follow`."""
         self._followers.append(on_change)
 
+    async def reached(self, revision: int) -> None:
+        """See `Placement.reached`."""
+        if revision > self._whole_revision:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waits.append((revision, future))
+            try:
+                await future
+            finally:
+                self._waits.remove((revision, future))
+
     async def set(self, key: str, value: bytes, revision: int | None = None) -> int:
         """See `Placement.set`."""
         stored = await self.connection.store(SUBJECT + key, value, _expected(revision))
@@ -138,8 +152,12 @@ class JetStreamPlacement:
             self._drop(key, found.sequence)
         else:
             self._put(Entry(key, found.data, found.sequence))
+        self._whole_revision = found.sequence
         if found.is_last:
             self._is_current.set()
+        for revision, future in self._waits:
+            if revision <= found.sequence and not future.done():
+                future.set_result(None)
 
     def _put(self, entry: Entry) -> None:
         if self._is_news(entry.key, entry.revision):
@@ -153,6 +171,7 @@ class JetStreamPlacement:
 
     def _is_news(self, key: str, revision: int) -> bool:
         """The tail may be behind what was answered to a change of our own."""
+        self.revision = max(self.revision, revision)
         is_news = revision > self._revisions.get(key, 0)
         if is_news:
             self._revisions[key] = revision

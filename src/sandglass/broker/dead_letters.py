@@ -97,9 +97,10 @@ class DeadLetters:
         after: Place | None = None,
         count: int = limits.PAGE_COUNT_DEFAULT,
         is_newest_first: bool = False,
+        refs: Sequence[PartitionRef] = (),
     ) -> Page:
         """
-        A page of dead letters, in order of their death.
+        A page of dead letters, of some partitions or all, in order of their death.
 
         Raises:
             InvalidError: more than a page may hold.
@@ -115,12 +116,15 @@ class DeadLetters:
             after=after,
             message_count=count,
             size_bytes=limits.PAGE_BYTES_MAX,
+            refs=refs,
         )
 
-    async def count(self, topic: Topic, selection: Selection = EVERY) -> Count:
-        """All dead letters of a selection: exact, and read in slices."""
+    async def count(
+        self, topic: Topic, selection: Selection = EVERY, refs: Sequence[PartitionRef] = ()
+    ) -> Count:
+        """Dead letters of a selection, in some partitions or all: exact, read in slices."""
         total = Count()
-        for ref in topic.partitions:
+        for ref in refs or topic.partitions:
             end = self._end(ref)
             async for _, slices in self._steps(ref, selection, end, room=lambda: 1 << 62):
                 for part in slices:
@@ -135,17 +139,19 @@ class DeadLetters:
         limit: int = 0,
         offsets: Sequence[tuple[PartitionRef, int]] = (),
         before_ms: int = 0,
+        refs: Sequence[PartitionRef] = (),
     ) -> Taken:
         """
-        Gives dead letters back to their groups: all of a selection, up to `limit`, or those at
-        these places; with `before_ms`, only what died before it.
+        Gives dead letters back to their groups: all of a selection, up to `limit`, in some
+        partitions or all, or those at these places; with `before_ms`, only what died before it.
 
         Raises:
             NotFoundError: no dead letter stands at one of the places; those before it are
                 redriven.
             NoSpaceError: the disk is full.
         """
-        return await self._take(topic, selection, admit_redrive, limit, offsets, before_ms)
+        among = refs or topic.partitions
+        return await self._take(among, selection, admit_redrive, limit, offsets, before_ms)
 
     async def purge(
         self,
@@ -155,13 +161,15 @@ class DeadLetters:
         limit: int = 0,
         offsets: Sequence[tuple[PartitionRef, int]] = (),
         before_ms: int = 0,
+        refs: Sequence[PartitionRef] = (),
     ) -> Taken:
         """Throws dead letters away; see `redrive`."""
-        return await self._take(topic, selection, admit_purge, limit, offsets, before_ms)
+        among = refs or topic.partitions
+        return await self._take(among, selection, admit_purge, limit, offsets, before_ms)
 
     async def _take(
         self,
-        topic: Topic,
+        refs: Sequence[PartitionRef],
         selection: Selection,
         admit: Admit,
         limit: int,
@@ -171,10 +179,10 @@ class DeadLetters:
         if offsets:
             return await self._take_at(selection, admit, offsets)
         tally = _Tally(limit or 1 << 62)
-        ends = {ref.number: self._end(ref) for ref in topic.partitions}
+        ends = {ref.number: self._end(ref) for ref in refs}
         before_ms = before_ms or max(end >> INDEX_BITS for end in ends.values()) + 1
         ends = {number: min(end, before_ms << INDEX_BITS) for number, end in ends.items()}
-        for ref in topic.partitions:
+        for ref in refs:
             steps = self._steps(ref, selection, ends[ref.number], room=tally.room)
             async for partition, slices in steps:
                 tally.add(slices, await self._commit(partition, slices, admit))

@@ -10,7 +10,7 @@ that is going, its parts are dropped in slices, and then it leaves the catalog.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sandglass.broker.inbox import resolve
@@ -78,9 +78,13 @@ class Groups:
         self.loops = loops
         self.loop = loops.own
         self.on_deleted: Callable[[str, str, SandglassError], None] = lambda *_: None
+        self.drop_elsewhere: Callable[[Topic, str], Awaitable[None]] = _nobody_else
+        """Lets other nodes drop what a group that is going has where they lead."""
         self._coming: dict[tuple[str, str], TopicGroup] = {}
         """As they will be, once their records are applied."""
         self._going: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._unfinished: set[tuple[str, str]] = set()
+        """Of these it was said that their deletion takes longer."""
         self._is_resumed = False
 
     # --- looking ------------------------------------------------------------------------------
@@ -137,10 +141,17 @@ class Groups:
         return group.start_ms << INDEX_BITS, None
 
     async def create(
-        self, topic: Topic, name: str, start: Start, settings: GroupSettings
+        self,
+        topic: Topic,
+        name: str,
+        start: Start,
+        settings: GroupSettings,
+        *,
+        begins_in: Sequence[PartitionRef] | None = None,
     ) -> TopicGroup:
         """
-        Makes a group, durably, that no consumer has come to yet.
+        Makes a group, durably, that no consumer has come to yet. One that starts with what
+        comes from now on begins in these partitions, or in all.
 
         Raises:
             InvalidError: a name, time or setting outside its limits.
@@ -159,7 +170,7 @@ class Groups:
         group = self._new(topic, name, start, settings)
         waits = [self._put(group)]
         if start.is_now:
-            waits += self._begin_now(topic, name)
+            waits += self._begin_now(name, topic.partitions if begins_in is None else begins_in)
         await asyncio.gather(*waits)
         return group
 
@@ -198,14 +209,45 @@ class Groups:
             NotFoundError: there is no such group.
             InvalidError: a time outside its limits.
         """
+        if partition is not None:
+            group = self.group(topic, name)
+            await self.move(group, start, [partition], offset)
+            return group
+        group = await self.start_at(topic, name, start)
+        await self.move(group, start, topic.partitions, offset)
+        return group
+
+    async def start_at(self, topic: Topic, name: str, start: Start) -> TopicGroup:
+        """
+        From here on a group begins elsewhere in partitions that it reaches later.
+
+        Raises:
+            NotFoundError: there is no such group.
+            InvalidError: a time outside its limits.
+        """
         limits.check_range(start.at_ms, field="start_ms", low=0, high=limits.DUE_MS_MAX)
-        group = self.group(topic, name)
+        group = replace(self.group(topic, name), start_ms=self._start_ms(start))
+        await self._put(group)
+        return group
+
+    async def move(
+        self,
+        group: TopicGroup,
+        start: Start,
+        refs: Sequence[PartitionRef],
+        offset: int | None = None,
+    ) -> None:
+        """
+        Moves a group in some partitions of its topic, to an offset or else to `start`.
+
+        Raises:
+            InvalidError: a time outside its limits.
+        """
+        limits.check_range(start.at_ms, field="start_ms", low=0, high=limits.DUE_MS_MAX)
         waits: list[Awaitable[None]] = []
-        if partition is None:
-            group = replace(group, start_ms=self._start_ms(start))
-            waits.append(self._put(group))
+        name = group.name
         at = None if start.is_now else start.at_ms << INDEX_BITS
-        for ref in [partition] if partition is not None else topic.partitions:
+        for ref in refs:
             loop = self.loops.of(ref.number)
             led = loop.partition(ref.number)
             for channel in self._channels(led, name):
@@ -219,7 +261,10 @@ class Groups:
                 waits.append(loop.commit(record))
             await asyncio.sleep(0)
         await asyncio.gather(*waits)
-        return group
+
+    async def begin_now(self, group: TopicGroup, refs: Sequence[PartitionRef]) -> None:
+        """A group that is there begins in these partitions, with what comes from now on."""
+        await asyncio.gather(*self._begin_now(group.name, refs))
 
     def _new(
         self, topic: Topic, name: str, start: Start, settings: GroupSettings
@@ -236,13 +281,13 @@ class Groups:
     def _start_ms(self, start: Start) -> int:
         return self.loop.moment().wall_ms if start.is_now else start.at_ms
 
-    def _begin_now(self, topic: Topic, name: str) -> list[Awaitable[None]]:
+    def _begin_now(self, name: str, refs: Sequence[PartitionRef]) -> list[Awaitable[None]]:
         """
         The parts that read what most consumers read, now: times count in ms, and what was
         produced in this one isn't new.
         """
         waits: list[Awaitable[None]] = []
-        for ref in topic.partitions:
+        for ref in refs:
             loop = self.loops.of(ref.number)
             record = admit_group(
                 loop.partition(ref.number),
@@ -260,24 +305,58 @@ class Groups:
 
     async def delete(self, topic: Topic, name: str) -> None:
         """
-        Deletes a group with all its state; its consumers end.
+        Deletes a group with all its state; its consumers end. A deletion that is on its way is
+        gone on with.
 
         Raises:
             NotFoundError: there is no such group.
+            UnavailableError: a partition has no leader: the group is gone from elsewhere, and
+                the rest follows when it has one.
         """
-        going = replace(self.group(topic, name), is_going=True)
-        marked = self._put(going)
-        self._end_consumers(going)
-        await marked
+        going = self.loops.groups(topic.name).get(name)
+        if going is None or not going.is_going:
+            going = replace(self.group(topic, name), is_going=True)
+            marked = self._put(going)
+            self._end_consumers(going)
+            await marked
         await asyncio.shield(self._finish(going))
 
+    async def drop_going(self, topic: Topic, name: str, refs: Sequence[PartitionRef]) -> None:
+        """
+        Drops what a group that is being deleted has in these partitions; its consumers end.
+
+        Raises:
+            PreconditionError: it is not being deleted.
+            NotLeaderError: another node leads one of them.
+        """
+        group = self._find(topic.name, name)
+        if group is not None and not group.is_going:
+            raise PreconditionError(
+                f"group '{name[:200]}' of topic '{topic.name}' is not being deleted",
+                field="partitions",
+            )
+        if group is None:
+            return  # it is gone already
+        for ref in refs:
+            await self._drop_from(self.loops.partition(ref.number), group)
+
     def resume(self) -> None:
-        """Deletions that a crash has cut short go on; once, when the node has started."""
-        if self._is_resumed:
-            return
-        self._is_resumed = True
-        for known in self.loop.machine.groups.values():
-            for group in known.values():
+        """
+        Deletions that were cut short go on: in the node's own log once, when it has started; of
+        a replicated topic at the node that leads its first partition, as often as it takes.
+        """
+        if not self._is_resumed:
+            self._is_resumed = True
+            self._finish_going(self.loop.machine.groups)
+        if self.loops.shared is not None:
+            self._finish_going(self.loops.shared.groups)
+
+    def _finish_going(self, groups: Mapping[str, Mapping[str, TopicGroup]]) -> None:
+        for topic in [name for name, known in groups.items() if _has_going(known)]:
+            found = self.loops.topic(topic)
+            if found is None or self.loops.of_any(found.partitions[0].number) is None:
+                continue
+            for group in groups[topic].values():
                 if group.is_going:
                     self._finish(group)
 
@@ -294,8 +373,17 @@ class Groups:
         task = self._going.get(key)
         if task is None:
             task = self._going[key] = asyncio.create_task(self._drop(group))
-            task.add_done_callback(lambda _: self._going.pop(key, None))
+            task.add_done_callback(lambda done: self._finished(key, done))
         return task
+
+    def _finished(self, key: tuple[str, str], task: "asyncio.Task[None]") -> None:
+        self._going.pop(key, None)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._unfinished.discard(key)
+        elif key not in self._unfinished:
+            self._unfinished.add(key)
+            logger.warning("group %r of topic %r is not all deleted yet: %s", *key[::-1], error)
 
     async def _drop(self, group: TopicGroup) -> None:
         machine = self.loop.machine
@@ -306,6 +394,8 @@ class Groups:
                 await self._drop_from(loop.partition(ref.number), group)
         if self._is_shared(group.topic):
             assert self.loops.shared is not None
+            assert topic is not None
+            await self.drop_elsewhere(topic, group.name)
             await self.loops.shared.delete_group(group.topic, group.name)
             return
         operation = DeleteGroup(group.topic, group.name)
@@ -362,6 +452,14 @@ class Groups:
         """Are the groups of a topic in the cluster's catalog?"""
         found = self.loops.topic(topic)
         return found is not None and is_replicated(found.partitions[0].number)
+
+
+def _has_going(groups: Mapping[str, TopicGroup]) -> bool:
+    return any(group.is_going for group in groups.values())
+
+
+async def _nobody_else(_: Topic, __: str) -> None:
+    """There are no other nodes."""
 
 
 def _error_of(task: "asyncio.Task[None]") -> SandglassError | None:

@@ -7,7 +7,7 @@ look was cut short, the page ends before what it may have missed.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,15 +59,19 @@ async def page_of(
     after: Place | None,
     message_count: int,
     size_bytes: int,
+    refs: Sequence[PartitionRef] = (),
 ) -> Page:
     """
-    The messages after a place: as many as asked for, fewer where they are large or far between.
+    The messages, of some partitions or all, after a place: as many as asked for, fewer where
+    they are large or far between.
 
     `size_bytes` bounds the bytes of the page; one larger message comes alone.
     """
     best: list[Place] = []
     bound: Place | None = None
     for number, ref in enumerate(topic.partitions):
+        if refs and ref not in refs:
+            continue
         loop = loops.of(ref.number)
         loop.partition(ref.number)  # it is there, and works
         low, high = _rest(wanted, after, number)

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from sandglass.broker.node_loop import NodeLoop
-from sandglass.broker.shared_catalog import ClusterSeen, SharedCatalog, Steward
+from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SharedCatalog, Steward
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
@@ -56,6 +56,8 @@ class Loops:
         """Why there is none."""
         self.is_member: Callable[[], bool] = lambda: False
         """The node has joined a cluster, now or once: names of topics are the cluster's."""
+        self.node_at: Callable[[str], NodeSeen | None] = lambda _: None
+        """The member that serves at an address, there or not."""
         self.look_around: Callable[[], ClusterSeen] = ClusterSeen
         """The cluster, as it is known here."""
         self.on_moved: list[Callable[[int], None]] = []

@@ -39,11 +39,12 @@ class Pulls:
         wait_ms: int = 0,
         ack_timeout_ms: int = 0,
         is_from_now: bool = False,
+        pull_id: str = "",
     ) -> list[Delivery]:
         """
         What is ready for a group: `count_max` messages, none more once they hold `bytes_max`.
         If nothing is, what comes first within `wait_ms`; none after that, or when the node goes
-        down.
+        down, or when the call is let go by its `pull_id`.
 
         Raises:
             InvalidError: a name, number or time outside its limits.
@@ -55,7 +56,7 @@ class Pulls:
         check(bytes_max, field="bytes_max", low=1, high=limits.PULL_BYTES_MAX)
         check(wait_ms, field="wait_ms", low=0, high=limits.PULL_WAIT_MS_MAX)
         may_wait = wait_ms > 0 and not self._is_draining
-        pull = _Pull()
+        pull = _Pull(pull_id)
         subscription = await self._consumers.subscribe(
             None,
             pull,
@@ -104,6 +105,13 @@ class Pulls:
         for pull in self._waiting:
             pull.changed.set()
 
+    def let_go_of(self, pull_id: str) -> bool:
+        """The call of this name waits no longer; false if none does."""
+        found = [pull for pull in self._waiting if pull.id == pull_id]
+        for pull in found:
+            pull.changed.set()
+        return bool(found)
+
     async def _wait(self, pull: "_Pull", wait_ms: int) -> None:
         self._waiting.add(pull)
         try:
@@ -128,7 +136,8 @@ class Pulls:
 class _Pull:
     """The receiver of one call."""
 
-    def __init__(self) -> None:
+    def __init__(self, pull_id: str) -> None:
+        self.id = pull_id
         self.deliveries: list[Delivery] = []
         self.error: SandglassError | None = None
         self.is_ended = False

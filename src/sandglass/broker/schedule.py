@@ -1,6 +1,7 @@
 """What is pending: messages of a topic whose time is still to come, for operators."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sandglass.broker.listing import Page, Place, Range, page_of
@@ -10,7 +11,7 @@ from sandglass.core.browse import count_between, look
 from sandglass.core.keys import rows_prefix
 from sandglass.core.message import channel_to_write
 from sandglass.core.offset import INDEX_BITS, MAX
-from sandglass.core.topic import Topic
+from sandglass.core.topic import PartitionRef, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,17 @@ class Schedule:
         self.loops = loops
 
     async def count(
-        self, topic: Topic, channel: str = "", *, from_ms: int = 0, to_ms: int = 0
+        self,
+        topic: Topic,
+        channel: str = "",
+        *,
+        from_ms: int = 0,
+        to_ms: int = 0,
+        refs: Sequence[PartitionRef] = (),
     ) -> Pending:
         """
-        Messages due in `[from_ms, to_ms)` and after now; 0 is no bound.
+        Messages due in `[from_ms, to_ms)` and after now, of some partitions or all; 0 is no
+        bound.
 
         Raises:
             InvalidError: a channel that is no name.
@@ -43,7 +51,7 @@ class Schedule:
         channel = channel_to_write(channel)
         low, high = self._bounds(from_ms, to_ms)
         count, next_due_ms, rows_left = 0, 0, limits.COUNT_ROW_COUNT_MAX
-        for ref in topic.partitions:
+        for ref in refs or topic.partitions:
             loop = self.loops.of(ref.number)
             loop.partition(ref.number)  # it is there, and works
             prefix, at = rows_prefix(ref.number, channel), low
@@ -68,9 +76,10 @@ class Schedule:
         to_ms: int = 0,
         after: Place | None = None,
         count: int = limits.PAGE_COUNT_DEFAULT,
+        refs: Sequence[PartitionRef] = (),
     ) -> Page:
         """
-        The next messages that come due, in order.
+        The next messages that come due, in order, of some partitions or all.
 
         Raises:
             InvalidError: a channel that is no name; more than a page may hold.
@@ -84,6 +93,7 @@ class Schedule:
             after=after,
             message_count=count,
             size_bytes=limits.PAGE_BYTES_MAX,
+            refs=refs,
         )
 
     def _bounds(self, from_ms: int, to_ms: int) -> tuple[int, int]:

@@ -87,6 +87,15 @@ class SharedCatalog(Protocol):
         """By topic and name."""
         ...
 
+    @property
+    def revision(self) -> int:
+        """The highest of all changes that are known here."""
+        ...
+
+    async def reached(self, revision: int) -> None:
+        """Returns once what had changed at a revision is known here."""
+        ...
+
     async def create_topic(
         self,
         name: str,

@@ -1,7 +1,7 @@
 """How partitions and groups stand, for operators: values, read when asked for."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -89,14 +89,21 @@ class Status:
         return PartitionStatus(ref.id, partition.last_index, partition.closed, channels)
 
     async def parts(
-        self, topic: Topic, group: str = "", *, after: PartPlace | None = None
+        self,
+        topic: Topic,
+        group: str = "",
+        *,
+        after: PartPlace | None = None,
+        refs: Sequence[PartitionRef] = (),
     ) -> AsyncGenerator[tuple[PartPlace, GroupStatus]]:
         """
-        The parts of the groups of a topic, or of one, by partition, channel and name, behind
-        `after`. Others have the loop after each.
+        The parts of the groups of a topic, or of one, by partition (some, or all), channel and
+        name, behind `after`. Others have the loop after each.
         """
         first = 0 if after is None else after.partition
         for place, ref in enumerate(topic.partitions[first:], first):
+            if refs and ref not in refs:
+                continue
             loop = self.loops.of(ref.number)
             if ref.number not in loop.machine.refs:
                 break  # the topic was deleted meanwhile

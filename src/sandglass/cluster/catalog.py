@@ -112,6 +112,15 @@ class ClusterCatalog:
         """See `SharedCatalog.groups`."""
         return self._groups
 
+    @property
+    def revision(self) -> int:
+        """See `SharedCatalog.revision`."""
+        return self.placement.revision
+
+    async def reached(self, revision: int) -> None:
+        """See `SharedCatalog.reached`."""
+        await self.placement.reached(revision)
+
     async def create_topic(
         self,
         name: str,

@@ -28,7 +28,7 @@ from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
-from sandglass.broker.shared_catalog import ClusterSeen, SnapshotsSeen
+from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SnapshotsSeen
 from sandglass.cluster.catalog import DRAINED, GROUPS, LEADERS, ClusterCatalog
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Member, Members
@@ -146,6 +146,7 @@ class Cluster:
         self.loops.whereabouts = self.whereabouts
         self.loops.why_alone = lambda: self.trouble
         self.loops.is_member = lambda: any(self.identity.cluster_id)
+        self.loops.node_at = self.node_at
         self.loops.look_around = self.seen
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
 
@@ -406,6 +407,10 @@ class Cluster:
         if self.sight is None:
             return NotLeaderError(self.trouble, retry_after_ms=NOT_LED_RETRY_MS)
         return self.sight.whereabouts(number)
+
+    def node_at(self, address: str) -> NodeSeen | None:
+        """The member that serves at an address, there or not."""
+        return None if self.sight is None else self.sight.node_at(address)
 
     def seen(self) -> ClusterSeen:
         """The cluster, as it is known here."""

@@ -40,14 +40,23 @@ class Sight:
         name = self.leaders.heirs.get(number) or leadership.node or leadership.heir
         leader = members.named(name) if name else None
         if leader is None or leader.is_over or leader.name == members.me.name:
+            last = f"; node {leadership.node} led it last" if leadership.node else ""
             return NotLeaderError(
-                f"partition {number} has no leader just now", retry_after_ms=NOT_LED_RETRY_MS
+                f"{self._shown(number)} has no leader just now{last}",
+                retry_after_ms=NOT_LED_RETRY_MS,
             )
         return NotLeaderError(
             f"partition {number} is led by node {leader.name}, at {leader.grpc}",
             retry_after_ms=NOT_LED_RETRY_MS,
             leader=leader.grpc,
         )
+
+    def _shown(self, number: int) -> str:
+        for placed in self.catalog.placed.values():
+            for ref in placed.topic.partitions:
+                if ref.number == number:
+                    return f"partition {ref.id} of topic '{placed.topic.name}'"
+        return f"partition {number}"
 
     def _at_home(self, topic: str, node: str) -> SandglassError:
         home = self.members.named(node)
@@ -64,27 +73,34 @@ class Sight:
             leader=home.grpc,
         )
 
+    def node_at(self, address: str) -> NodeSeen | None:
+        """The member that serves at an address, there or not."""
+        found = [each for each in self._nodes() if each.grpc == address]
+        return max(found, key=lambda each: each.is_alive, default=None)
+
     # --- for operators ------------------------------------------------------------------------
 
     def seen(self, cluster_id: str) -> ClusterSeen:
         """The cluster, as it is known here."""
-        members, catalog = self.members, self.catalog
-        nodes = tuple(
-            NodeSeen(
-                each.name,
-                each.grpc,
-                each.http,
-                members.is_alive(each),
-                each.name in catalog.drained,
-            )
-            for each in members.all
-        )
+        catalog, nodes = self.catalog, self._nodes()
         partitions = tuple(
             self._partition(placed.topic.name, ref, names)
             for _, placed in sorted((catalog.placed | catalog.homes.placed).items())
             for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
         )
         return ClusterSeen(cluster_id, "", nodes, partitions, self._warnings(nodes))
+
+    def _nodes(self) -> tuple[NodeSeen, ...]:
+        return tuple(
+            NodeSeen(
+                each.name,
+                each.grpc,
+                each.http,
+                self.members.is_alive(each),
+                each.name in self.catalog.drained,
+            )
+            for each in self.members.all
+        )
 
     def _partition(
         self, topic: str, ref: PartitionRef, names: tuple[str, ...]

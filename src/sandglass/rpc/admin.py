@@ -9,6 +9,7 @@ import grpc
 from sandglass.broker.broker import Broker
 from sandglass.rpc import calls
 from sandglass.surface.admin import Admin
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.wire.v1 import admin_pb2
 
 _CAPITAL = re.compile(r"(?<!^)([A-Z])")
@@ -16,9 +17,9 @@ _CAPITAL = re.compile(r"(?<!^)([A-Z])")
 SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
 
 
-def handler(broker: Broker) -> grpc.GenericRpcHandler:
+def handler(broker: Broker, leaders: Leaders = ALONE) -> grpc.GenericRpcHandler:
     """The service, for a server."""
-    admin = Admin(broker)
+    admin = Admin(broker, leaders)
     return calls.serviced(
         SERVICE,
         {

@@ -12,8 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from contextvars import ContextVar
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -25,7 +24,6 @@ from sandglass.errors import (
     BusyError,
     InternalError,
     InvalidError,
-    NotLeaderError,
     SandglassError,
     UnsupportedError,
 )
@@ -37,9 +35,6 @@ SessionCall: TypeAlias = "Callable[[AsyncIterator[bytes], Context], Awaitable[No
 """Reads serialized `ClientFrame`s, and writes serialized `ServerFrame`s to the context."""
 
 Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
-
-is_forwarding: Final[ContextVar[bool]] = ContextVar("is_forwarding", default=False)
-"""Whoever surrounds this call goes to the leader of a partition itself."""
 
 _log = logging.getLogger("sandglass.rpc")
 
@@ -96,7 +91,6 @@ def stream(
             request = parse(parser, raw, name=name)
             async with aclosing(call(request, context.peer())) as replies:
                 async for reply in replies:
-                    is_forwarding.set(False)  # something was answered here
                     await write(context, reply)
         except Exception as error:  # noqa: BLE001  # the top of a call: answered and logged
             await abort(context, error)
@@ -169,10 +163,7 @@ async def abort(context: Context, error: Exception) -> None:
 
     Raises:
         grpc.aio.AbortError: gRPC takes it for the end of the call.
-        NotLeaderError: the call goes on at another node.
     """
-    if isinstance(error, NotLeaderError) and error.leader and is_forwarding.get():
-        raise error
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, SandglassError):

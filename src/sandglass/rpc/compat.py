@@ -10,15 +10,16 @@ from sandglass.rpc import calls
 from sandglass.surface.compat import BrokerService
 from sandglass.surface.internal import InternalService
 from sandglass.surface.keyvalue import CompatibleKeyValue
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.wire.compat import sandglass_pb2 as pb
 
 BROKER_SERVICE = pb.DESCRIPTOR.services_by_name["BrokerService"]
 INTERNAL_SERVICE = pb.DESCRIPTOR.services_by_name["InternalService"]
 
 
-def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
+def handlers(broker: Broker, leaders: Leaders = ALONE) -> list[grpc.GenericRpcHandler]:
     """Both services, for a server."""
-    service = BrokerService(broker)
+    service = BrokerService(broker, leaders)
     return [
         calls.serviced(
             BROKER_SERVICE,
@@ -41,12 +42,14 @@ def handlers(broker: Broker) -> list[grpc.GenericRpcHandler]:
                 ),
             },
         ),
-        calls.serviced(INTERNAL_SERVICE, _internal_handlers(broker)),
+        calls.serviced(INTERNAL_SERVICE, _internal_handlers(broker, leaders)),
     ]
 
 
-def _internal_handlers(broker: Broker) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
-    service, by_key = InternalService(broker), CompatibleKeyValue(broker)
+def _internal_handlers(
+    broker: Broker, leaders: Leaders
+) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    service, by_key = InternalService(broker, leaders), CompatibleKeyValue(broker, leaders)
     return {
         "EndOfLog": calls.unary(pb.EndOfLogRequest.FromString, service.end_of_log),
         "FetchFromSync": calls.stream(

@@ -8,14 +8,15 @@ from sandglass.broker.broker import Broker
 from sandglass.core import limits
 from sandglass.rpc import calls
 from sandglass.surface.keyvalue import KeyValue
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.wire.v1 import keyvalue_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["KeyValue"]
 
 
-def handler(broker: Broker) -> grpc.GenericRpcHandler:
+def handler(broker: Broker, leaders: Leaders = ALONE) -> grpc.GenericRpcHandler:
     """The service, for a server."""
-    service = KeyValue(broker)
+    service = KeyValue(broker, leaders)
     return calls.serviced(
         SERVICE,
         {

@@ -28,14 +28,15 @@ from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat, keyvalue
 from sandglass.rpc.bounds import Bounds
-from sandglass.rpc.forwarding import Forwarded, Peers
+from sandglass.rpc.forwarding import Known
 from sandglass.rpc.guarding import Guarding
 from sandglass.rpc.pacing import Paced
 from sandglass.security.access import Access
 from sandglass.security.tls import TlsParts
-from sandglass.surface import produce
 from sandglass.surface.consume import Consuming
 from sandglass.surface.files import file_count_max
+from sandglass.surface.leaders import ALONE, Leaders
+from sandglass.surface.producing import Producing
 from sandglass.wire.v1 import broker_pb2 as pb
 
 V1_BROKER = pb.DESCRIPTOR.services_by_name["Broker"]
@@ -76,7 +77,7 @@ async def serve(
     session: calls.SessionCall | None = None,
     access: Access | None = None,
     bounds: Bounds | None = None,
-    peers: Peers | None = None,
+    leaders: Leaders = ALONE,
 ) -> Surface:
     """
     Listens on `address`, `host:port`; port 0 takes a free one.
@@ -85,7 +86,7 @@ async def serve(
         session: what answers `Broker.Session`; without one it is UNIMPLEMENTED.
         access: the TLS and the tokens that are wanted; without, none.
         bounds: what clients may cost.
-        peers: where calls go on for partitions that other nodes lead; without, nowhere.
+        leaders: where calls go on for partitions that other nodes lead.
 
     Raises:
         PreconditionError: the port is in use, or cannot be listened on.
@@ -100,13 +101,13 @@ async def serve(
         maximum_concurrent_rpcs=bounds.call_count_max,
     )
     services = (
-        *compat.handlers(broker),
-        admin.handler(broker),
-        keyvalue.handler(broker),
-        _v1_broker(broker, session),
+        *compat.handlers(broker, leaders),
+        admin.handler(broker, leaders),
+        keyvalue.handler(broker, leaders),
+        _v1_broker(broker, leaders, session),
     )
-    if peers is not None:
-        services = tuple(Forwarded(each, peers) for each in services)
+    if leaders is not ALONE:
+        services = tuple(Known(each, broker.loops) for each in services)
     server.add_generic_rpc_handlers([Paced(each, broker.outgoing) for each in services])
     names = [
         compat.BROKER_SERVICE.full_name,
@@ -135,18 +136,17 @@ async def serve(
     return Surface(port, server, health_service)
 
 
-def _v1_broker(broker: Broker, session: calls.SessionCall | None) -> grpc.GenericRpcHandler:
-    async def produce_unary(request: pb.ProduceRequest) -> pb.ProduceReply:
-        return await produce.produce_reply(broker, request)
-
-    consuming = Consuming(broker)
+def _v1_broker(
+    broker: Broker, leaders: Leaders, session: calls.SessionCall | None
+) -> grpc.GenericRpcHandler:
+    producing, consuming = Producing(broker, leaders), Consuming(broker, leaders)
     if session is None:
         handlers = calls.unsupported(V1_BROKER, {"Session"}, why="this node has no sessions")
     else:
         handlers = {"Session": calls.session(session)}
     handlers |= {
         "Produce": calls.unary(
-            pb.ProduceRequest.FromString, produce_unary, bytes_max=limits.REQUEST_BYTES_MAX
+            pb.ProduceRequest.FromString, producing.produce, bytes_max=limits.REQUEST_BYTES_MAX
         ),
         "Consume": calls.unary(pb.ConsumeRequest.FromString, consuming.consume),
         "Settle": calls.unary(pb.SettleRequest.FromString, consuming.settle),

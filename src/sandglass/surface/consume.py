@@ -21,8 +21,13 @@ from sandglass.core.message import Slice, channel_to_read
 from sandglass.core.record import Ending
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.errors import InvalidError, PreconditionError, SandglassError
+from sandglass.surface.leaders import ALONE, Leaders, call_of
+from sandglass.surface.places import partition_at, partitions_of
+from sandglass.surface.pulling import Pulling
 from sandglass.wire import convert, status
 from sandglass.wire.v1 import broker_pb2 as pb
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Broker"]
 
 _ENDINGS: Final = {
     pb.OUTCOME_ACK: Ending.ACKED,
@@ -31,28 +36,41 @@ _ENDINGS: Final = {
     pb.OUTCOME_DEAD: Ending.DEAD,
 }
 
+SETTLE: Final = call_of(SERVICE, "Settle", pb.SettleReply.FromString, is_change=True)
+EXTEND: Final = call_of(SERVICE, "ExtendLeases", pb.ExtendLeasesReply.FromString)
+FETCH: Final = call_of(SERVICE, "Fetch", pb.FetchReply.FromString)
+
 Item = TypeVar("Item", pb.Outcome, pb.Extend)
 
 
 class Consuming:
     """The unary calls, each a request to a reply."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
         self._broker = broker
+        self._leaders = leaders
 
     async def consume(self, request: pb.ConsumeRequest) -> pb.ConsumeReply:
         """See the contract."""
-        topic, deliveries = await self.take(request)
-        places = {ref.number: place for place, ref in enumerate(topic.partitions)}
-        return pb.ConsumeReply(
-            deliveries=[
-                delivery_to_wire(each, subscription_id=0, place=places[each.partition])
-                for each in deliveries
-            ]
+        if request.is_let_go:
+            return await self._consume(request)
+        topic = self._broker.catalog.topic(request.topic)
+        refs = partitions_of(self._broker, topic, request.partitions)
+        if self._leaders.are_here(refs):
+            return await self._consume(request)
+        pulling = Pulling(
+            self._leaders,
+            request,
+            here=self._consume,
+            settle=self.settle,
+            new_id=lambda: str(self._broker.consumers.ids.next()),
         )
+        return await self._leaders.again(lambda: pulling.take(refs))
 
-    async def take(self, request: pb.ConsumeRequest) -> tuple[Topic, list[Delivery]]:
-        """As `consume`, not yet in the form of the protocol."""
+    async def _consume(self, request: pb.ConsumeRequest) -> pb.ConsumeReply:
+        if request.is_let_go:
+            self._broker.pulls.let_go_of(request.pull_id)
+            return pb.ConsumeReply()
         topic = self._broker.catalog.topic(request.topic)
         deliveries = await self._broker.pulls.take(
             topic,
@@ -65,20 +83,78 @@ class Consuming:
             wait_ms=request.wait_ms,
             ack_timeout_ms=request.ack_timeout_ms,
             is_from_now=request.start == pb.START_NOW,
+            pull_id=request.pull_id,
         )
-        return topic, deliveries
+        places = {ref.number: place for place, ref in enumerate(topic.partitions)}
+        return pb.ConsumeReply(
+            deliveries=[
+                delivery_to_wire(each, subscription_id=0, place=places[each.partition])
+                for each in deliveries
+            ]
+        )
 
     async def settle(self, request: pb.SettleRequest) -> pb.SettleReply:
         """Answered when all outcomes that are taken are durable."""
         topic = self._topic(request, request.outcomes)
+        if self._leaders.is_alone:
+            return await self._settle(request)
+
+        def make(places: list[int]) -> pb.SettleRequest:
+            return pb.SettleRequest(
+                topic=request.topic,
+                channel=request.channel,
+                group=request.group,
+                outcomes=[request.outcomes[place] for place in places],
+            )
+
+        replies = [pb.OutcomeReply(request_id=item.request_id) for item in request.outcomes]
+        refs = _refs_of(topic, request.outcomes)
+        for places, found in await self._leaders.try_items(SETTLE, refs, make, self._settle):
+            if isinstance(found, SandglassError):
+                for place in places:
+                    replies[place].error.CopyFrom(status.to_wire(found))
+            else:
+                for place, reply in zip(places, found.outcomes, strict=True):
+                    replies[place].CopyFrom(reply)
+        return pb.SettleReply(outcomes=replies)
+
+    async def _settle(self, request: pb.SettleRequest) -> pb.SettleReply:
+        topic = self._topic(request, request.outcomes)
         replies = [
-            self._settle(topic, request.channel, request.group, item)
+            self._settle_one(topic, request.channel, request.group, item)
             for item in request.outcomes
         ]
         return pb.SettleReply(outcomes=await asyncio.gather(*replies))
 
     async def extend_leases(self, request: pb.ExtendLeasesRequest) -> pb.ExtendLeasesReply:
         """Each lease by itself."""
+        topic = self._topic(request, request.extends)
+        if self._leaders.is_alone:
+            return await self._extend(request)
+
+        def make(places: list[int]) -> pb.ExtendLeasesRequest:
+            return pb.ExtendLeasesRequest(
+                topic=request.topic,
+                channel=request.channel,
+                group=request.group,
+                extends=[request.extends[place] for place in places],
+            )
+
+        replies = [
+            pb.ExtendReply(request_id=item.request_id, token=item.token)
+            for item in request.extends
+        ]
+        refs = _refs_of(topic, request.extends)
+        for places, found in await self._leaders.try_items(EXTEND, refs, make, self._extend):
+            if isinstance(found, SandglassError):
+                for place in places:
+                    replies[place].error.CopyFrom(status.to_wire(found))
+            else:
+                for place, reply in zip(places, found.extends, strict=True):
+                    replies[place].CopyFrom(reply)
+        return pb.ExtendLeasesReply(extends=replies)
+
+    async def _extend(self, request: pb.ExtendLeasesRequest) -> pb.ExtendLeasesReply:
         topic = self._topic(request, request.extends)
         reply = pb.ExtendLeasesReply()
         for item in request.extends:
@@ -96,6 +172,9 @@ class Consuming:
 
     async def fetch(self, request: pb.FetchRequest) -> pb.FetchReply:
         """A page of a range."""
+        return await self._leaders.ask(FETCH, request, self._fetch)
+
+    async def _fetch(self, request: pb.FetchRequest) -> pb.FetchReply:
         topic = self._broker.catalog.topic(request.topic)
         if topic.kind is TopicKind.KV:
             raise PreconditionError(
@@ -138,7 +217,7 @@ class Consuming:
         ref = partition_at(topic, item.partition_number)
         return self._broker.pulls.group(ref, channel, group)
 
-    async def _settle(
+    async def _settle_one(
         self, topic: Topic, channel: str, group: str, item: pb.Outcome
     ) -> pb.OutcomeReply:
         reply = pb.OutcomeReply(request_id=item.request_id)
@@ -193,34 +272,11 @@ def places_of(item: pb.Outcome) -> Places:
     return list(zip(item.places[::2], item.places[1::2], strict=True))
 
 
-def partitions_of(broker: Broker, topic: Topic, names: Sequence[str]) -> Sequence[PartitionRef]:
-    """
-    The partitions that a request names, each once; all of them if it names none.
-
-    Raises:
-        InvalidError: more names than a topic may have partitions.
-        NotFoundError: there is no such partition.
-    """
-    limits.check_range(
-        len(names), field="count of partitions", low=0, high=limits.PARTITION_COUNT_MAX
-    )
-    named = dict.fromkeys(names)
-    return [broker.catalog.partition(topic, name) for name in named] or topic.partitions
-
-
-def partition_at(topic: Topic, place: int) -> PartitionRef:
-    """
-    A partition by its place in the topic's list.
-
-    Raises:
-        InvalidError: there are not so many.
-    """
-    if place >= len(topic.partitions):
-        raise InvalidError(
-            f"partition_number is {place}; the topic has {len(topic.partitions)} partitions",
-            field="partition_number",
-        )
-    return topic.partitions[place]
+def _refs_of(topic: Topic, items: Sequence[Item]) -> list[PartitionRef | None]:
+    """The partition of each item; None where there is none, which is answered here."""
+    count = len(topic.partitions)
+    places = [item.partition_number for item in items]
+    return [topic.partitions[place] if place < count else None for place in places]
 
 
 # --- messages ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ broker knows of a group, told in the same form:
 | Consumed (10) | last offset handed out | handed out, no outcome yet |
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -23,11 +23,19 @@ from sandglass.core.message import CHANNEL_DEFAULT, Slice, channel_to_read
 from sandglass.core.standing import Standing
 from sandglass.errors import InvalidError, NotFoundError
 from sandglass.surface.compat import mark, offset_of, place_of
+from sandglass.surface.leaders import ALONE, Leaders, call_of
 from sandglass.surface.pacing import in_pieces
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.compatible import compatible_messages
 
 INDEX_BYTES: Final = 8
+
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["InternalService"]
+END_OF_LOG: Final = call_of(_SERVICE, "EndOfLog", pb.EndOfLogReply.FromString)
+LAST_OFFSET: Final = call_of(_SERVICE, "LastOffset", pb.LastOffsetReply.FromString)
+MARK: Final = call_of(_SERVICE, "Mark", pb.MarkResponse.FromString, is_change=True)
+GET_MARK: Final = call_of(_SERVICE, "GetMarkStateMessage", pb.Message.FromString)
+FETCH_SYNC: Final = call_of(_SERVICE, "FetchFromSync", bytes)
 
 _MARKS: Final = {
     Standing.HANDED_OUT: pb.Consumed,
@@ -40,16 +48,23 @@ _MARKS: Final = {
 class InternalService:
     """The calls of the service."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
         self._broker = broker
+        self._leaders = leaders
 
     async def end_of_log(self, request: pb.EndOfLogRequest) -> pb.EndOfLogReply:
         """The index of the last message produced; 0 for none."""
+        return await self._leaders.ask(END_OF_LOG, request, self._end_of_log)
+
+    async def _end_of_log(self, request: pb.EndOfLogRequest) -> pb.EndOfLogReply:
         _, partition = place_of(self._broker, request.topic, request.partition)
         return pb.EndOfLogReply(index=self._broker.status.last_index(partition))
 
     async def last_offset(self, request: pb.LastOffsetRequest) -> pb.LastOffsetReply:
         """How far a group is; 14 zero bytes for not at all."""
+        return await self._leaders.ask(LAST_OFFSET, request, self._last_offset)
+
+    async def _last_offset(self, request: pb.LastOffsetRequest) -> pb.LastOffsetReply:
         _, partition = place_of(self._broker, request.topic, request.partition)
         channel = channel_to_read(request.channel)
         group = limits.check_name(request.consumerGroup, field="consumerGroup")
@@ -71,6 +86,9 @@ class InternalService:
 
     async def mark(self, request: pb.MarkRequest) -> pb.MarkResponse:
         """An outcome by offsets, of the kind that the state says."""
+        return await self._leaders.ask(MARK, request, self._mark)
+
+    async def _mark(self, request: pb.MarkRequest) -> pb.MarkResponse:
         return await mark(self._broker, request, request.state.kind)
 
     async def get_mark_state_message(self, request: pb.GetMarkRequest) -> pb.Message:
@@ -78,6 +96,9 @@ class InternalService:
         How a message stands with a group, as the mark that the first Sandglass kept: its key
         names the group, its clustering key offset and kind, its value is a `MarkState`.
         """
+        return await self._leaders.ask(GET_MARK, request, self._get_mark_state_message)
+
+    async def _get_mark_state_message(self, request: pb.GetMarkRequest) -> pb.Message:
         topic, partition = place_of(self._broker, request.topic, request.partition)
         channel = channel_to_read(request.channel)
         group = limits.check_name(request.consumerGroup, field="consumerGroup")
@@ -104,9 +125,24 @@ class InternalService:
     ) -> AsyncGenerator[bytes, None]:
         """What was produced after an index, in all channels, due or not, in order of index."""
         topic, partition = place_of(self._broker, request.topic, request.partition)
-        above = _index_of(getattr(request, "from"))
-        found = self._broker.fetch_by_index(topic, partition, above)
-        return _messages(in_pieces(self._broker.outgoing, connection, found, _size_of))
+
+        def here(asked: pb.FetchFromSyncRequest) -> AsyncGenerator[bytes, None]:
+            above = _index_of(getattr(asked, "from"))
+            found = self._broker.fetch_by_index(topic, partition, above)
+            return _messages(in_pieces(self._broker.outgoing, connection, found, _size_of))
+
+        return self._leaders.stream(FETCH_SYNC, partition, request, here, _go_on)
+
+
+def _go_on(
+    request: pb.FetchFromSyncRequest, last: bytes
+) -> tuple[pb.FetchFromSyncRequest, Callable[[bytes], bool]]:
+    """Behind the index of the last message."""
+    further = pb.FetchFromSyncRequest()
+    further.CopyFrom(request)
+    index = pb.Message.FromString(last).index
+    setattr(further, "from", index.to_bytes(INDEX_BYTES, "big"))
+    return further, lambda _: True
 
 
 def _index_of(key: bytes) -> int:

@@ -5,9 +5,9 @@ The partition is the one named, or each key's own: the keys of one call may lie 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeVar
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.keyvalue import FIRST_KEY, PAGE_BYTES_MAX
@@ -16,7 +16,9 @@ from sandglass.core.message import Entry, EntryKey, Removed, channel_to_read
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import InvalidError, NotFoundError, SandglassError
 from sandglass.surface import produce
+from sandglass.surface.leaders import ALONE, Call, Leaders, call_of
 from sandglass.surface.pacing import in_pieces
+from sandglass.surface.producing import Producing
 from sandglass.wire.compat import sandglass_pb2 as compat_pb
 from sandglass.wire.compatible import compatible_entry
 from sandglass.wire.entries import check_key, entry_to_wire, partitions_of
@@ -27,16 +29,49 @@ HAS_SLICE_COUNT: Final = 20
 """Keys that a has looks for before it lets others have the loop: each may be a large value."""
 
 Request = pb.GetRequest | pb.HasRequest | pb.DeleteRequest
+Keyed = TypeVar("Keyed", pb.GetRequest, pb.HasRequest, pb.DeleteRequest)
+Reply = TypeVar("Reply")
+
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["KeyValue"]
+GET: Final = call_of(_SERVICE, "Get", raw_pb2.RawEntries.FromString)
+HAS: Final = call_of(_SERVICE, "Has", pb.HasReply.FromString)
+DELETE: Final = call_of(_SERVICE, "Delete", pb.DeleteReply.FromString, is_change=True)
+SCAN: Final = call_of(_SERVICE, "Scan", raw_pb2.RawScan.FromString)
+
+_INTERNAL: Final = compat_pb.DESCRIPTOR.services_by_name["InternalService"]
+GET_BY_KEY: Final = call_of(_INTERNAL, "GetByKey", compat_pb.Message.FromString)
+HAS_KEY: Final = call_of(_INTERNAL, "HasKey", compat_pb.HasResponse.FromString)
 
 
 class KeyValue:
     """The calls of the v1 service, each a request to a reply."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
         self._broker = broker
+        self._leaders = leaders
+        self._producing = Producing(broker, leaders)
 
     async def get(self, request: pb.GetRequest) -> raw_pb2.RawEntries:
-        """What stands under the first keys, as much as fits; all as of one moment."""
+        """What stands under the first keys, as much as fits; for each leader at one moment."""
+        replies = await self._by_key(GET, request, self._get)
+        if len(replies) == 1:
+            return replies[0][1]
+        found = {
+            place: entry
+            for places, reply in replies
+            for place, entry in zip(places, reply.entries, strict=False)
+        }
+        entries: list[raw_pb2.RawEntry] = []
+        size_bytes = 0
+        for place in range(len(request.keys)):
+            entry = found.get(place)
+            size_bytes += 0 if entry is None else len(entry.message)
+            if entry is None or (entries and size_bytes > PAGE_BYTES_MAX):
+                break
+            entries.append(entry)
+        return raw_pb2.RawEntries(entries=entries)
+
+    async def _get(self, request: pb.GetRequest) -> raw_pb2.RawEntries:
         keys = _keys(request.keys, count_max=limits.READ_KEY_COUNT_MAX)
         refs = _partitions(self._broker, request, keys, "Get")
         entries: list[Entry | None] = []
@@ -51,6 +86,13 @@ class KeyValue:
 
     async def has(self, request: pb.HasRequest) -> pb.HasReply:
         """Whether there are entries; for each key at a moment of the call."""
+        exists = [False] * len(request.keys)
+        for places, reply in await self._by_key(HAS, request, self._has):
+            for place, each in zip(places, reply.exists, strict=True):
+                exists[place] = each
+        return pb.HasReply(exists=exists)
+
+    async def _has(self, request: pb.HasRequest) -> pb.HasReply:
         keys = _keys(request.keys, count_max=limits.READ_KEY_COUNT_MAX)
         refs = _partitions(self._broker, request, keys, "Has")
         exists: list[bool] = []
@@ -62,7 +104,7 @@ class KeyValue:
 
     async def put(self, request: bytes) -> pb.PutReply:
         """Takes the request's bytes: its messages are stored as they came."""
-        return await produce.put(self._broker, request)
+        return await self._producing.put(request)
 
     async def delete(self, request: pb.DeleteRequest) -> pb.DeleteReply:
         """
@@ -70,6 +112,14 @@ class KeyValue:
             SandglassError: as the broker says. If keys of some partitions were deleted and of
                 others not, `is_result_unknown` is set.
         """
+        existed, revisions = [False] * len(request.keys), [0] * len(request.keys)
+        for places, reply in await self._by_key(DELETE, request, self._delete):
+            for number, place in enumerate(places):
+                existed[place] = reply.existed[number]
+                revisions[place] = reply.revisions[number]
+        return pb.DeleteReply(existed=existed, revisions=revisions)
+
+    async def _delete(self, request: pb.DeleteRequest) -> pb.DeleteReply:
         keys = _keys(request.keys, count_max=limits.DELETE_KEY_COUNT_MAX)
         refs = _partitions(self._broker, request, keys, "Delete")
         places: dict[PartitionRef, list[int]] = {}
@@ -94,6 +144,32 @@ class KeyValue:
 
     async def scan(self, request: pb.ScanRequest) -> raw_pb2.RawScan:
         """A page of entries in the order of their keys."""
+        return await self._leaders.ask(SCAN, request, self._scan)
+
+    async def _by_key(
+        self,
+        call: Call[Reply],
+        request: Keyed,
+        here: Callable[[Keyed], Awaitable[Reply]],
+    ) -> list[tuple[list[int], Reply]]:
+        """What is answered where the keys lie, with the places of those keys."""
+        everything = [*range(len(request.keys))]
+        if self._leaders.is_alone:
+            return [(everything, await here(request))]
+        keys = _keys(request.keys, count_max=limits.READ_KEY_COUNT_MAX)
+        refs = _partitions(self._broker, request, keys, call.path.rpartition("/")[2])
+
+        def make(places: list[int]) -> Keyed:
+            return type(request)(
+                topic=request.topic,
+                partition=request.partition,
+                channel=request.channel,
+                keys=[request.keys[place] for place in places],
+            )
+
+        return await self._leaders.ask_items(call, refs, make, here)
+
+    async def _scan(self, request: pb.ScanRequest) -> raw_pb2.RawScan:
         topic = self._broker.catalog.topic(request.topic)
         produce.check_kind(topic, "Scan")
         count_max = limits.check_range(
@@ -141,14 +217,18 @@ class KeyValue:
 class CompatibleKeyValue:
     """The calls of InternalService that read by key."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
         self._broker = broker
+        self._leaders = leaders
 
     async def get_by_key(self, request: compat_pb.GetRequest) -> compat_pb.Message:
         """
         Raises:
             NotFoundError: nothing stands under the key.
         """
+        return await self._leaders.ask(GET_BY_KEY, request, self._get_by_key)
+
+    async def _get_by_key(self, request: compat_pb.GetRequest) -> compat_pb.Message:
         entry, channel = self._find(request, "GetByKey")
         if entry is None:
             raise NotFoundError(
@@ -159,6 +239,9 @@ class CompatibleKeyValue:
 
     async def has_key(self, request: compat_pb.GetRequest) -> compat_pb.HasResponse:
         """Does exactly this key hold something?"""
+        return await self._leaders.ask(HAS_KEY, request, self._has_key)
+
+    async def _has_key(self, request: compat_pb.GetRequest) -> compat_pb.HasResponse:
         entry, _ = self._find(request, "HasKey")
         return compat_pb.HasResponse(exists=entry is not None)
 

@@ -7,15 +7,16 @@ may come and go between pages, and none that stays is left out or comes twice.
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from operator import itemgetter
 
 from google.protobuf.message import Message
 
 from sandglass.broker.status import PartPlace, Status
 from sandglass.core import limits
-from sandglass.core.topic import Topic
+from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import InvalidError
 from sandglass.surface.admin_values import part_to_wire, partition_to_wire, topic_to_wire
 from sandglass.wire.v1 import admin_pb2
@@ -83,11 +84,14 @@ def topics_page(
 async def groups_page(
     topic: Topic,
     known: Iterable[admin_pb2.Group],
-    status: Status,
+    parts_of: Callable[
+        [admin_pb2.ListGroupsRequest], Awaitable[Sequence[admin_pb2.ListGroupsReply]]
+    ],
     request: admin_pb2.ListGroupsRequest,
 ) -> admin_pb2.ListGroupsReply:
     """
-    A page of the groups of a topic, which come by name, and then of their parts.
+    A page of the groups of a topic, which come by name, and then of their parts, of which
+    `parts_of` gets a page from each node that has some.
 
     Raises:
         InvalidError: as `topics_page`.
@@ -104,22 +108,75 @@ async def groups_page(
             return page
         page.known.append(group)
         token = _token(group.name, "", "")
-    async with aclosing(status.parts(topic, request.group, after=last)) as parts:
-        async for place, part in parts:
+    wanted = admin_pb2.ListGroupsRequest(
+        topic=request.topic,
+        group=request.group,
+        page_size=max(1, room.count),
+        page_token=b"" if last is None else request.page_token,
+        partitions=request.partitions,
+    )
+    order = {ref.id: place for place, ref in enumerate(topic.partitions)}
+    pages = [
+        (
+            [
+                (PartPlace(order.get(p.partition, 0), p.channel, p.group), p)
+                for p in each.groups
+            ],
+            bool(each.next_page_token),
+        )
+        for each in await parts_of(wanted)
+    ]
+    # Behind the last part of a page that goes on, nobody knows what it would have shown.
+    bound = min((some[-1][0] for some, goes_on in pages if goes_on), default=None)
+    for place, part in sorted((each for some, _ in pages for each in some), key=itemgetter(0)):
+        if bound is not None and place > bound:
+            break
+        if not room.takes(part):
+            page.next_page_token = token
+            return page
+        page.groups.append(part)
+        token = _part_token(place)
+    if bound is not None:
+        page.next_page_token = token
+    return page
+
+
+async def parts_page(
+    topic: Topic,
+    status: Status,
+    request: admin_pb2.ListGroupsRequest,
+    refs: Sequence[PartitionRef],
+) -> admin_pb2.ListGroupsReply:
+    """
+    A page of the parts that groups of a topic have in some partitions, and nothing else.
+
+    Raises:
+        InvalidError: as `topics_page`.
+    """
+    page, room = admin_pb2.ListGroupsReply(), Room.of(request.page_size)
+    name, partition, channel = _read(request.page_token, 3)
+    last = PartPlace(_number(partition), channel, name) if partition else None
+    parts = status.parts(topic, request.group, after=last, refs=refs)
+    async with aclosing(parts) as found:
+        async for place, part in found:
             wire = part_to_wire(part)
             if not room.takes(wire):
-                page.next_page_token = token
+                assert last is not None, "the first one fits"
+                page.next_page_token = _part_token(last)
                 break
             page.groups.append(wire)
-            token = _token(place.group, str(place.partition), place.channel)
+            last = place
     return page
 
 
 async def partitions_page(
-    topic: Topic, status: Status, request: admin_pb2.ShowTopicRequest
+    topic: Topic,
+    status: Status,
+    request: admin_pb2.ShowTopicRequest,
+    refs: Sequence[PartitionRef],
 ) -> admin_pb2.ShowTopicReply:
     """
-    A page of the partitions of a topic, with their channels: as many as fit, and the others on
+    A page of some partitions of a topic, with their channels: as many as fit, and the others on
     the next page.
 
     Raises:
@@ -129,6 +186,8 @@ async def partitions_page(
     room = Room.of(request.page_size)
     partition, channel = _read(request.page_token, 2)
     for place in range(_number(partition or "0"), len(topic.partitions)):
+        if topic.partitions[place] not in refs:
+            continue
         seen = status.partition(topic.partitions[place])
         if seen is None:
             break  # the topic was deleted meanwhile
@@ -149,6 +208,35 @@ async def partitions_page(
         channel = ""
         await asyncio.sleep(0)
     return page
+
+
+def joined_partitions(
+    topic: Topic,
+    request: admin_pb2.ShowTopicRequest,
+    replies: Sequence[admin_pb2.ShowTopicReply],
+) -> admin_pb2.ShowTopicReply:
+    """A page made of those of several nodes, each of which leads other partitions."""
+    page = admin_pb2.ShowTopicReply(topic=topic_to_wire(topic))
+    room = Room.of(request.page_size)
+    order = {ref.id: place for place, ref in enumerate(topic.partitions)}
+    tokens = [each.next_page_token for each in replies if each.next_page_token]
+    ends = [(_number(_read(token, 2)[0]), token) for token in tokens]
+    bound = min(ends, default=None)
+    found = ((order.get(e.id, 0), e) for reply in replies for e in reply.partitions)
+    for place, partition in sorted(found, key=itemgetter(0)):
+        if bound is not None and place > bound[0]:
+            break
+        if not room.takes(partition):
+            page.next_page_token = _token(str(place), "")
+            return page
+        page.partitions.append(partition)
+    if bound is not None:
+        page.next_page_token = bound[1]
+    return page
+
+
+def _part_token(place: PartPlace) -> bytes:
+    return _token(place.group, str(place.partition), place.channel)
 
 
 def _fitting(names: Sequence[str], size_bytes: int) -> int:

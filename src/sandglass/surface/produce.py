@@ -18,14 +18,17 @@ from sandglass.core.message import Batch, Entries, Placed, channel_to_write
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.errors import PreconditionError, SandglassError
 from sandglass.wire import convert
-from sandglass.wire.compatible import cut_compatible
+from sandglass.wire.compatible import CompatibleProduce, cut_compatible
 from sandglass.wire.entries import cut_put, entries_by_partition
 from sandglass.wire.v1 import broker_pb2, keyvalue_pb2
 
 
 @dataclass(frozen=True, slots=True)
-class _Atom:
-    """`places` are its messages' in the request; None when it is all of it."""
+class Atom:
+    """
+    What goes to one partition. `places` are its messages' in the request; None when it is all
+    of it.
+    """
 
     partition: PartitionRef
     channel: str
@@ -46,7 +49,7 @@ async def produce(broker: Broker, request: broker_pb2.ProduceRequest) -> list[Pl
         SandglassError: as the broker says. If some partitions have taken their part and others
             have not, `is_result_unknown` is set.
     """
-    return await _append(broker, _atoms(broker, request))
+    return await append(broker, atoms_of(broker, request))
 
 
 def produce_nowait(
@@ -58,7 +61,7 @@ def produce_nowait(
     Raises:
         SandglassError: nothing was appended, and `answered` is never called.
     """
-    _append_nowait(broker, _atoms(broker, request), answered)
+    _append_nowait(broker, atoms_of(broker, request), answered)
 
 
 async def produce_reply(
@@ -82,18 +85,8 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
     Raises:
         As `produce`.
     """
-    cut = cut_compatible(request)
-    topic = broker.catalog.topic(cut.topic)
-    atoms: list[_Atom] = []
-    for part in cut.parts:
-        channel = channel_to_write(part.channel)
-        routed = _routed(broker, topic, cut.partition, channel, part.checked)
-        if part.places is not None:
-            routed = [
-                replace(atom, places=_within(part.places, atom.places)) for atom in routed
-            ]
-        atoms += routed
-    all_placed = await _append(broker, atoms)
+    cut, atoms = atoms_of_compatible(broker, request)
+    all_placed = await append(broker, atoms)
     if len(all_placed) == 1:
         return list(convert.offsets_of(all_placed[0]))
     offsets = [b""] * cut.count
@@ -104,6 +97,22 @@ async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
     return offsets
 
 
+def atoms_of_compatible(broker: Broker, request: bytes) -> tuple[CompatibleProduce, list[Atom]]:
+    """A serialized compatible request, checked, and what of it goes where."""
+    cut = cut_compatible(request)
+    topic = broker.catalog.topic(cut.topic)
+    atoms: list[Atom] = []
+    for part in cut.parts:
+        channel = channel_to_write(part.channel)
+        routed = _routed(broker, topic, cut.partition, channel, part.checked)
+        if part.places is not None:
+            routed = [
+                replace(atom, places=_within(part.places, atom.places)) for atom in routed
+            ]
+        atoms += routed
+    return cut, atoms
+
+
 async def put(broker: Broker, request: bytes) -> keyvalue_pb2.PutReply:
     """
     Carries out a serialized `PutRequest`.
@@ -112,12 +121,17 @@ async def put(broker: Broker, request: bytes) -> keyvalue_pb2.PutReply:
         PreconditionError: the topic is none for keys.
         SandglassError: as `produce`.
     """
+    placed = await append(broker, atoms_of_put(broker, request))
+    return keyvalue_pb2.PutReply(placed=map(convert.placed_to_wire, placed))
+
+
+def atoms_of_put(broker: Broker, request: bytes) -> list[Atom]:
+    """What of a serialized `PutRequest` goes where."""
     alias, checked = cut_put(request)
     topic = broker.catalog.topic(alias.topic)
     check_kind(topic, "Put")
     channel = channel_to_write(alias.channel)
-    placed = await _append(broker, _entries(broker, topic, alias.partition, channel, checked))
-    return keyvalue_pb2.PutReply(placed=map(convert.placed_to_wire, placed))
+    return _entries(broker, topic, alias.partition, channel, checked)
 
 
 def check_kind(topic: Topic, call: str) -> None:
@@ -132,13 +146,14 @@ def check_kind(topic: Topic, call: str) -> None:
         )
 
 
-def _atoms(broker: Broker, request: broker_pb2.ProduceRequest) -> list[_Atom]:
+def atoms_of(broker: Broker, request: broker_pb2.ProduceRequest) -> list[Atom]:
+    """What of a request goes where."""
     topic = broker.catalog.topic(request.topic)
     channel = channel_to_write(request.channel)
     content = (request.batch, request.count, request.due_ms, request.delay_ms)
     plain = convert.cut_plain(*content) if topic.kind is TopicKind.TIMER else None
     if plain is not None:
-        return [_Atom(_named_or_next(broker, topic, request.partition), channel, None, plain)]
+        return [Atom(_named_or_next(broker, topic, request.partition), channel, None, plain)]
     checked = convert.check_batch(*content)
     return _routed(broker, topic, request.partition, channel, checked)
 
@@ -153,30 +168,30 @@ def _named_or_next(broker: Broker, topic: Topic, partition: str) -> PartitionRef
 
 def _routed(
     broker: Broker, topic: Topic, partition: str, channel: str, checked: convert.Checked
-) -> list[_Atom]:
+) -> list[Atom]:
     if topic.kind is TopicKind.KV:
         return _entries(broker, topic, partition, channel, checked)
     partitions = topic.partitions
     keys = None if partition or len(partitions) == 1 else convert.keys_of(checked)
     if keys is None:
         target = _named_or_next(broker, topic, partition)
-        return [_Atom(target, channel, None, convert.cut(checked))]
+        return [Atom(target, channel, None, convert.cut(checked))]
     spread = 0 if all(keys) else partitions.index(broker.catalog.spread(topic))
     split = convert.split_by_partition(
         checked, convert.places_of(keys, len(partitions), spread=spread)
     )
-    return [_Atom(partitions[place], channel, places, batch) for place, places, batch in split]
+    return [Atom(partitions[place], channel, places, batch) for place, places, batch in split]
 
 
 def _entries(
     broker: Broker, topic: Topic, partition: str, channel: str, checked: convert.Checked
-) -> list[_Atom]:
+) -> list[Atom]:
     partitions = topic.partitions
     named = None
     if partition:
         named = partitions.index(broker.catalog.partition(topic, partition))
     cut = entries_by_partition(checked, topic.name, len(partitions), named)
-    return [_Atom(partitions[place], channel, places, batch) for place, places, batch in cut]
+    return [Atom(partitions[place], channel, places, batch) for place, places, batch in cut]
 
 
 def _within(outer: Sequence[int], inner: list[int] | None) -> list[int]:
@@ -184,7 +199,8 @@ def _within(outer: Sequence[int], inner: list[int] | None) -> list[int]:
     return list(outer) if inner is None else [outer[place] for place in inner]
 
 
-async def _append(broker: Broker, atoms: list[_Atom]) -> list[Placed]:
+async def append(broker: Broker, atoms: list[Atom]) -> list[Placed]:
+    """Appends what was made of one request; see `produce`."""
     future: asyncio.Future[list[Placed]] = asyncio.get_running_loop().create_future()
 
     def answered(placed: list[Placed], error: SandglassError | None) -> None:
@@ -199,7 +215,7 @@ async def _append(broker: Broker, atoms: list[_Atom]) -> list[Placed]:
     return await future
 
 
-def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> None:
+def _append_nowait(broker: Broker, atoms: list[Atom], answered: Answered) -> None:
     if len(atoms) == 1:
         _append_one(broker, atoms[0], answered)
         return
@@ -218,7 +234,7 @@ def _append_nowait(broker: Broker, atoms: list[_Atom], answered: Answered) -> No
     gathering.close()
 
 
-def _append_one(broker: Broker, atom: _Atom, answered: Answered) -> None:
+def _append_one(broker: Broker, atom: Atom, answered: Answered) -> None:
     def told(placed: Placed | None, error: SandglassError | None) -> None:
         answered([] if placed is None else [placed], error)
 

@@ -36,6 +36,7 @@ from sandglass.errors import (
 )
 from sandglass.ports import Clock
 from sandglass.security.guard import Guard
+from sandglass.surface.leaders import Caller, caller
 from sandglass.web.answers import ClientGoneError, Refusal, refused
 from sandglass.web.bounds import Bounds
 from sandglass.web.hosts import Hosts
@@ -113,6 +114,7 @@ class Gate:
             return
         if self.is_draining:
             raise UnavailableError("the node is stopping", retry_after_ms=1000)
+        caller.set(Caller(authorization=headers.one("authorization")))
         scope["state"]["held"] = nullcontext
         if self._guard is not None:
             admission = self._guard.admit(headers.all("authorization"))

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from sandglass.broker.broker import Broker
 from sandglass.errors import InvalidError
 from sandglass.surface.admin import Admin
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web.answers import answer
 from sandglass.web.body import check_known, read_known
 from sandglass.wire import gateway
@@ -29,8 +30,8 @@ _FIELDS: Final = {
 class Groups:
     """Each method answers one route."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._admin = Admin(broker)
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
+        self._admin = Admin(broker, leaders)
 
     async def set_topic(self, request: Request) -> Response:
         """What is given of `Settings`, and nothing else; the `Topic`."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from sandglass.broker.broker import Broker
 from sandglass.errors import NotFoundError
 from sandglass.surface.keyvalue import KeyValue
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web.answers import answer
 from sandglass.web.body import read_json
 from sandglass.web.topics import read_all
@@ -24,8 +25,8 @@ from sandglass.wire.v1 import keyvalue_pb2 as pb
 class Keys:
     """Each method answers one route."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._service = KeyValue(broker)
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
+        self._service = KeyValue(broker, leaders)
 
     async def show(self, request: Request) -> Response:
         """The entry under the key of the path."""

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sandglass.broker.broker import Broker
-from sandglass.core.dispatch import Delivery
 from sandglass.core.message import channel_to_read
 from sandglass.core.topic import Topic
 from sandglass.surface.consume import Consuming
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web.answers import JSON_TYPE, ClientGoneError, answer
 from sandglass.web.body import read_json
-from sandglass.wire import gateway
+from sandglass.wire import convert, gateway
 from sandglass.wire.v1 import broker_pb2
 
 Result = TypeVar("Result")
@@ -30,8 +30,9 @@ Result = TypeVar("Result")
 class Leases:
     """Each method answers one route."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._consuming = Consuming(broker)
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
+        self._broker = broker
+        self._consuming = Consuming(broker, leaders)
 
     async def consume(self, request: Request) -> Response:
         """`ConsumeRequest`; `Deliveries`."""
@@ -39,9 +40,10 @@ class Leases:
         wire = gateway.to_message(fields, broker_pb2.ConsumeRequest)
         request.state.deadline.reschedule(None)
         async with request.state.held():
-            topic, deliveries = await _while_connected(request, self._consuming.take(wire))
+            reply = await _while_connected(request, self._consuming.consume(wire))
         channel = channel_to_read(wire.channel)
-        shown = [await _shown(topic, each, channel) for each in deliveries]
+        topic = self._broker.catalog.topic(wire.topic)
+        shown = [await _shown(topic, each, channel) for each in reply.deliveries]
         return Response(f'{{"deliveries":[{",".join(shown)}]}}', media_type=JSON_TYPE)
 
     async def settle(self, request: Request) -> Response:
@@ -80,27 +82,25 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) 
         await asyncio.wait([working, watching])
 
 
-async def _shown(topic: Topic, delivery: Delivery, channel: str) -> str:
+async def _shown(topic: Topic, delivery: broker_pb2.Delivery, channel: str) -> str:
     """A delivery as JSON, with a breath for others after each row."""
-    lease = delivery.lease
-    numbers = {ref.number: place for place, ref in enumerate(topic.partitions)}
-    place = numbers[delivery.partition]
-    head = {
+    place = delivery.partition_number
+    head: dict[str, Any] = {
         "partition": topic.partitions[place].id,
         "partitionNumber": place,
-        "token": str(lease.token),
+        "token": str(delivery.token),
         "attempt": delivery.attempt,
-        "leaseMs": str(lease.lease_ms),
+        "leaseMs": str(delivery.lease_ms),
     }
-    origin = delivery.slices[0].origin
-    if origin is not None:
+    if delivery.HasField("dead_letter"):
+        origin = delivery.dead_letter
         head["deadLetter"] = {
             "group": origin.group,
             "attempts": origin.attempts,
             "reason": origin.reason,
         }
     messages: list[str] = []
-    for piece in delivery.slices:
+    for piece in convert.slices_of(delivery):
         messages += gateway.message_objects(piece, channel)
         await asyncio.sleep(0)
     return f'{json.dumps(head)[:-1]},"messages":[{",".join(messages)}]}}'

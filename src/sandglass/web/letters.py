@@ -12,6 +12,7 @@ from starlette.responses import Response
 from sandglass.broker.broker import Broker
 from sandglass.errors import InvalidError
 from sandglass.surface.admin import Admin
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web.answers import answer, paged
 from sandglass.web.body import check_known, read_known, read_page
 from sandglass.wire import gateway
@@ -24,8 +25,8 @@ PAGE: Final = ("pageSize", "pageToken", "messages")
 class Letters:
     """Each method answers one route."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._admin = Admin(broker)
+    def __init__(self, broker: Broker, leaders: Leaders = ALONE) -> None:
+        self._admin = Admin(broker, leaders)
 
     async def list_dead(self, request: Request) -> Response:
         """A page of dead letters, in the order of their death."""

@@ -10,6 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from sandglass.broker.broker import Broker
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web.groups import Groups
 from sandglass.web.keyvalue import Keys
 from sandglass.web.leases import Leases
@@ -37,14 +38,14 @@ class Desks:
     probes: Probes
 
 
-def desks(broker: Broker, streams: Streams, probes: Probes) -> Desks:
+def desks(broker: Broker, streams: Streams, probes: Probes, leaders: Leaders = ALONE) -> Desks:
     """All of them, over one broker."""
     return Desks(
-        Topics(broker, streams),
-        Groups(broker),
-        Leases(broker),
-        Letters(broker),
-        Keys(broker),
+        Topics(broker, streams, leaders),
+        Groups(broker, leaders),
+        Leases(broker, leaders),
+        Letters(broker, leaders),
+        Keys(broker, leaders),
         probes,
     )
 

@@ -21,6 +21,7 @@ from sandglass.errors import PreconditionError
 from sandglass.ports import Clock
 from sandglass.security.access import Access
 from sandglass.surface.files import file_count_max
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.telemetry import HttpCounts
 from sandglass.web.bounds import Bounds, fitting
 from sandglass.web.gate import Gate
@@ -84,6 +85,7 @@ async def serve(
     names: Iterable[str] = (),
     bounds: Bounds | None = None,
     access: Access | None = None,
+    leaders: Leaders = ALONE,
 ) -> Surface:
     """
     Listens on `host` and `port`; port 0 takes a free one.
@@ -92,6 +94,7 @@ async def serve(
         scraped: the metrics as text, with these counts in them.
         troubled: why the node should get no traffic; empty if it may.
         names: what the node is called, beside `host` and loopback.
+        leaders: where requests go on for partitions that other nodes lead.
         access: whom to let in, and with what TLS; everybody, and with none, by default.
 
     Raises:
@@ -106,7 +109,7 @@ async def serve(
         lambda: scraped(counts),
     )
     gate = Gate(
-        router(table(desks(broker, streams, probes))),
+        router(table(desks(broker, streams, probes, leaders))),
         bounds=bounds,
         hosts=Hosts(host, names),
         clock=clock,

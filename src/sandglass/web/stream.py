@@ -21,12 +21,11 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from sandglass.broker.drain import Drain
 from sandglass.broker.outgoing import Flow
 from sandglass.core import limits
-from sandglass.core.dispatch import Delivery
 from sandglass.errors import InvalidError, SandglassError, UnavailableError
 from sandglass.settings import parse_duration
+from sandglass.surface.following import Draining, Handed
 from sandglass.web.answers import JSON_TYPE, stream_error
 from sandglass.wire import gateway
 
@@ -67,7 +66,7 @@ class MessageStream:
 
     def __init__(
         self,
-        drain: Drain,
+        drain: Draining,
         flow: Flow,
         channel: str,
         streams: Streams,
@@ -134,16 +133,17 @@ class MessageStream:
             delivery = await self._drain.next()
             self._sent_count = 0
 
-    async def _send_delivery(self, delivery: Delivery, send: Send) -> None:
+    async def _send_delivery(self, delivery: Handed, send: Send) -> None:
         self._sent_count = 0
         count = size_bytes = 0
+        all_count = sum(piece.count for piece in delivery.slices)
         lines: list[str] = []
         for piece in delivery.slices:
             for shown in gateway.message_objects(piece, self._channel):
                 lines.append(self._line(shown))
                 size_bytes += len(shown)
                 count += 1
-                if size_bytes >= PIECE_BYTES or count == delivery.lease.count:
+                if size_bytes >= PIECE_BYTES or count == all_count:
                     await _send(send, "".join(lines))
                     if self._is_over:
                         return

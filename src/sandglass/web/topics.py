@@ -16,8 +16,9 @@ from sandglass.errors import InvalidError, SandglassError
 from sandglass.settings import parse_duration
 from sandglass.surface.admin import Admin
 from sandglass.surface.compat import BrokerService
+from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.surface.pacing import drain_room
-from sandglass.surface.produce import produce
+from sandglass.surface.producing import Producing
 from sandglass.web.answers import answer, answer_list, stream_error
 from sandglass.web.body import read_json, read_page
 from sandglass.web.stream import MessageStream, Streams, is_for_events, wait_s_of
@@ -34,10 +35,11 @@ Made = TypeVar("Made", bound=Message)
 class Topics:
     """Each method answers one route."""
 
-    def __init__(self, broker: Broker, streams: Streams) -> None:
+    def __init__(self, broker: Broker, streams: Streams, leaders: Leaders = ALONE) -> None:
         self._broker = broker
-        self._service = BrokerService(broker)
-        self._admin = Admin(broker)
+        self._service = BrokerService(broker, leaders)
+        self._producing = Producing(broker, leaders)
+        self._admin = Admin(broker, leaders)
         self._streams = streams
 
     async def list_topics(self, request: Request) -> Response:
@@ -97,8 +99,7 @@ class Topics:
         listed = gateway.objects(fields, "messages")
         dues, delays = _times(fields, listed)
         messages = await read_all(listed, broker_pb2.Message)
-        placed = await produce(
-            self._broker,
+        reply = await self._producing.produce(
             broker_pb2.ProduceRequest(
                 topic=request.path_params["topic"],
                 partition=request.path_params.get("partition", ""),
@@ -107,8 +108,9 @@ class Topics:
                 count=len(messages),
                 due_ms=dues,
                 delay_ms=delays,
-            ),
+            )
         )
+        placed = map(convert.placed_from_wire, reply.placed)
         return answer(compat.ProduceResponse(offsets=_in_order(placed, len(messages))))
 
     async def consume(self, request: Request) -> "MessageStream | StreamRefused":

@@ -28,7 +28,7 @@ import mmh3
 from google.protobuf.message import DecodeError
 
 from sandglass.core import limits, offset, routing
-from sandglass.core.message import NOW, Batch, Placed
+from sandglass.core.message import NOW, Batch, Placed, Slice
 from sandglass.errors import InvalidError
 from sandglass.wire.compat import sandglass_pb2 as compat
 from sandglass.wire.v1 import broker_pb2, raw_pb2
@@ -244,6 +244,33 @@ def raw_messages(body: bytes) -> Sequence[bytes]:
     return raw_pb2.RawBatch.FromString(body).messages
 
 
+def slices_of(wire: broker_pb2.Delivery | broker_pb2.Fetched) -> list[Slice]:
+    """The messages of a delivery: a slice for each run, of a row of its own."""
+    raws = raw_messages(wire.batch)
+    slices: list[Slice] = []
+    first = 0
+    for place, count in enumerate(wire.run_count):
+        some = raws[first : first + count]
+        body = (
+            wire.batch
+            if count == len(raws)
+            else raw_pb2.RawBatch(messages=some).SerializeToString()
+        )
+        slices.append(
+            Slice(
+                body,
+                count,
+                0,
+                count,
+                wire.run_due_ms[place],
+                wire.run_first_index[place],
+                wire.run_produced_ms[place],
+            )
+        )
+        first += count
+    return slices
+
+
 def placed_to_wire(placed: Placed) -> broker_pb2.Placed:
     """A core `Placed` as the message of the protocol."""
     return broker_pb2.Placed(
@@ -252,6 +279,17 @@ def placed_to_wire(placed: Placed) -> broker_pb2.Placed:
         run_due_ms=placed.dues,
         run_count=placed.counts,
         request_places=placed.request_places or [],
+    )
+
+
+def placed_from_wire(wire: broker_pb2.Placed) -> Placed:
+    """The message of the protocol as a core `Placed`."""
+    return Placed(
+        wire.partition,
+        wire.first_index,
+        [*wire.run_due_ms],
+        [*wire.run_count],
+        [*wire.request_places] or None,
     )
 
 

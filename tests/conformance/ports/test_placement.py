@@ -74,6 +74,23 @@ async def test_all_know_what_one_has_set(placements: tuple[Placement, Placement]
     assert second.entries["node.b"].revision == first.entries["node.b"].revision
 
 
+async def test_what_was_set_before_a_revision_is_known_once_it_is_reached(
+    placements: tuple[Placement, Placement],
+) -> None:
+    first, second = placements
+    await first.set("topic.a", b"1")
+    await first.set("topic.b", b"2")
+    await first.delete("topic.a")
+
+    assert first.revision > 0
+    async with asyncio.timeout(DEADLINE_S):
+        await second.reached(first.revision)
+        await first.reached(first.revision)
+
+    assert {"topic.b"} == set(second.entries) == set(first.entries)
+    assert second.revision == first.revision
+
+
 async def test_of_many_who_claim_one_wins(placements: tuple[Placement, Placement]) -> None:
     first, second = placements
 

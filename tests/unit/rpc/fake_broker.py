@@ -38,7 +38,12 @@ class FakeStatus:
         return PartitionStatus(ref.id, 7, offset.make(NOW_MS, 7), ["master"])
 
     async def parts(
-        self, topic: Topic, group: str = "", *, after: PartPlace | None = None
+        self,
+        topic: Topic,
+        group: str = "",
+        *,
+        after: PartPlace | None = None,
+        refs: Sequence[PartitionRef] = (),
     ) -> AsyncGenerator[tuple[PartPlace, GroupStatus]]:
         name, partition = group or "g", topic.partitions[0].id
         committed, consumed = offset.make(NOW_MS, 1), offset.make(NOW_MS, 2)

@@ -123,6 +123,8 @@ BY_PATH = {"topic", "partition"}
 OURS = {"Message": {"id", "headers"}}
 UNTOLD = {
     "MarkRequest": {"state"},
+    "ConsumeRequest": {"pullId", "isLetGo"},
+    "ItemError": {"leader"},
     "Topics": {"nextPageToken"},
     "Outcome": {"requestId", "subscriptionId"},
     "OutcomeReply": {"requestId"},

@@ -56,7 +56,7 @@ class Relays:
             self._relays.pop(session.id, None)
 
     def _dial(self, metadata: list[tuple[str, str]], address: str) -> Any:
-        open_stream = cast(Any, self._peers.channel(address)).stream_stream(
+        open_stream = cast(Any, self._peers.channel(address, may_wait=True)).stream_stream(
             SESSION_METHOD, None, pb.ServerFrame.FromString
         )
         return open_stream(metadata=metadata)

@@ -92,14 +92,16 @@ class ListTopicsReply(_message.Message):
     def __init__(self, topics: _Optional[_Iterable[_Union[Topic, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ...) -> None: ...
 
 class ShowTopicRequest(_message.Message):
-    __slots__ = ("name", "page_size", "page_token")
+    __slots__ = ("name", "page_size", "page_token", "partitions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     page_size: int
     page_token: bytes
-    def __init__(self, name: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ShowTopicReply(_message.Message):
     __slots__ = ("topic", "partitions", "next_page_token")
@@ -148,16 +150,18 @@ class DeleteTopicReply(_message.Message):
     def __init__(self) -> None: ...
 
 class ListGroupsRequest(_message.Message):
-    __slots__ = ("topic", "group", "page_size", "page_token")
+    __slots__ = ("topic", "group", "page_size", "page_token", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
     page_size: int
     page_token: bytes
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListGroupsReply(_message.Message):
     __slots__ = ("groups", "known", "next_page_token")
@@ -204,16 +208,18 @@ class GroupStart(_message.Message):
     def __init__(self, at_ms: _Optional[int] = ..., now: _Optional[bool] = ...) -> None: ...
 
 class CreateGroupRequest(_message.Message):
-    __slots__ = ("topic", "group", "start", "settings")
+    __slots__ = ("topic", "group", "start", "settings", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
     start: GroupStart
     settings: GroupSettings
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., start: _Optional[_Union[GroupStart, _Mapping]] = ..., settings: _Optional[_Union[GroupSettings, _Mapping]] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., start: _Optional[_Union[GroupStart, _Mapping]] = ..., settings: _Optional[_Union[GroupSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateGroupReply(_message.Message):
     __slots__ = ("group",)
@@ -240,30 +246,34 @@ class SetGroupReply(_message.Message):
     def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class DeleteGroupRequest(_message.Message):
-    __slots__ = ("topic", "group")
+    __slots__ = ("topic", "group", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeleteGroupReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class SeekGroupRequest(_message.Message):
-    __slots__ = ("topic", "group", "start", "partition", "offset")
+    __slots__ = ("topic", "group", "start", "partition", "offset", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     group: str
     start: GroupStart
     partition: str
     offset: bytes
-    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., start: _Optional[_Union[GroupStart, _Mapping]] = ..., partition: _Optional[str] = ..., offset: _Optional[bytes] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., group: _Optional[str] = ..., start: _Optional[_Union[GroupStart, _Mapping]] = ..., partition: _Optional[str] = ..., offset: _Optional[bytes] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SeekGroupReply(_message.Message):
     __slots__ = ("group",)
@@ -352,20 +362,22 @@ class StoredDeadLetter(_message.Message):
     def __init__(self, letter: _Optional[_Union[StoredMessage, _Mapping]] = ..., group: _Optional[str] = ..., channel: _Optional[str] = ..., attempts: _Optional[int] = ..., reason: _Optional[str] = ..., original_offset: _Optional[bytes] = ...) -> None: ...
 
 class ListDeadLettersRequest(_message.Message):
-    __slots__ = ("topic", "filter", "is_newest_first", "page_size", "page_token", "with_messages")
+    __slots__ = ("topic", "filter", "is_newest_first", "page_size", "page_token", "with_messages", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     IS_NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     WITH_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     filter: DeadLetterFilter
     is_newest_first: bool
     page_size: int
     page_token: bytes
     with_messages: bool
-    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., is_newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., with_messages: _Optional[bool] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., is_newest_first: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., with_messages: _Optional[bool] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListDeadLettersReply(_message.Message):
     __slots__ = ("letters", "next_page_token")
@@ -376,12 +388,14 @@ class ListDeadLettersReply(_message.Message):
     def __init__(self, letters: _Optional[_Iterable[_Union[StoredDeadLetter, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ...) -> None: ...
 
 class CountDeadLettersRequest(_message.Message):
-    __slots__ = ("topic", "filter")
+    __slots__ = ("topic", "filter", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     filter: DeadLetterFilter
-    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeadLetterGroupCount(_message.Message):
     __slots__ = ("group", "channel", "count")
@@ -412,18 +426,20 @@ class DeadLetterPlace(_message.Message):
     def __init__(self, partition: _Optional[str] = ..., offset: _Optional[bytes] = ...) -> None: ...
 
 class TakeDeadLettersRequest(_message.Message):
-    __slots__ = ("topic", "filter", "places", "limit", "before_ms")
+    __slots__ = ("topic", "filter", "places", "limit", "before_ms", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     filter: DeadLetterFilter
     places: _containers.RepeatedCompositeFieldContainer[DeadLetterPlace]
     limit: int
     before_ms: int
-    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., places: _Optional[_Iterable[_Union[DeadLetterPlace, _Mapping]]] = ..., limit: _Optional[int] = ..., before_ms: _Optional[int] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., filter: _Optional[_Union[DeadLetterFilter, _Mapping]] = ..., places: _Optional[_Iterable[_Union[DeadLetterPlace, _Mapping]]] = ..., limit: _Optional[int] = ..., before_ms: _Optional[int] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TakeDeadLettersReply(_message.Message):
     __slots__ = ("count", "skipped_count", "before_ms")
@@ -436,16 +452,18 @@ class TakeDeadLettersReply(_message.Message):
     def __init__(self, count: _Optional[int] = ..., skipped_count: _Optional[int] = ..., before_ms: _Optional[int] = ...) -> None: ...
 
 class CountPendingRequest(_message.Message):
-    __slots__ = ("topic", "channel", "from_ms", "to_ms")
+    __slots__ = ("topic", "channel", "from_ms", "to_ms", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     FROM_MS_FIELD_NUMBER: _ClassVar[int]
     TO_MS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     channel: str
     from_ms: int
     to_ms: int
-    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CountPendingReply(_message.Message):
     __slots__ = ("count", "is_lower_bound", "next_due_ms")
@@ -458,7 +476,7 @@ class CountPendingReply(_message.Message):
     def __init__(self, count: _Optional[int] = ..., is_lower_bound: _Optional[bool] = ..., next_due_ms: _Optional[int] = ...) -> None: ...
 
 class ListPendingRequest(_message.Message):
-    __slots__ = ("topic", "channel", "from_ms", "to_ms", "page_size", "page_token", "with_messages")
+    __slots__ = ("topic", "channel", "from_ms", "to_ms", "page_size", "page_token", "with_messages", "partitions")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     FROM_MS_FIELD_NUMBER: _ClassVar[int]
@@ -466,6 +484,7 @@ class ListPendingRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     WITH_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     topic: str
     channel: str
     from_ms: int
@@ -473,7 +492,8 @@ class ListPendingRequest(_message.Message):
     page_size: int
     page_token: bytes
     with_messages: bool
-    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., with_messages: _Optional[bool] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, topic: _Optional[str] = ..., channel: _Optional[str] = ..., from_ms: _Optional[int] = ..., to_ms: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[bytes] = ..., with_messages: _Optional[bool] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListPendingReply(_message.Message):
     __slots__ = ("messages", "next_page_token")

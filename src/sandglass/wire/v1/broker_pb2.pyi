@@ -353,7 +353,7 @@ class ServerFrame(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[OutcomeReply, _Mapping]]] = ..., extends: _Optional[_Iterable[_Union[ExtendReply, _Mapping]]] = ..., subscribed: _Optional[_Iterable[_Union[Subscribed, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[ProduceReply, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[SubscriptionEnded, _Mapping]]] = ..., is_draining: _Optional[bool] = ...) -> None: ...
 
 class ConsumeRequest(_message.Message):
-    __slots__ = ("topic", "partitions", "channel", "group", "consumer", "count_max", "bytes_max", "wait_ms", "start", "ack_timeout_ms")
+    __slots__ = ("topic", "partitions", "channel", "group", "consumer", "count_max", "bytes_max", "wait_ms", "start", "ack_timeout_ms", "pull_id", "is_let_go")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
@@ -364,6 +364,8 @@ class ConsumeRequest(_message.Message):
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     ACK_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    PULL_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_LET_GO_FIELD_NUMBER: _ClassVar[int]
     topic: str
     partitions: _containers.RepeatedScalarFieldContainer[str]
     channel: str
@@ -374,7 +376,9 @@ class ConsumeRequest(_message.Message):
     wait_ms: int
     start: Start
     ack_timeout_ms: int
-    def __init__(self, topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., count_max: _Optional[int] = ..., bytes_max: _Optional[int] = ..., wait_ms: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ...) -> None: ...
+    pull_id: str
+    is_let_go: bool
+    def __init__(self, topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., count_max: _Optional[int] = ..., bytes_max: _Optional[int] = ..., wait_ms: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., pull_id: _Optional[str] = ..., is_let_go: _Optional[bool] = ...) -> None: ...
 
 class ConsumeReply(_message.Message):
     __slots__ = ("deliveries",)
