@@ -13,10 +13,10 @@ SEEDS  ?= 1000# how many histories `make simulate` tries
 SECONDS ?= 60# that `make fuzz` gives each decoder
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo test test-faults check coverage format proto docs bench simulate fuzz lock clean dist
+.PHONY: help install demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv with everything, pinned by version and hash
 	@:
@@ -67,6 +67,9 @@ docs: install ## generate the reference pages that come from the code
 
 bench: install ## rates, CPU per message and latencies beside their floors
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-cluster: install ## three nodes beside their bare engines: rates, failover, what idle partitions cost
+	@$(BIN)/python -m bench.cluster $(ARGS)
 
 simulate: install ## try SEEDS random histories in virtual time
 	@$(BIN)/python -m sandglass.testing.simulate --seeds $(SEEDS) $(ARGS)

@@ -186,7 +186,7 @@ def figure(
 async def produce(bench: Bench) -> list[Figure]:
     """Batches of 1000 on one session; afterwards everything is read back."""
     figures: list[Figure] = []
-    batches = _pool(bench.sizes.produce_batches)
+    batches = pool(bench.sizes.produce_batches)
     requests = _requests("produce", batches)
     for kind in KINDS:
         async with bench.session(kind, "produce", topic="produce") as (server, session):
@@ -204,7 +204,7 @@ async def produce(bench: Bench) -> list[Figure]:
 async def consume(bench: Bench) -> list[Figure]:
     """Takes and acknowledges what was produced before; each acknowledgement is answered."""
     figures: list[Figure] = []
-    batches = _pool(bench.sizes.consume_batches)
+    batches = pool(bench.sizes.consume_batches)
     requests = _requests(KEPT_TOPIC, batches)
     for kind in KINDS:
         async with bench.session(kind, "consume", topic=KEPT_TOPIC) as (server, session):
@@ -223,7 +223,7 @@ async def consume(bench: Bench) -> list[Figure]:
 async def both(bench: Bench) -> list[Figure]:
     """One session produces while another consumes and acknowledges, until all is settled."""
     figures: list[Figure] = []
-    batches = _pool(bench.sizes.both_batches)
+    batches = pool(bench.sizes.both_batches)
     requests = _requests(KEPT_TOPIC, batches)
     count = len(batches) * BATCH_COUNT
     for kind in KINDS:
@@ -268,18 +268,18 @@ async def _check_group(session: Session, topic: str, count: int) -> None:
         raise WrongError(f"the group counts {status.acked_count} acks of {count}")
 
 
-def _pool(count: int) -> list[bytes]:
+def pool(count: int) -> list[bytes]:
     """`count` batches, `POOL_COUNT` different ones over and over."""
-    pool = [
+    different = [
         load.encode(load.values(BATCH_COUNT, first_number=place * BATCH_COUNT))
         for place in range(min(count, POOL_COUNT))
     ]
-    return [pool[place % POOL_COUNT] for place in range(count)]
+    return [different[place % POOL_COUNT] for place in range(count)]
 
 
 def _requests(topic: str, batches: list[bytes]) -> list[bytes]:
-    pool = [load.produce_request(topic, batch) for batch in batches[:POOL_COUNT]]
-    return [pool[place % POOL_COUNT] for place in range(len(batches))]
+    different = [load.produce_request(topic, batch) for batch in batches[:POOL_COUNT]]
+    return [different[place % POOL_COUNT] for place in range(len(batches))]
 
 
 # --- times ------------------------------------------------------------------------------------

@@ -75,10 +75,16 @@ def checksum(batch: bytes) -> int:
     return sum(map(crc32c, raw_pb2.RawBatch.FromString(batch).messages[:]))
 
 
-def produce_request(topic: str, batch: bytes, dues: Sequence[int] = ()) -> bytes:
+def produce_request(
+    topic: str, batch: bytes, dues: Sequence[int] = (), *, partition: str = ""
+) -> bytes:
     """A serialized `ProduceRequest` without its id."""
     return broker_pb2.ProduceRequest(
-        topic=topic, batch=batch, count=len(batch) // len(_MESSAGE), due_ms=dues
+        topic=topic,
+        partition=partition,
+        batch=batch,
+        count=len(batch) // len(_MESSAGE),
+        due_ms=dues,
     ).SerializeToString()
 
 
@@ -114,25 +120,38 @@ class Session:
     async def __aenter__(self) -> "Session":
         self._writer = asyncio.create_task(self._write())
         self.post(broker_pb2.ClientFrame(hello=broker_pb2.Hello(client_name="bench")))
-        frame = await self.read()
-        if not frame.HasField("welcome"):
-            raise WrongError(f"the first frame is no welcome: {str(frame)[:200]}")
+        try:
+            frame = await self.read()
+            if not frame.HasField("welcome"):
+                raise WrongError(f"the first frame is no welcome: {str(frame)[:200]}")
+        except BaseException:
+            await self._end()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
         assert self._writer is not None
         self._writer.cancel()
         self._call.cancel()
         await self._channel.close()
 
     async def create_topic(
-        self, name: str, *, partition_count: int = 1, is_kv: bool = False
+        self,
+        name: str,
+        *,
+        partition_count: int = 1,
+        replication_factor: int = 0,
+        is_kv: bool = False,
     ) -> list[str]:
         """With a retention that cuts nothing; returns the partitions' ids."""
         request = admin_pb2.CreateTopicRequest(
             name=name,
             kind=admin_pb2.TOPIC_KIND_KV if is_kv else admin_pb2.TOPIC_KIND_TIMER,
             partition_count=partition_count,
+            replication_factor=replication_factor,
             settings=admin_pb2.TopicSettings(retention_ms=RETENTION_MS),
         )
         call = self._channel.unary_unary("/sandglass.v1.Admin/CreateTopic")

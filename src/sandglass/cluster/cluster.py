@@ -396,6 +396,9 @@ class Cluster:
             replica.start()
         for number in self.replicas.keys() - wanted:
             replica = self.replicas.pop(number)
+            if self.catalog.placed_of(number) is None:
+                # Deleted: nobody takes it over, and its stream may be gone already.
+                replica.drop()
             await replica.stop()
             StorePart(self._store, number).wipe()
 

@@ -12,12 +12,15 @@ which can be cut.
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from sandglass.adapters.engine import ACCOUNT_USER, EngineConfig
+from sandglass.adapters.nats import Connection
+from sandglass.adapters.placement import STREAM as BUCKET_STREAM
 from sandglass.testing.engines import free_ports
 from sandglass.testing.process import NodeProcess
 from sandglass.testing.wires import Wires
@@ -71,6 +74,7 @@ class ClusterProcesses:
                 await self.wires.__aenter__()
             await asyncio.gather(*[node.start() for node in self.nodes])
             await self.joined(*self.nodes)
+            await self._whole()
         except BaseException:
             await self._end()
             raise
@@ -96,10 +100,44 @@ class ClusterProcesses:
                 while "joined the cluster" not in node.stderr:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
+    @asynccontextmanager
+    async def engine(self, node: NodeProcess) -> AsyncIterator[Connection]:
+        """A connection to the engine of a node, past the node."""
+        (port,) = (int(flag[12:]) for flag in node.flags if flag.startswith("--raft_port="))
+        config = EngineConfig(node.name, node.data / "engine", client_port=port)
+        connection = Connection(
+            (config.url,), ACCOUNT_USER, config.password(ACCOUNT_USER), "testing"
+        )
+        await connection.connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def _whole(self) -> None:
+        """Waits until what the members agree on survives the loss of any one of three."""
+        wanted = min(len(self.nodes), 3)
+        async with asyncio.timeout(JOIN_S_MAX), self.engine(self.nodes[0]) as connection:
+            while True:
+                info = await connection.call(f"STREAM.INFO.{BUCKET_STREAM}")
+                others = info["cluster"].get("replicas", [])
+                if 1 + sum(each["current"] for each in others) >= wanted:
+                    return
+                await asyncio.sleep(0.05)
+
+    def engine_pid(self, node: NodeProcess) -> int:
+        """
+        Of the process that is a node's engine, or was.
+
+        Raises:
+            OSError, ValueError: it hasn't said so yet.
+        """
+        return int((node.data / "engine" / "engine.pid").read_text())
+
     def kill_engine(self, node: NodeProcess) -> None:
         """Ends a node's engine without a word."""
         with suppress(OSError, ValueError):
-            os.kill(int((node.data / "engine" / "engine.pid").read_text()), signal.SIGKILL)
+            os.kill(self.engine_pid(node), signal.SIGKILL)
 
     async def _end(self) -> None:
         for node in self.nodes:

@@ -1,0 +1,142 @@
+"""Three nodes and their engines on loopback, and who leads what on them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.load import Session
+from bench.process import Server, memory_mb_of
+from sandglass import AsyncClient
+from sandglass.adapters.nats import Connection
+from sandglass.client.operating import ClusterPartition
+from sandglass.testing.cluster import ClusterProcesses
+from sandglass.testing.process import NodeProcess
+
+LED_S_MAX = 120.0
+SETTLED_S_MAX = 60.0
+LOOK_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Some processes whose time and memory are taken together."""
+
+    pids: tuple[int, ...]
+
+    def cpu_s(self) -> float:
+        """CPU time of all their threads so far."""
+        return sum(map(Server.cpu_s_of, self.pids))
+
+    def memory_mb(self) -> int:
+        """What they have in memory now."""
+        return sum(map(memory_mb_of, self.pids))
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """A partition, and the node that leads it."""
+
+    partition: str
+    node: NodeProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the streams of the logs hold, all together."""
+
+    entry_count: int
+    size_bytes: int
+
+
+class Nodes:
+    """A cluster of three."""
+
+    def __init__(self, cluster: ClusterProcesses) -> None:
+        self.cluster = cluster
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, directory: Path) -> "AsyncIterator[Nodes]":
+        """Starts three nodes on a new directory, and ends them."""
+        directory.mkdir()
+        async with ClusterProcesses(directory) as cluster:
+            yield cls(cluster)
+
+    @property
+    def processes(self) -> Processes:
+        """The nodes, without their engines."""
+        return Processes(tuple(node.pid for node in self.cluster.nodes))
+
+    @property
+    def engines(self) -> Processes:
+        return Processes(tuple(map(self.cluster.engine_pid, self.cluster.nodes)))
+
+    async def create_topic(
+        self, name: str, *, partition_count: int = 1, replication_factor: int = 3
+    ) -> list[Led]:
+        """A topic, once all of its partitions are led; in their order."""
+        first = self.cluster.nodes[0]
+        async with Session(first.address) as session:
+            ids = await session.create_topic(
+                name, partition_count=partition_count, replication_factor=replication_factor
+            )
+        if replication_factor == 1:
+            return [Led(each, first) for each in ids]
+        return [await self.leader_of(each) for each in ids]
+
+    async def delete_topic(self, name: str) -> None:
+        async with AsyncClient(self.cluster.nodes[0].address) as client:
+            await client.delete_topic(name)
+
+    async def leader_of(self, partition: str, *, but: NodeProcess | None = None) -> Led:
+        """
+        Who leads a partition, once somebody does.
+
+        Raises:
+            TimeoutError: nobody does.
+        """
+        async with asyncio.timeout(LED_S_MAX):
+            while True:
+                for node in self.cluster.nodes:
+                    if node is but or not node.is_running:
+                        continue
+                    seen = (await seen_by(node)).get(partition)
+                    if seen is not None and seen.state == "leading":
+                        return Led(partition, node)
+                await asyncio.sleep(LOOK_S)
+
+    async def settled(self, led: list[Led]) -> None:
+        """
+        Waits until all replicas have what the leaders have.
+
+        Raises:
+            TimeoutError: they haven't.
+        """
+        async with asyncio.timeout(SETTLED_S_MAX):
+            while True:
+                seen = [await seen_by(node) for node in self.cluster.nodes]
+                if all(len({each[of.partition].position for each in seen}) == 1 for of in led):
+                    return
+                await asyncio.sleep(LOOK_S)
+
+
+async def stored(connection: Connection) -> Stored:
+    """What the logs' streams hold now, as far as one page of the engine names them."""
+    found = await connection.call("STREAM.LIST", {})
+    states = [
+        each["state"]
+        for each in found["streams"]
+        if each["config"]["name"].startswith("SANDGLASS_")
+    ]
+    return Stored(
+        sum(each["messages"] for each in states), sum(each["bytes"] for each in states)
+    )
+
+
+async def seen_by(node: NodeProcess) -> dict[str, ClusterPartition]:
+    """The partitions as a node knows them, by id."""
+    async with AsyncClient(node.address) as client:
+        status = await client.admin.show_cluster()
+    return {each.partition: each for each in status.partitions}
