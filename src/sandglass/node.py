@@ -59,6 +59,9 @@ logger = logging.getLogger(__name__)
 SUPERBLOCK = "superblock"
 STORE = "store-000"
 ENGINE = "engine"
+REMOVED = "removed"
+"""A file that says that these data were removed from their cluster."""
+
 NO_CLUSTER = bytes(16)
 
 
@@ -306,13 +309,23 @@ class Node:
                 snapshot_folder=settings.snapshot_folder,
             ),
             broker.loops,
-            Identity(superblock.node_id, superblock.cluster_id, self._save_cluster_id),
+            Identity(
+                superblock.node_id,
+                superblock.cluster_id,
+                self._save_cluster_id,
+                is_removed=(self.config.data / REMOVED).exists(),
+                mark_removed=self._mark_removed,
+            ),
             clock=self.clock,
             entropy=self.entropy,
             ids=ids,
             slicer=slice_body,
             stopwatch_ns=stopwatch_ns,
         )
+
+    def _mark_removed(self) -> None:
+        """Not durable at once: a start that has forgotten it finds it in the cluster again."""
+        (self.config.data / REMOVED).write_text("sandctl cluster remove\n")
 
     def _save_cluster_id(self, cluster_id: bytes) -> None:
         assert self._superblock is not None

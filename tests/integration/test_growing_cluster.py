@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from sandglass import AsyncClient, ConflictError, NotFoundError, SandglassError
+from sandglass import (
+    AsyncClient,
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    SandglassError,
+)
 from sandglass.cli.schema import schema_of
 from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
@@ -155,11 +162,11 @@ async def test_leaders_go_and_come_back_with_their_nodes(tmp_path: Path) -> None
         await until_led(one, "t", "node0", "node1", "node2")
 
 
-async def until_put(client: AsyncClient, topic: str) -> None:
+async def until_put(client: AsyncClient, topic: str, key: bytes = b"k") -> None:
     """Puts an entry; a partition may have no leader for a moment."""
     while True:
         try:
-            await client.put(topic, b"k", b"v")
+            await client.put(topic, key, key)
             return
         except SandglassError:
             await asyncio.sleep(0.05)
@@ -177,3 +184,53 @@ async def sandctl(node: NodeProcess, *command: str) -> Any:
     found = json.loads(said)
     Draft202012Validator(schema_of(f"sandctl {command[0]} {command[1]}")).validate(found)
     return found
+
+
+async def test_a_removed_node_is_replaced_and_stays_away(tmp_path: Path) -> None:
+    async with ClusterProcesses(tmp_path) as cluster:
+        one, two, three = cluster.nodes
+        async with AsyncClient(three.address) as client:
+            await client.create_topic("own", kind="kv")
+            await client.create_topic("t", kind="kv", partitions=3, replication_factor=2)
+        await until_led(one, "t", "node0", "node1", "node2")
+        async with AsyncClient(one.address) as client:
+            keys = [b"%d" % number for number in range(20)]
+            for key in keys:
+                await until_put(client, "t", key)
+            with pytest.raises(PreconditionError, match="live on node node2 alone: own"):
+                await client.admin.remove_node("node2")
+        await sandctl(one, "cluster", "remove", "node2", "--abandon", "--yes")
+
+        async with AsyncClient(two.address) as client, asyncio.timeout(DEADLINE_S):
+            while [each.name for each in (await client.admin.show_cluster()).nodes] != [
+                "node0",
+                "node1",
+            ]:
+                await asyncio.sleep(0.05)
+            await until_put(client, "t")
+            found = [await client.get("t", key) for key in keys]
+            assert [entry and entry.value for entry in found] == keys
+        await until_led(one, "t", "node0", "node1")
+        assert await names(three) == {"own"}
+        async with asyncio.timeout(DEADLINE_S):
+            while "were removed from the cluster" not in await trouble(three):
+                await asyncio.sleep(0.05)
+        three.terminate()
+        assert await three.wait() == 0
+        await three.start()
+        assert "were removed from the cluster" in await trouble(three)
+        assert await names(three) == {"own"}
+
+        three.terminate()
+        await three.wait()
+        shutil.rmtree(three.data)
+        three.name = "node3"  # the engines don't let one of the old name in for some minutes
+        await three.start()
+        await cluster.joined(three)
+        assert await names(three) == {"t"}
+
+
+async def trouble(node: NodeProcess) -> str:
+    """Why a node is in no cluster."""
+    async with AsyncClient(node.address) as client:
+        return (await client.admin.show_cluster()).trouble

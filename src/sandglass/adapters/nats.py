@@ -45,8 +45,8 @@ IDLE_S: Final = 10.0
 """The engine drops a consumer of ours that nobody listened to for so long."""
 
 # The engine's numbers of what went wrong, of its file server/errors.json.
-NOT_FOUND: Final = frozenset({10059, 10014, 10037})
-"""No such stream, consumer, message."""
+NOT_FOUND: Final = frozenset({10059, 10014, 10037, 10044})
+"""No such stream, consumer, message, server."""
 WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 NAME_IN_USE: Final = frozenset({10058})
 NO_RESOURCES: Final = frozenset({10005, 10023, 10047, 10074})

@@ -180,3 +180,20 @@ class Steward(Protocol):
             UnavailableError: no quorum.
         """
         ...
+
+    async def remove(self, node: str, *, is_abandoning: bool) -> str:
+        """
+        Removes a member for good, as far as that goes just now: to be repeated while it says
+        what it waits for.
+
+        Args:
+            is_abandoning: topics that live on that node alone are given up.
+
+        Raises:
+            NotFoundError: there is no such member.
+            PreconditionError: something would be lost; there is no node for a replica; or it is
+                this node, which another removes.
+            ConflictError: a topic has changed meanwhile; repeat.
+            UnavailableError: no quorum.
+        """
+        ...

@@ -379,6 +379,9 @@ COMMANDS: Final[dict[str, Part]] = {
             "alone": _list(_text("A topic that lives on it alone.")),
         },
     ),
+    "sandctl cluster remove": _object(
+        "A node that was removed.", {"removed": _text("Its name.")}
+    ),
     "sandctl cluster undrain": _object(
         "A node that takes part again.", {"undrained": _text("Its name.")}
     ),

@@ -8,6 +8,7 @@ The catalog of a cluster, in what its members agree on.
 | `leader.<number>` | which member leads a partition, since which incarnation, in which epoch |
 | `drained.<node>` | an operator wants that it leads nothing, and gets no replicas |
 | `snapshot.<number>` | which snapshots of a partition's log are kept |
+| `removed.<id>` | the data of a node that was removed |
 | `numbers` | the next number of a partition |
 """
 
@@ -245,6 +246,10 @@ class ClusterCatalog:
         """Who is entered as the leader of a partition, there or not."""
         entry = self.placement.entries.get(f"{LEADERS}{number}")
         return NOBODY if entry is None else Leadership.decode(entry.value)
+
+    def led_by(self, node: str) -> list[int]:
+        """The partitions that a node is entered for as the leader."""
+        return [number for number in self._partitions if self.leadership(number).node == node]
 
     async def lead(self, number: int, epoch: int) -> bool:
         """

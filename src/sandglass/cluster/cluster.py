@@ -36,6 +36,7 @@ from sandglass.cluster.placed import TOPICS
 from sandglass.cluster.replica import Replica, State
 from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
 from sandglass.cluster.snapshots import Snapshots, open_snapshots
+from sandglass.cluster.steward import REMOVED, ClusterSteward, remove_engine
 from sandglass.core import limits
 from sandglass.core.machine import encode_group, encode_topic
 from sandglass.core.partition import Slicer
@@ -60,6 +61,10 @@ BUCKET_REPLICAS: Final = (3, 2)
 
 AGAIN_S: Final = 0.5
 TURN_S: Final = 0.25
+REMOVED_TEXT: Final = (
+    "these data were removed from the cluster; its own topics are served, and nothing else."
+    " Start the node with an empty data directory to let it join anew"
+)
 FOUNDED_S: Final = 30.0
 
 
@@ -84,11 +89,16 @@ class ClusterConfig:
 
 @dataclass(slots=True)
 class Identity:
-    """Whose data these are; `save` keeps the cluster's id with them, durably."""
+    """
+    Whose data these are; `save` keeps the cluster's id with them, and `mark_removed` that they
+    were removed from it, durably.
+    """
 
     node_id: bytes
     cluster_id: bytes
     save: Callable[[bytes], None] = field(repr=False)
+    is_removed: bool = False
+    mark_removed: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 class Cluster:
@@ -127,8 +137,10 @@ class Cluster:
         self._connection: Connection | None = None
         self._placement: JetStreamPlacement | None = None
         self._store: RocksStore | None = None
-        self._bucket_count = 0
-        """So many members hold the bucket, as far as is known."""
+        self._leaving: asyncio.Task[None] | None = None
+        """Once an operator has removed this node."""
+        self._widened_for: tuple[str, ...] = ()
+        """Who was there when it was last looked at how many hold the bucket."""
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -142,12 +154,16 @@ class Cluster:
             PreconditionError: the engine can't be started as it is told to.
             UnavailableError: it ended, or doesn't answer.
         """
-        await self.engine.start()
         self.loops.whereabouts = self.whereabouts
         self.loops.why_alone = lambda: self.trouble
         self.loops.is_member = lambda: any(self.identity.cluster_id)
         self.loops.node_at = self.node_at
         self.loops.look_around = self.seen
+        if self.identity.is_removed:
+            self.trouble = REMOVED_TEXT
+            logger.error("this node does not join the cluster: %s", REMOVED_TEXT)
+            return
+        await self.engine.start()
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
 
     async def hand_over(self) -> None:
@@ -157,6 +173,15 @@ class Cluster:
 
     async def stop(self) -> None:
         """Hands over what the node leads, says goodbye, and ends the engine."""
+        if self._leaving is not None:
+            await self._leaving
+        await self._leave()
+        await self.engine.stop()
+        if self._store is not None:
+            self._store.close()
+
+    async def _leave(self) -> None:
+        """Takes part no longer."""
         await self.hand_over()
         for task in self._tasks:
             task.cancel()
@@ -168,13 +193,29 @@ class Cluster:
         await asyncio.gather(*[each.stop() for each in self.replicas.values()])
         if self.members is not None:
             await self.members.leave()
+            self.members = None
         if self._placement is not None:
             await self._placement.close()
+            self._placement = None
         if self._connection is not None:
             await self._connection.close()
+            self._connection = None
+        self.leaders = None
+
+    async def _leave_for_good(self) -> None:
+        """An operator has removed this node."""
+        self.trouble = REMOVED_TEXT
+        logger.error("this node is no longer in the cluster: %s", REMOVED_TEXT)
+        self.identity.mark_removed()
+        self.identity.is_removed = True
+        self.loops.shared = self.loops.steward = self.sight = None
+        await self._leave()
+        try:
+            # Whoever removed it does so, too; but then its engine may have come back with it.
+            await remove_engine(self.config.engine, self.config.engine.name)
+        except (SandglassError, TimeoutError) as error:
+            logger.warning("its engine stays in the engines' group: %s", error)
         await self.engine.stop()
-        if self._store is not None:
-            self._store.close()
 
     # --- joining ------------------------------------------------------------------------------
 
@@ -189,6 +230,7 @@ class Cluster:
             except PreconditionError as error:
                 self.trouble = error.message
                 logger.error("this node does not join the cluster: %s", error.message)
+                self._look_whether_removed()
                 return
             except (SandglassError, TimeoutError) as error:
                 self.trouble = str(error)
@@ -260,7 +302,12 @@ class Cluster:
         self.leaders = Leaders(self.catalog, members, self.replicas, self.clock)
         self.sight = Sight(self.catalog, members, self.leaders, self.replicas)
         self.loops.shared = self.catalog
-        self.loops.steward = self.catalog
+        self.loops.steward = ClusterSteward(
+            self.catalog,
+            members,
+            self._placement,
+            lambda node: remove_engine(self.config.engine, node),
+        )
         self.catalog.homes.start()
         self.snapshots.start()
 
@@ -289,6 +336,8 @@ class Cluster:
         """The cluster's id, into the node's data; the founder gives it."""
         entry = placement.entries.get(CLUSTER)
         mine = self.identity.cluster_id
+        if self._removed_key in placement.entries:
+            raise PreconditionError(REMOVED_TEXT)
         if entry is None:
             if not self.config.is_founder:
                 raise NotFoundError("nobody has founded the cluster yet")
@@ -310,6 +359,17 @@ class Cluster:
                 " with an empty data directory to let it join"
             )
         self._save_id(theirs)
+
+    @property
+    def _removed_key(self) -> str:
+        return REMOVED + self.identity.node_id.hex()
+
+    def _look_whether_removed(self) -> None:
+        placement = self._placement
+        if placement is None or self._leaving is not None:
+            return
+        if self._removed_key in placement.entries:
+            self._leaving = asyncio.create_task(self._leave_for_good(), name="cluster-leave")
 
     def _save_id(self, cluster_id: bytes) -> None:
         self.identity.save(cluster_id)
@@ -341,9 +401,9 @@ class Cluster:
         """More members hold the bucket as more come; the first of them sees to it."""
         assert self.members is not None
         assert self._placement is not None
-        alive = self.members.alive
+        alive = tuple(member.name for member in self.members.alive)
         wanted = min(BUCKET_REPLICAS[0], len(alive))
-        if wanted <= self._bucket_count or alive[0].name != self.config.engine.name:
+        if alive == self._widened_for or alive[:1] != (self.config.engine.name,):
             return
         count = await self._placement.replica_count()
         if count < wanted:
@@ -353,13 +413,15 @@ class Cluster:
                 logger.debug("the bucket stays on %d members: %s", count, error)
                 return
             logger.info("what members agree on is held by %d of them", wanted)
-        self._bucket_count = wanted
+        self._widened_for = alive
 
     def _on_entry(self, key: str) -> None:
         if key.startswith((TOPICS, GROUPS, LEADERS, DRAINED)):
             self._news.set()
         if key.startswith(LEADERS):
             self.loops.moved(int(key.removeprefix(LEADERS)))
+        if key == self._removed_key:
+            self._look_whether_removed()
 
     def _lost(self) -> None:
         for replica in self.replicas.values():

@@ -71,6 +71,8 @@ class Leaders:
         self._vacant_ms: dict[int, int] = {}
         self._settled: dict[str, tuple[str, int]] = {}
         """Of members that are ready: their incarnation, and since when."""
+        self._orders: dict[int, tuple[tuple[str, ...], int]] = {}
+        """Of each replica's partition the order, and since when it is that."""
         self._given_ms: dict[int, int] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -219,6 +221,8 @@ class Leaders:
         if member is None or member.behind is None or number in member.behind:
             return False
         incarnation, since_ms = self._settled.get(name, ("", 0))
+        # One that was just given a replica has not even begun to say that it is behind.
+        since_ms = max(since_ms, self._orders.get(number, ((), 0))[1])
         has_settled = (
             incarnation == member.incarnation
             and self.clock.monotonic_ms() - since_ms >= limits.LEADER_SETTLE_MS
@@ -270,3 +274,7 @@ class Leaders:
                 self._settled.pop(member.name, None)
             elif self._settled.get(member.name, ("", 0))[0] != member.incarnation:
                 self._settled[member.name] = (member.incarnation, now_ms)
+        for number in self.replicas:
+            order = self._order(number)
+            if self._orders.get(number, ((), 0))[0] != order:
+                self._orders[number] = (order, now_ms)

@@ -477,6 +477,15 @@ class Admin:
         await self._steward().drain(request.node, is_drained=not request.is_undone)
         return admin_pb2.DrainNodeReply()
 
+    async def remove_node(
+        self, request: admin_pb2.RemoveNodeRequest
+    ) -> admin_pb2.RemoveNodeReply:
+        """As far as it goes just now."""
+        waits_for = await self._steward().remove(
+            request.node, is_abandoning=request.is_abandoning
+        )
+        return admin_pb2.RemoveNodeReply(waits_for=waits_for)
+
     def _steward(self) -> Steward:
         loops = self._broker.loops
         if loops.steward is None:

@@ -14,17 +14,29 @@ from typing import Final
 
 from sandglass.adapters.engine import ACCOUNT_USER, Engine, EngineConfig
 from sandglass.adapters.nats import Connection
+from sandglass.adapters.system import SystemEntropy
 from sandglass.errors import SandglassError
 
 QUORUM_S_MAX: Final = 30.0
+PORT_MIN: Final = 12_000
+PORT_MAX: Final = 32_000
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """
+    Ports of loopback that nobody listens on just now. Below those that the system gives to
+    outgoing connections: one of them would take the port of an engine that is away.
+    """
+    entropy, sockets = SystemEntropy(), list[socket.socket]()
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
+        while len(sockets) < count:
+            drawn = int.from_bytes(entropy.token_bytes(4), "big")
+            found = socket.socket()
+            try:
+                found.bind(("127.0.0.1", PORT_MIN + drawn % (PORT_MAX - PORT_MIN)))
+                sockets.append(found)
+            except OSError:
+                found.close()
         return [each.getsockname()[1] for each in sockets]
     finally:
         for each in sockets:

@@ -1,6 +1,7 @@
 """`sandctl cluster`: the members of a cluster, and who leads what."""
 
 import asyncio
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +10,16 @@ import typer
 from sandglass.cli.ctl import output
 from sandglass.cli.ctl.call import call, globals_of
 from sandglass.cli.ctl.progress import Progress
+from sandglass.errors import UnavailableError
 
 if TYPE_CHECKING:
     from sandglass import AsyncClient, ClusterStatus
 
 DRAIN_S = 10.0
 """How long others may take to take over, before it is said that they have not."""
+
+REMOVE_S = 30.0
+"""How long a removal is repeated: leaders are chosen anew, among nodes and engines."""
 
 LOOK_S = 0.1
 
@@ -141,6 +146,45 @@ def undrain(context: typer.Context, node: Node) -> None:
             print(f"node '{node}' takes part again")
 
     call(context, work, label=f"undraining {node}")
+
+
+@app.command()
+def remove(
+    context: typer.Context,
+    node: Node,
+    is_abandoning: Annotated[
+        bool, typer.Option("--abandon", help="Give up topics that live on it alone.")
+    ] = False,
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Remove a node for good; others hold what it held."""
+    if not is_sure and sys.stdin.isatty():
+        typer.confirm(f"remove node '{node}'?", abort=True, default=False, err=True)
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        waits_for = await _until_removed(client, node, is_abandoning=is_abandoning)
+        if waits_for:
+            raise UnavailableError(f"node '{node}' is not removed yet: {waits_for}; repeat")
+        if globals_of(context).is_json:
+            output.print_json({"removed": node})
+        else:
+            print(f"node '{node}' is removed: stop it, and wipe its data before it joins anew")
+
+    call(context, work, label=f"removing {node}")
+
+
+async def _until_removed(client: "AsyncClient", node: str, *, is_abandoning: bool) -> str:
+    """Repeats it for a while; returns what it waits for then."""
+    waits_for = ""
+    for _ in range(int(REMOVE_S / LOOK_S)):
+        try:
+            waits_for = await client.admin.remove_node(node, abandon=is_abandoning)
+        except UnavailableError as error:  # the engines have to choose leaders anew
+            waits_for = error.message
+        if not waits_for:
+            return ""
+        await asyncio.sleep(LOOK_S)
+    return waits_for
 
 
 async def _until_drained(client: "AsyncClient", node: str) -> int:

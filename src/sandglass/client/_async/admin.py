@@ -378,6 +378,23 @@ class AsyncAdmin:
         request = admin_pb2.DrainNodeRequest(node=node, is_undone=True)
         await self._unary.call("DrainNode", request, admin_pb2.DrainNodeReply.FromString)
 
+    async def remove_node(self, node: str, *, abandon: bool = False) -> str:
+        """
+        Removes a node from the cluster for good: others lead and hold what it did. It goes as
+        far as it can just now, and says what it waits for; call it again until it says nothing.
+
+        Args:
+            abandon: topics that live on that node alone are given up.
+
+        Raises:
+            NotFoundError: the cluster has no such node.
+            PreconditionError: topics live on it alone; no other node could hold a replica; it
+                is the node that answers; or there is no cluster.
+        """
+        request = admin_pb2.RemoveNodeRequest(node=node, is_abandoning=abandon)
+        parse = admin_pb2.RemoveNodeReply.FromString
+        return (await self._unary.call("RemoveNode", request, parse)).waits_for
+
     async def show_clock(self) -> NodeClock:
         """The clock of the node that answers, and whether it believes its machine's."""
         parse = admin_pb2.ShowClockReply.FromString

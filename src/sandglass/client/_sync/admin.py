@@ -51,6 +51,7 @@ class Admin:
     accept_clock = _blocking(AsyncAdmin.accept_clock)
     drain_node = _blocking(AsyncAdmin.drain_node)
     undrain_node = _blocking(AsyncAdmin.undrain_node)
+    remove_node = _blocking(AsyncAdmin.remove_node)
     count_pending = _blocking(AsyncAdmin.count_pending)
     list_pending = _blocking(AsyncAdmin.list_pending)
 

@@ -547,6 +547,20 @@ class DrainNodeReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RemoveNodeRequest(_message.Message):
+    __slots__ = ("node", "is_abandoning")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    IS_ABANDONING_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    is_abandoning: bool
+    def __init__(self, node: _Optional[str] = ..., is_abandoning: _Optional[bool] = ...) -> None: ...
+
+class RemoveNodeReply(_message.Message):
+    __slots__ = ("waits_for",)
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    waits_for: str
+    def __init__(self, waits_for: _Optional[str] = ...) -> None: ...
+
 class ClusterPartition(_message.Message):
     __slots__ = ("topic", "partition", "leader", "epoch", "replicas", "state", "position")
     TOPIC_FIELD_NUMBER: _ClassVar[int]

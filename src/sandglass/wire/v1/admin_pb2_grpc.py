@@ -135,6 +135,11 @@ class AdminStub:
                 request_serializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeReply.FromString,
                 _registered_method=True)
+        self.RemoveNode = channel.unary_unary(
+                '/sandglass.v1.Admin/RemoveNode',
+                request_serializer=sandglass_dot_v1_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
+                response_deserializer=sandglass_dot_v1_dot_admin__pb2.RemoveNodeReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -260,6 +265,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -362,6 +373,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeRequest.FromString,
                     response_serializer=sandglass_dot_v1_dot_admin__pb2.DrainNodeReply.SerializeToString,
+            ),
+            'RemoveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNode,
+                    request_deserializer=sandglass_dot_v1_dot_admin__pb2.RemoveNodeRequest.FromString,
+                    response_serializer=sandglass_dot_v1_dot_admin__pb2.RemoveNodeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -904,6 +920,33 @@ class Admin:
             '/sandglass.v1.Admin/DrainNode',
             sandglass_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
             sandglass_dot_v1_dot_admin__pb2.DrainNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sandglass.v1.Admin/RemoveNode',
+            sandglass_dot_v1_dot_admin__pb2.RemoveNodeRequest.SerializeToString,
+            sandglass_dot_v1_dot_admin__pb2.RemoveNodeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,7 @@ class AdminStub:
     ShowClock: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.ShowClockRequest, admin_pb2.ShowClockReply]
     AcceptClock: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.AcceptClockRequest, admin_pb2.AcceptClockReply]
     DrainNode: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.DrainNodeRequest, admin_pb2.DrainNodeReply]
+    RemoveNode: grpc.aio.UnaryUnaryMultiCallable[admin_pb2.RemoveNodeRequest, admin_pb2.RemoveNodeReply]
 
 class AdminServicer:
     def CreateTopic(
@@ -89,6 +90,9 @@ class AdminServicer:
     def DrainNode(
         self, request: admin_pb2.DrainNodeRequest, context: grpc.aio.ServicerContext[admin_pb2.DrainNodeRequest, admin_pb2.DrainNodeReply]
     ) -> Awaitable[admin_pb2.DrainNodeReply]: ...
+    def RemoveNode(
+        self, request: admin_pb2.RemoveNodeRequest, context: grpc.aio.ServicerContext[admin_pb2.RemoveNodeRequest, admin_pb2.RemoveNodeReply]
+    ) -> Awaitable[admin_pb2.RemoveNodeReply]: ...
 
 def add_AdminServicer_to_server(
     servicer: AdminServicer, server: grpc.aio.Server
