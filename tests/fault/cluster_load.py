@@ -46,16 +46,40 @@ class Load:
     def nodes(self) -> list[NodeProcess]:
         return [node for node in self.cluster.nodes if node.is_running]
 
-    async def produce(self, *, via: list[NodeProcess] | None = None) -> NodeProcess:
-        """A batch, through whichever node takes it; returns that."""
-        values = [b"%d" % number for number in range(self._next, self._next + BATCH_COUNT)]
-        self._next += BATCH_COUNT
+    async def leader(self) -> NodeProcess:
+        """The node that leads the topic's first partition, as those that live see it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                for node in self.nodes:
+                    if (name := await self._led_by(node)) is not None:
+                        return next(each for each in self.cluster.nodes if each.name == name)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _led_by(self, node: NodeProcess) -> str | None:
+        try:
+            async with AsyncClient(node.address, timeout=CALL) as client:
+                seen = await client.admin.show_cluster()
+        except SandglassError:
+            return None
+        names = [each.leader for each in seen.partitions if each.topic == TOPIC]
+        return names[0] or None if names else None
+
+    async def produce(
+        self, *, via: list[NodeProcess] | None = None, width: int = 1
+    ) -> NodeProcess:
+        """A batch, through whichever node takes it; returns that. `width`: bytes of a value."""
+        values = [b"%0*d" % (width, number) for number in self._numbers()]
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 for node in self.nodes if via is None else via:
                     if await self.takes(node, values):
                         return node
                 await asyncio.sleep(PAUSE_S)
+
+    def _numbers(self) -> range:
+        first = self._next
+        self._next += BATCH_COUNT
+        return range(first, self._next)
 
     async def takes(self, node: NodeProcess, values: list[bytes]) -> bool:
         """Produces through a node; false if it doesn't take them, or doesn't answer."""

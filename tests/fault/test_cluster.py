@@ -41,7 +41,7 @@ async def start(load: Load, *nodes: NodeProcess) -> None:
 
 
 async def test_a_leader_that_was_stopped_comes_back_as_a_follower(load: Load) -> None:
-    first = await load.produce()
+    first = await load.leader()
     others = [node for node in load.nodes if node is not first]
     async with load.going_on():
         first.pause()
@@ -53,7 +53,7 @@ async def test_a_leader_that_was_stopped_comes_back_as_a_follower(load: Load) ->
 async def test_a_node_is_killed_again_and_again(load: Load) -> None:
     async with load.going_on():
         for _ in range(3):
-            leader = await load.produce()
+            leader = await load.leader()
             leader.kill()
             await leader.wait()
             await load.produce()
@@ -70,7 +70,7 @@ async def test_an_engine_is_killed(load: Load) -> None:
 
 async def test_a_node_and_its_engine_are_killed(load: Load) -> None:
     async with load.going_on():
-        leader = await load.produce()
+        leader = await load.leader()
         await kill(load, leader)
         await load.produce()
         await load.drain()
@@ -78,7 +78,7 @@ async def test_a_node_and_its_engine_are_killed(load: Load) -> None:
 
 
 async def test_two_are_killed_and_come_back(load: Load) -> None:
-    leader = await load.produce()
+    leader = await load.leader()
     other = next(node for node in load.nodes if node is not leader)
     await kill(load, leader, other)
     await start(load, leader, other)
@@ -95,7 +95,7 @@ async def test_all_are_killed_and_come_back(load: Load) -> None:
 async def test_a_node_comes_back_with_nothing(load: Load) -> None:
     """Its disk was lost: it has its name, and takes everything from the others."""
     async with load.going_on():
-        leader = await load.produce()
+        leader = await load.leader()
         await kill(load, leader)
         await load.produce()
         shutil.rmtree(leader.data)
