@@ -208,23 +208,12 @@ class SessionStream:
             on_taken_over=self._is_taken_over.set,
         )
         self.session, self.attachment = session, session.attachment
-        leases: list[pb.OpenLease] = []
-        if is_resumed:
-            for subscription in session.subscriptions.values():
-                if subscription.id >= 0:
-                    subscription.receiver = self
-            leases = [
-                pb.OpenLease(
-                    subscription_id=subscription.id,
-                    partition_number=subscription.places[number],
-                    token=token,
-                )
-                for subscription, number, token in self.broker.consumers.open_leases(session)
-                if subscription.id >= 0
-            ]
+        theirs: list[pb.OpenLease] = []
         if self._relays is not None:
             self._relay, theirs = await self._relays.joined(session, self, self.context)
-            leases += theirs
+        # From here to the welcome nobody else has a turn: what is handed out before is listed
+        # in it, and what comes after goes behind it.
+        leases = self._taken_over(session) if is_resumed else []
         self._reply.welcome.CopyFrom(
             pb.Welcome(
                 session_id=session.id,
@@ -232,10 +221,25 @@ class SessionStream:
                 session_grace_ms=self.broker.consumers.session_grace_ms,
                 heartbeat_ms=HEARTBEAT_MS,
                 node_name=self.broker.node_name,
-                open_leases=leases,
+                open_leases=[*leases, *theirs],
             )
         )
         self._wake()
+
+    def _taken_over(self, session: Session) -> list[pb.OpenLease]:
+        """This stream receives for the session from now on; what that holds."""
+        for subscription in session.subscriptions.values():
+            if subscription.id >= 0:
+                subscription.receiver = self
+        return [
+            pb.OpenLease(
+                subscription_id=subscription.id,
+                partition_number=subscription.places[number],
+                token=token,
+            )
+            for subscription, number, token in self.broker.consumers.open_leases(session)
+            if subscription.id >= 0
+        ]
 
     async def _take(self, frame: pb.ClientFrame) -> None:
         for items in alike(frame.outcomes):
