@@ -48,7 +48,11 @@ async def can_produce(node: NodeProcess, topic: str) -> bool:
 async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None:
     async with ClusterProcesses(tmp_path) as cluster:
         async with AsyncClient(cluster.nodes[0].address) as client:
-            await client.create_topic("settings", kind="kv", partitions=3, replication_factor=3)
+            # None means three here: there are as many members.
+            made = await client.create_topic(
+                "settings", kind="kv", partitions=3, replication_factor=None
+            )
+        assert made.replication_factor == 3
         keys = [b"%d" % number for number in range(12)]
         for number, key in enumerate(keys):
             node = cluster.nodes[number % 3]
@@ -58,6 +62,8 @@ async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None
             async with AsyncClient(node.address) as client:
                 found = [await client.get("settings", key) for key in keys]
             assert [entry and entry.value for entry in found] == keys
+        shown = await printed(cluster.nodes[0], "topics", "show", "settings")
+        assert sum(each["message_count"] for each in shown["partitions"]) >= len(keys)
         async with AsyncClient(cluster.nodes[1].address) as client:
             seen = await client.admin.show_cluster()
         assert [(node.name, node.is_alive) for node in seen.nodes] == [

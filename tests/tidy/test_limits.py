@@ -68,6 +68,9 @@ TRIED: dict[str, tuple[str, ...]] = {
         "integration/test_keyvalue.py::test_a_time_is_refused",
     ),
     "PARTITION_COUNT_MAX": (NUMBER,),
+    "REPLICATION_FACTOR_DEFAULT_MAX": (
+        "unit/broker/test_foreign_topics.py::test_a_topic_has_as_many_replicas_as_there_are_members",
+    ),
     "REPLICATION_FACTOR_MAX": (
         f"{NUMBERS}::test_more_replicas_than_a_topic_may_have_are_refused_whoever_is_there",
     ),

@@ -91,6 +91,16 @@ class Catalog:
             refs = [ref for ref in refs if self.loops.of_any(ref.number) is not None] or refs
         return refs[place % len(refs)]
 
+    def replication_factor_default(self) -> int:
+        """
+        For a topic of which nobody says it: 1 on a node alone, and in a cluster one for each
+        member, up to `limits.REPLICATION_FACTOR_DEFAULT_MAX`.
+        """
+        if self.loops.shared is None:
+            return 1
+        member_count = len(self.loops.look_around().nodes)
+        return max(1, min(limits.REPLICATION_FACTOR_DEFAULT_MAX, member_count))
+
     async def create_topic(
         self,
         name: str,

@@ -63,8 +63,12 @@ runs; those below are a node's own."""
 REPLICATED_NUMBER_MIN: Final = 1 << 31
 """Partitions of replicated topics have numbers from here on, the same on all nodes."""
 
+REPLICATION_FACTOR_DEFAULT_MAX: Final = 3
 REPLICATION_FACTOR_MAX: Final = 5
-"""The engine has no stream of more replicas; five outlive the loss of two."""
+"""
+The engine has no stream of more replicas; five outlive the loss of two, and three, the most
+that a topic gets where nobody says it, that of one.
+"""
 
 TOPIC_COUNT_MAX: Final = 10_000
 CHANNEL_COUNT_MAX: Final = 10_000

@@ -57,13 +57,14 @@ class Admin:
     async def create_topic(
         self, request: admin_pb2.CreateTopicRequest
     ) -> admin_pb2.CreateTopicReply:
-        """0 partitions mean 1, and so do 0 replicas; what isn't set is the default."""
+        """0 partitions mean 1; what isn't set is the default."""
         settings = replace(TopicSettings(), **values.changes_of(request.settings))
         topic = await self._broker.catalog.create_topic(
             request.name,
             kind=kind_of(request.kind),
             partition_count=request.partition_count or 1,
-            replication_factor=request.replication_factor or 1,
+            replication_factor=request.replication_factor
+            or self._broker.catalog.replication_factor_default(),
             settings=settings,
         )
         return admin_pb2.CreateTopicReply(topic=values.topic_to_wire(topic))

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from sandglass.broker.groups import BEGINNING
-from sandglass.broker.shared_catalog import SharedCatalog
+from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SharedCatalog
 from sandglass.core import limits
 from sandglass.core.topic import GroupSettings, PartitionRef, Topic, TopicGroup, TopicKind
 from sandglass.errors import ConflictError, NotFoundError, NotLeaderError, UnavailableError
@@ -119,3 +119,18 @@ async def test_a_node_that_never_joined_makes_topics_of_its_own(shell: Shell) ->
         shell.broker.catalog.topic("far")
 
     await shell.broker.catalog.create_topic("far")
+
+
+@pytest.mark.parametrize(("member_count", "factor"), [(1, 1), (2, 2), (3, 3), (4, 3)])
+async def test_a_topic_has_as_many_replicas_as_there_are_members(
+    shell: Shell, shared: Shared, member_count: int, factor: int
+) -> None:
+    """Up to three, where nobody says how many."""
+    nodes = tuple(NodeSeen(f"n{n}", "", "", is_alive=n == 0) for n in range(member_count))
+    shell.broker.loops.look_around = lambda: ClusterSeen(nodes=nodes)
+
+    assert factor == shell.broker.catalog.replication_factor_default()
+
+
+async def test_a_topic_of_a_node_alone_has_one_replica(shell: Shell) -> None:
+    assert 1 == shell.broker.catalog.replication_factor_default()

@@ -106,6 +106,9 @@ class FakeBroker:
             raise NotFoundError(f"ErrTopicNotFound: topic '{name}' not found", field="topic")
         return self.known[name]
 
+    def replication_factor_default(self) -> int:
+        return 1
+
     async def create_topic(
         self,
         name: str,

@@ -46,7 +46,8 @@ def create(
             "--replication_factor",
             "-r",
             metavar="N",
-            help="How many nodes hold each partition: 1 to 5; 0 lets the node choose.",
+            help="How many nodes hold each partition: 1 to 5; 0 for 1 on a node alone, and for"
+            " as many as there are members, up to 3, in a cluster.",
         ),
     ] = 0,
     kind: Annotated[
@@ -103,7 +104,7 @@ def create(
     _check_driver(storage_driver)
     wanted: dict[str, Any] = {
         "partitions": num_partitions,
-        "replication_factor": replication_factor or 1,
+        "replication_factor": replication_factor or None,
         "kind": _kind(kind),
         "retention": _length(retention, "--retention"),
         "ack_timeout": _length(ack_timeout, "--ack_timeout"),

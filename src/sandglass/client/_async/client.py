@@ -151,7 +151,7 @@ class AsyncClient:
         name: str,
         *,
         partitions: int = 1,
-        replication_factor: int = 1,
+        replication_factor: int | None = 1,
         kind: Literal["timer", "kv"] = "timer",
         retention: timedelta | None = None,
         ack_timeout: timedelta | None = None,
@@ -163,7 +163,8 @@ class AsyncClient:
 
         Args:
             partitions: 1 to 1,024.
-            replication_factor: how many nodes hold each partition, 1 to 5.
+            replication_factor: how many nodes hold each partition, 1 to 5; None for 1 on a node
+                alone, and for as many as there are members, up to 3, in a cluster.
             retention: how long after their due time messages are kept; 7 days by default.
             ack_timeout: how long a message may be in hand without a word; 10 s by default.
             max_deliveries: attempts before a message becomes a dead letter; 5 by default.
@@ -195,7 +196,9 @@ class AsyncClient:
             partition_count=limits.check_range(
                 partitions, field="partitions", low=1, high=limits.PARTITION_COUNT_MAX
             ),
-            replication_factor=limits.check_range(
+            replication_factor=0
+            if replication_factor is None
+            else limits.check_range(
                 replication_factor,
                 field="replication_factor",
                 low=1,
