@@ -19,7 +19,9 @@ from sandglass.client.received import Batch
 from sandglass.client.session import Session
 from sandglass.core import limits, offset
 from sandglass.core import message as core
+from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.errors import InternalError, InvalidError
+from sandglass.surface.claims import claims_of
 from sandglass.surface.consume import ending_of, places_of
 from sandglass.wire import compatible, convert, entries
 from sandglass.wire.compat import sandglass_pb2 as compat
@@ -134,6 +136,9 @@ def client_frame(data: bytes) -> None:
         _tried(ending_of, item)
         places = _tried(places_of, item)
         check(places is None or 2 * len(places) == len(item.places), "a place was lost")
+    for item in frame.subscribes:
+        claims = _tried(claims_of, _TOPIC, item)
+        check(claims is None or len(claims) == len(item.claims), "a claim was lost")
 
 
 def server_frame(data: bytes) -> None:
@@ -179,6 +184,7 @@ def _look_at(lease: Lease) -> None:
 
 _WELCOME = pb.ServerFrame(welcome=pb.Welcome(session_id="s", heartbeat_ms=5000))
 _SETTLER = cast("Any", None)
+_TOPIC = Topic("t", TopicKind.TIMER, (PartitionRef("a", 1), PartitionRef("b", 2)))
 """Nothing is settled through it."""
 
 _LOOKED_AT = (
@@ -243,6 +249,8 @@ def _put_seeds() -> Sequence[bytes]:
 
 def _client_frame_seeds() -> Sequence[bytes]:
     outcome = pb.Outcome(request_id=1, token=5, kind=pb.OUTCOME_NACK, places=[0, 1, 4, 2])
+    columns: dict[str, Any] = {"run_due_ms": [5], "run_first_index": [1], "run_count": [9]}
+    claim = pb.Claim(partition_number=1, token=5, attempt=2, places=[0, 1, 4, 2], **columns)
     frames = [
         pb.ClientFrame(hello=pb.Hello(client_name="c")),
         pb.ClientFrame(outcomes=[outcome] * 2, extends=[pb.Extend(token=5, lease_ms=7)]),
@@ -252,6 +260,7 @@ def _client_frame_seeds() -> Sequence[bytes]:
             unsubscribes=[pb.Unsubscribe(subscription_id=1)],
             produces=[pb.ProduceRequest(topic="t", batch=b"\n\0", count=1)],
         ),
+        pb.ClientFrame(subscribes=[pb.Subscribe(topic="t", claims=[claim] * 2)]),
         pb.ClientFrame(is_goodbye=True),
     ]
     return [frame.SerializeToString() for frame in frames]

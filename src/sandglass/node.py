@@ -177,7 +177,12 @@ class Node:
             assert self._log is not None
             assert self._store is not None
             self._loop = NodeLoop(
-                self._log, self._store, self.clock, slice_body, stopwatch_ns=stopwatch_ns
+                self._log,
+                self._store,
+                self.clock,
+                slice_body,
+                stopwatch_ns=stopwatch_ns,
+                session_grace_ms=self.config.session_grace_ms,
             )
             self._loop.on_failure = self._fail
             self._loop.chance = int.from_bytes(self.entropy.token_bytes(4), "big") / 2**32

@@ -25,6 +25,21 @@ def values_of(delivery: broker_pb2.Delivery) -> list[bytes]:
     return [message.value for message in parsed.messages]
 
 
+def claim_of(delivery: broker_pb2.Delivery, **fields: Any) -> broker_pb2.Claim:
+    """What a session says that holds a delivery."""
+    return broker_pb2.Claim(
+        partition_number=delivery.partition_number,
+        token=delivery.token,
+        attempt=delivery.attempt,
+        releases=delivery.releases,
+        generation=delivery.generation,
+        run_due_ms=delivery.run_due_ms,
+        run_first_index=delivery.run_first_index,
+        run_count=delivery.run_count,
+        **fields,
+    )
+
+
 class RawSession:
     """
     Collects every item that comes; `take` waits for one, with a deadline.

@@ -11,12 +11,12 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
 
 WORDS = """
-    access token, ack, attempt, backoff, batch, channel, closed offset, committed, consume,
-    consumer, credit, dead letter, due, entry, epoch, extend, fence, floor, generation, group,
-    headers, index, key, leader, lease, log entry, mark, message, moved, nack, node, offset,
-    outcome, partition, position, produce, purge, record, redrive, release, retention,
-    revision, row, run, seek, session, settled, snapshot, steady time, stream, subscription,
-    tile, token, topic, value, view, write-ahead log
+    access token, ack, attempt, backoff, batch, channel, claim, closed offset, committed,
+    consume, consumer, credit, dead letter, due, entry, epoch, extend, fence, floor,
+    generation, group, headers, index, key, leader, lease, log entry, mark, message, moved,
+    nack, node, offset, outcome, partition, position, produce, purge, record, redrive,
+    release, retention, revision, row, run, seek, session, settled, snapshot, steady time,
+    stream, subscription, tile, token, topic, value, view, write-ahead log
 """
 
 

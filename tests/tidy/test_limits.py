@@ -132,6 +132,9 @@ TRIED: dict[str, tuple[str, ...]] = {
     "OUTGOING_WAIT_MS": (
         "unit/broker/test_outgoing.py::test_who_waits_for_too_long_is_refused",
     ),
+    "CLAIM_COUNT_MAX": (
+        "integration/test_claims.py::test_as_many_claims_as_the_limit_are_taken_and_no_more",
+    ),
     "SUBSCRIPTION_COUNT_MAX": (
         f"{REQUESTS}::test_a_session_has_as_many_subscriptions_as_the_limit_and_no_more",
     ),

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 
+from sandglass.broker import claiming
 from sandglass.broker.drain import Drain
 from sandglass.broker.give_back import give_back
 from sandglass.broker.groups import Groups, check_kind
@@ -17,6 +18,7 @@ from sandglass.broker.outcomes import Outcomes
 from sandglass.broker.ready_list import ReadyList
 from sandglass.broker.subscription import OnMoved, Receiver, Session, Subscription
 from sandglass.core import limits
+from sandglass.core.claim import Claim
 from sandglass.core.dispatch import Delivery
 from sandglass.core.group import Group
 from sandglass.core.lease import Consumer
@@ -88,12 +90,17 @@ class Consumers:
         is_from_now: bool = False,
         is_drain: bool = False,
         on_moved: OnMoved | None = None,
+        claims: Sequence[tuple[int, Claim]] = (),
+        has_more_claims: bool = False,
+        reader: str = "",
     ) -> Subscription:
         """
-        A consumer of a group begins; the group is made where there is none.
+        A consumer of a group begins; the group is made where there is none. What its session
+        claims, each with the number of its partition, is leased to it first. `reader` is the id
+        of the session that it is for, if not for this one.
 
         Raises:
-            InvalidError: a name, credit or time outside its limits.
+            InvalidError: a name, credit or time outside its limits; a claim that is none.
             ConflictError: the session has a subscription of this id.
             PreconditionError: groups don't read a KV topic.
         """
@@ -101,6 +108,8 @@ class Consumers:
         channel = channel_to_read(channel)
         limits.check_name(group, field="group")
         limits.check_name(consumer, field="consumer")
+        if reader:
+            limits.check_name(reader, field="reader")
         _check_credit(credit_count, credit_bytes)
         if ack_timeout_ms:
             limits.check_range(
@@ -122,9 +131,15 @@ class Consumers:
             on_moved=on_moved,
         )
         if session is not None:
+            subscription.reader = reader or session.id
             self._join(session, subscription)
         try:
             await self._make_groups(subscription, is_from_now=is_from_now)
+            if session is not None:
+                await claiming.come_back(
+                    self.loops, session, subscription, claims, has_more=has_more_claims
+                )
+                await claiming.attach(self.loops, session, subscription)
             if is_drain:
                 await self._plan_drain(subscription)
             if subscription.is_closed:
@@ -272,6 +287,7 @@ class Consumers:
         for subscription in [*session.subscriptions.values()]:
             if subscription.is_left and subscription.id not in holding:
                 del session.subscriptions[subscription.id]
+        claiming.detach(self.loops, session)
 
     def _forget(self, subscription: Subscription) -> None:
         subscription.is_closed = True
@@ -314,7 +330,9 @@ class Consumers:
         on_taken_over: Callable[[], None] = lambda: None,
     ) -> tuple[Session, bool]:
         """
-        A session, and whether it is the one that was asked for, within its grace.
+        A session, and whether it is the one that was asked for, within its grace. One that is
+        not known here begins anew under its own id: what it held elsewhere, or before this node
+        began, it claims by that.
 
         Args:
             owner: who comes, by the name of the token.
@@ -338,7 +356,9 @@ class Consumers:
             session.on_taken_over = on_taken_over
             self.go_on(session)
             return session, True
-        session = Session(str(self.ids.next()), client_name[:200], owner, on_taken_over)
+        is_id = limits.NAME_PATTERN.match(session_id) is not None
+        new_id = session_id if is_id else str(self.ids.next())
+        session = Session(new_id, client_name[:200], owner, on_taken_over)
         self.sessions[session.id] = session
         return session, False
 
@@ -389,6 +409,7 @@ class Consumers:
         subscriptions = session.subscriptions.values()
         groups = _groups_of(session)
         keys = {subscription.consumer.key for subscription in subscriptions}
+        claiming.detach(self.loops, session)
         for subscription in subscriptions:
             self._forget(subscription)
         if any(group.leases for group in groups):

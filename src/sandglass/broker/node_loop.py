@@ -110,6 +110,9 @@ class NodeLoop:
     stopwatch_ns: Callable[[], int] = lambda: 0
     """For measuring, and to end a turn that takes long; any thread may ask."""
 
+    session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
+    """So long, when it begins to lead, groups wait for sessions that were attached to them."""
+
     chance: float = 0.0
     """In [0, 1), of the node's own: the first that a moment is given comes after it."""
 
@@ -190,6 +193,7 @@ class NodeLoop:
         """Finds what the store holds. Leads nothing yet: a replica follows its log so."""
         self._applier.open()
         self.view, self.machine = self._applier.view, self._applier.machine
+        self.machine.session_grace_ms = self.session_grace_ms
         self.stopped = self._applier.stopped
         self._promises = Promises(self.machine)
 

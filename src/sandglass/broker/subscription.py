@@ -17,7 +17,7 @@ from typing import Protocol
 
 from sandglass.core.dispatch import Delivery
 from sandglass.core.group import Group
-from sandglass.core.lease import Consumer
+from sandglass.core.lease import Consumer, Lease
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import SandglassError
 
@@ -68,6 +68,12 @@ class Subscription:
     on_moved: OnMoved | None = None
     """Of a part of a subscription, which goes on without partitions that are led elsewhere; one
     without it ends when that happens."""
+    reader: str = ""
+    """The id of the session that its groups know, and that claims."""
+    claimed: list[Lease | None] = field(default_factory=list[Lease | None])
+    """What it was leased anew at the beginning, claim by claim; None where nothing was left."""
+    late_claims: set[int] = field(default_factory=set[int])
+    """Places in `claimed` of those that came too late."""
     is_left: bool = False
     """Whether the consumer has unsubscribed; it is kept for the leases that it still holds."""
 
@@ -104,7 +110,16 @@ class Session:
     on_taken_over: Callable[[], None]
     """Of the connection that it has: called when another one takes its place."""
     subscriptions: dict[int, Subscription] = field(default_factory=dict[int, Subscription])
+    attached: dict[tuple[int, int, str], None] = field(
+        default_factory=dict[tuple[int, int, str], None]
+    )
+    """(partition number, group number, reader) of the groups that know a reader of it."""
     is_attached: bool = True
     is_closed: bool = False
     attachment: int = 0
     """Counts connections, so that a late end of an old one changes nothing."""
+
+    @property
+    def consumer_keys(self) -> set[int]:
+        """Of its subscriptions, those that were left included."""
+        return {each.consumer.key for each in self.subscriptions.values()}

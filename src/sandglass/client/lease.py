@@ -29,7 +29,10 @@ ACK: Final = 1
 NACK: Final = 2
 RELEASE: Final = 3
 DEAD: Final = 4
-_NAMES: Final = ("open", "acknowledged", "nacked", "released", "declared dead")
+LOST: Final = 5
+"""No outcome: it is somebody else's, or was settled without us."""
+
+_NAMES: Final = ("open", "acknowledged", "nacked", "released", "declared dead", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Lease:
         "credited_count",
         "dead_letter",
         "ends_ms",
+        "generation",
         "is_lost",
         "is_noted",
         "is_run_out",
@@ -73,6 +77,7 @@ class Lease:
         "others",
         "outcomes",
         "partition_number",
+        "releases",
         "reported_count",
         "reported_ms",
         "run_due_ms",
@@ -97,6 +102,8 @@ class Lease:
         self.partition_number = delivery.partition_number
         self.token = delivery.token
         self.attempt = delivery.attempt
+        self.releases = delivery.releases
+        self.generation = delivery.generation
         self.batch = delivery.batch
         self.count = delivery.count
         self.run_due_ms = list(delivery.run_due_ms)
@@ -211,6 +218,35 @@ class Lease:
         if is_first:
             self.on_noted(self)
 
+    def unresolved(self, sent: Sequence[list[int]]) -> list[int]:
+        """
+        Places, as pairs, of which nobody knows yet what becomes of them: open, or with an
+        outcome that was noted, or is on its way as `sent` says.
+        """
+        with self._lock:
+            marks = self.outcomes.translate(_IS_OPEN)
+            if self.is_run_out:
+                marks[self.begun_count :] = bytes(self.count - self.begun_count)
+            for places in (*sent, self.acks, *[noted.places for noted in self.others]):
+                for first, count in zip(places[::2], places[1::2], strict=True):
+                    marks[first : first + count] = b"\1" * count
+        return _marked(marks)
+
+    def renew(self, token: int, held: Sequence[int], *, ends_ms: int) -> None:
+        """The lease goes on under another token, for places `held`, as pairs."""
+        marks = bytearray(self.count)
+        for first, count in zip(held[::2], held[1::2], strict=True):
+            marks[first : first + count] = b"\1" * count
+        with self._lock:
+            self.token, self.ends_ms = token, ends_ms
+            self.reported_count = 0
+            place = self.outcomes.find(0)
+            while place >= 0:
+                if not marks[place]:
+                    self.outcomes[place] = LOST
+                    self.open_count -= 1
+                place = self.outcomes.find(0, place + 1)
+
     def take(self) -> list[Noted]:
         """What was noted since the last time."""
         with self._lock:
@@ -259,13 +295,44 @@ class Lease:
         return is_first
 
     def _refusal(self, place: int, earlier: int) -> ConflictError:
-        if earlier:
+        if earlier and earlier != LOST:
             return ConflictError(f"{self._name(place)} was {_NAMES[earlier]} already")
         return LeaseLostError(f"{self._name(place)} is no longer leased to this consumer")
 
     def _name(self, place: int) -> str:
         topic = self.subscription.request.topic
         return f"message {self.index_of(place)} of {topic}/{self.partition}"
+
+
+_IS_OPEN: Final = b"\1" + bytes(255)
+
+
+def _marked(marks: bytes | bytearray) -> list[int]:
+    """The stretches of ones, as pairs of first and count."""
+    pairs: list[int] = []
+    first = marks.find(1)
+    while first >= 0:
+        end = marks.find(0, first)
+        end = len(marks) if end < 0 else end
+        pairs += (first, end - first)
+        first = marks.find(1, end)
+    return pairs
+
+
+def check_claimed(claimed: broker_pb2.Claimed, lease: "Lease") -> None:
+    """
+    Whether an answer to a claim of this lease is one.
+
+    Raises:
+        InternalError: the node is none of ours, or has a defect.
+    """
+    end = 0
+    is_one = len(claimed.places) % 2 == 0
+    for first, count in zip(claimed.places[::2], claimed.places[1::2], strict=False):
+        is_one = is_one and first >= end and count > 0
+        end = first + count
+    if not is_one or end > lease.count:
+        raise InternalError(f"the node granted places that a claim of {lease.count} hasn't")
 
 
 def check_delivery(delivery: broker_pb2.Delivery, partition_count: int) -> None:

@@ -11,8 +11,9 @@ Rules
    the order of their kinds, up to 1 MiB, or one larger item alone.
 2. A produce that was sent when the connection broke has an unknown result; it isn't sent again.
    One that wasn't sent waits for the next connection.
-3. When the session is gone, so is every lease: the node said so, or its grace has passed
-   without a connection. Subscriptions are asked for anew and go on.
+3. A session that a node doesn't know, or a subscription that its node gave up, is asked for
+   anew and claims what it holds. After the grace without a connection nothing more is begun on;
+   what was begun is held until its lease is over.
 """
 
 from collections import deque
@@ -23,10 +24,10 @@ from sandglass.client import encode
 from sandglass.client.events import Changed, Event, Expired, Produce, Produced
 from sandglass.client.failure import from_wire
 from sandglass.client.lease import Lease, check_delivery
-from sandglass.client.settling import Settling
+from sandglass.client.settling import Settling, is_passing
 from sandglass.client.subscription import Subscription
 from sandglass.core import limits
-from sandglass.errors import BusyError, NotLeaderError, SandglassError, UnavailableError
+from sandglass.errors import SandglassError, UnavailableError
 from sandglass.wire.v1 import broker_pb2
 
 SILENCE_MS_MIN: Final = 5000
@@ -128,7 +129,10 @@ class Session:
         self._heard_ms = now_ms
         events: list[Event] = []
         if frame.HasField("welcome"):
-            self._welcome(frame.welcome, now_ms, events)
+            self._welcome(frame.welcome, now_ms)
+        for ended in frame.ended:
+            # What is refused because of it is not lost: it is claimed.
+            self._suspend_if_passing(ended)
         for outcome in frame.outcomes:
             self.settling.outcome_answered(outcome, events)
         for extend in frame.extends:
@@ -258,17 +262,29 @@ class Session:
         self._expire(now_ms, events)
         if not self.is_open:
             if self.broken_ms is not None and now_ms - self.broken_ms > self.grace_ms:
-                self._lose_all(events)
+                self._lose_late(now_ms, events)
             return events
+        due = [
+            each
+            for each in self._subscriptions.values()
+            if each.retry_ms is not None and now_ms >= each.retry_ms
+        ]
+        self._ask_all(due)
+        self.settling.repeat()
         for subscription in list(self._subscriptions.values()):
-            if subscription.retry_ms is not None and now_ms >= subscription.retry_ms:
-                self._ask(subscription)
+            if subscription.is_claiming:
+                self.settling.expire(subscription, now_ms, events)
             self.settling.keep(subscription, now_ms)
             self._forget_left(subscription)
         if now_ms - self._sent_ms >= self.heartbeat_ms:
             self._is_beating = True
         self._on_work()
         return events
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether somebody here holds what another may be given, if we are away for long."""
+        return any(each.leases for each in self._all()) or self.settling.is_owed
 
     def is_silent(self, now_ms: int) -> bool:
         """Whether the node owes an answer and is silent for too long. Ask at each tick."""
@@ -299,7 +315,7 @@ class Session:
         self._is_beating = False
         return b"".join(parts)
 
-    def _welcome(self, welcome: broker_pb2.Welcome, now_ms: int, events: list[Event]) -> None:
+    def _welcome(self, welcome: broker_pb2.Welcome, now_ms: int) -> None:
         self.is_open = True
         self.broken_ms = None
         self.session_id = welcome.session_id
@@ -311,10 +327,14 @@ class Session:
         if welcome.is_resumed:
             self._resume(welcome)
         else:
-            self._lose_all(events)
-        for subscription in list(self._subscriptions.values()):
-            if not (subscription.is_active or subscription.is_left or subscription.is_ended):
-                self._ask(subscription)
+            self._suspend_all()
+        self._ask_all(
+            [
+                each
+                for each in self._subscriptions.values()
+                if each.is_claiming or not (each.is_active or each.is_left or each.is_ended)
+            ]
+        )
         self._on_work()
 
     def _resume(self, welcome: broker_pb2.Welcome) -> None:
@@ -325,25 +345,59 @@ class Session:
         self.settling.resumed(held, self._subscriptions.values())
         for subscription in list(self._subscriptions.values()):
             subscription.forget_grants()
+            if subscription.is_claiming:
+                self._unsubscribe(subscription.id)
+                continue
             is_unclear = subscription.is_left or not subscription.is_active
             if is_unclear and subscription.is_asked and not subscription.is_ended:
                 # The node may or may not have it. If we want it, we ask under another id.
                 self._unsubscribe(subscription.id)
 
-    def _lose_all(self, events: list[Event]) -> None:
-        self.settling.lost_all(events)
-        for subscription in list(self._subscriptions.values()):
-            subscription.lose_leases()
-            subscription.is_active = False
-            if subscription.is_left:
+    def _suspend_all(self) -> None:
+        self.settling.forget_sent()
+        for subscription in self._all():
+            self._subscriptions[subscription.id] = subscription
+            self.settling.suspend(subscription)
+            if subscription.is_left and not subscription.is_claiming:
                 del self._subscriptions[subscription.id]
 
-    def _ask(self, subscription: Subscription) -> None:
+    def _suspend_if_passing(self, ended: broker_pb2.SubscriptionEnded) -> None:
+        subscription = self._subscriptions.get(ended.subscription_id)
+        error = from_wire(ended.error) if ended.HasField("error") else None
+        if subscription is not None and is_passing(error):
+            self.settling.suspend(subscription)
+
+    def _all(self) -> list[Subscription]:
+        """Also those that are over, but for an outcome that wasn't answered."""
+        return list(dict.fromkeys((*self._subscriptions.values(), *self.settling.owing())))
+
+    def _lose_late(self, now_ms: int, events: list[Event]) -> None:
+        for subscription in self._all():
+            self.settling.lose_unbegun(subscription)
+            self.settling.expire(subscription, now_ms, events)
+
+    def _ask_all(self, subscriptions: list[Subscription]) -> None:
+        """Of those that claim something of one group, all but the last say so."""
+        for place, subscription in enumerate(subscriptions):
+            later = subscriptions[place + 1 :]
+            has_more = any(
+                each.is_claiming and _group(each) == _group(subscription) for each in later
+            )
+            self._ask(subscription, has_more=has_more)
+
+    def _ask(self, subscription: Subscription, *, has_more: bool = False) -> None:
         del self._subscriptions[subscription.id]
         subscription.request.subscription_id = self._next_id()
         self._subscriptions[subscription.id] = subscription
         subscription.asked()
-        raw = subscription.request.SerializeToString()
+        request = broker_pb2.Subscribe()
+        request.CopyFrom(subscription.request)
+        if subscription.is_left or subscription.is_ended:
+            # Only to settle what it holds.
+            request.is_drain, request.credit_count, request.credit_bytes = False, 0, 0
+        request.claims.extend(self.settling.claim(subscription))
+        request.has_more_claims = has_more
+        raw = request.SerializeToString()
         self._subscribes.append(encode.with_length(_SUBSCRIBE_TAG, raw))
         self._on_work()
 
@@ -367,9 +421,11 @@ class Session:
             error = from_wire(subscribed.error)
             self._end(subscribed.subscription_id, error, now_ms, events)
             return
+        if subscription.is_claiming:
+            self.settling.claimed(subscription, subscribed.claims, now_ms, events)
         subscription.partitions = list(subscribed.partitions)
         subscription.is_active = not subscription.is_ended
-        if subscription.is_left:
+        if subscription.is_left or subscription.is_ended:
             self._unsubscribe(subscription.id)
         events.append(Changed(subscription))
 
@@ -384,11 +440,13 @@ class Session:
         if subscription is None:
             return
         subscription.is_active = False
-        is_passing = isinstance(error, BusyError | UnavailableError | NotLeaderError)
-        if is_passing and not subscription.is_left:
-            subscription.lose_leases()
-            subscription.retry_ms = now_ms + (error.retry_after_ms or RETRY_MS)
-            return
+        if error is not None and is_passing(error):
+            self.settling.suspend(subscription)
+            if subscription.is_claiming or not subscription.is_left:
+                subscription.retry_ms = now_ms + (error.retry_after_ms or RETRY_MS)
+                return
+        if subscription.is_claiming:
+            self.settling.claimed(subscription, (), now_ms, events)
         subscription.is_ended = True
         subscription.is_drained = error is None and not subscription.is_left
         subscription.error = error
@@ -413,6 +471,8 @@ class Session:
 
     def _forget_left(self, subscription: Subscription) -> None:
         """Drops a subscription that is over, once nothing of it is open."""
+        if subscription.is_claiming:
+            return
         if subscription.is_left and subscription.is_ended and not subscription.leases:
             known = self._subscriptions.pop(subscription.id, None)
             if known is not None and subscription.is_drained:
@@ -427,6 +487,11 @@ class Session:
         for produce in late:
             del self._produces[produce.request_id]
         events += [Expired(produce) for produce in (*expired, *late)]
+
+
+def _group(subscription: Subscription) -> tuple[str, str, str]:
+    request = subscription.request
+    return request.topic, request.channel, request.group
 
 
 def _encode_produce(produce: Produce) -> bytes:

@@ -3,8 +3,8 @@ Outcomes and extensions on their way, and the keeping of leases.
 
 Rules
 1. An outcome stays until it is answered, and is sent again after a break if the session goes
-   on. The second answer may then be that the lease is lost, which says nothing: it is taken as
-   done.
+   on, or if the node couldn't take it just then. The second answer may then be that the lease
+   is lost, which says nothing: it is taken as done.
 2. A lease is extended when a third of it has passed, while its subscription is extending and
    read, or was left to be finished. An extension says how far the consumer has got: what it had
    not begun on isn't counted as an attempt, should it die. So one also goes out soon after a
@@ -12,23 +12,38 @@ Rules
    sooner.
 3. Of a lease that nobody keeps, only the credit is taken back when it has run out. The node
    takes an outcome under it until it gives the message away.
+4. What a subscription that has to be asked for anew holds is claimed: all that is open, or has
+   an outcome that wasn't answered. Outcomes wait for what is granted, and go out under the new
+   tokens. Of a claim that wasn't too late, what isn't granted has been settled.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 from sandglass.client import encode
 from sandglass.client.events import Event, Extended, Settled
 from sandglass.client.failure import from_wire
-from sandglass.client.lease import Lease
+from sandglass.client.lease import Lease, Noted, check_claimed
 from sandglass.client.subscription import Subscription
-from sandglass.errors import LeaseLostError, NotFoundError, UnavailableError
+from sandglass.core import limits
+from sandglass.errors import (
+    BusyError,
+    LeaseLostError,
+    NotFoundError,
+    NotLeaderError,
+    SandglassError,
+    UnavailableError,
+)
 from sandglass.wire.v1 import broker_pb2
 
 REPORT_INTERVAL_MS: Final = 100
 """How often, at most, a lease says how far its consumer has got."""
+
+CLAIM_BYTES_MAX: Final = limits.FRAME_BYTES_MAX
+"""The claims of one subscription: what is beyond them is due again."""
 
 _OUTCOME_TAG: Final = encode.tag(broker_pb2.ClientFrame.OUTCOMES_FIELD_NUMBER)
 _EXTEND_TAG: Final = encode.tag(broker_pb2.ClientFrame.EXTENDS_FIELD_NUMBER)
@@ -36,7 +51,9 @@ _EXTEND_TAG: Final = encode.tag(broker_pb2.ClientFrame.EXTENDS_FIELD_NUMBER)
 
 @dataclass(slots=True, eq=False)
 class _SentOutcome:
+    request_id: int
     lease: Lease
+    noted: Noted
     raw: bytes
     waiters: list[object]
     is_repeated: bool = False
@@ -64,6 +81,7 @@ class Settling:
         self._noted: deque[Lease] = deque()
         self._begun: deque[Lease] = deque()
         self._unanswered: dict[int, _SentOutcome] = {}
+        self._again: list[_SentOutcome] = []
         self._extending: dict[int, tuple[Lease, object | None]] = {}
 
     @property
@@ -140,15 +158,31 @@ class Settling:
         while self._begun:
             self.report_begun(self._begun.popleft(), now_ms)
         subscriptions: list[Subscription] = []
+        later: list[Lease] = []
         while self._noted:
             lease = self._noted.popleft()
+            if lease.subscription.is_claiming and not lease.is_lost:
+                later.append(lease)
+                continue
             self._collect_outcomes(lease)
             subscriptions.append(lease.subscription)
+        self._noted.extend(later)
         return subscriptions
+
+    def repeat(self) -> None:
+        """Outcomes that a node couldn't take are sent again; those of claims wait for them."""
+        again, self._again = self._again, []
+        for outcome in again:
+            if outcome.lease.subscription.is_claiming:
+                continue
+            outcome.is_repeated = True
+            self.outcomes.append(outcome.raw)
 
     def report_begun(self, lease: Lease, now_ms: int) -> None:
         """Says how far the consumer has got, if it holds a message the node thinks unread."""
         if lease.begun_count <= lease.reported_count or lease.is_lost:
+            return
+        if lease.subscription.is_claiming:
             return
         if lease.reported_count and now_ms - lease.reported_ms < REPORT_INTERVAL_MS:
             return
@@ -157,6 +191,8 @@ class Settling:
 
     def keep(self, subscription: Subscription, now_ms: int) -> None:
         """Extends the leases of a subscription that want it, or lets them run out."""
+        if subscription.is_claiming:
+            return
         is_kept = subscription.is_kept
         for lease in list(subscription.leases.values()):
             if not lease.open_count:
@@ -177,6 +213,11 @@ class Settling:
         if outcome is None:
             return
         error = from_wire(reply.error) if reply.HasField("error") else None
+        is_claiming = outcome.lease.subscription.is_claiming
+        if is_passing(error) or (is_claiming and error is not None):
+            self._unanswered[reply.request_id] = outcome
+            self._again.append(outcome)
+            return
         if isinstance(error, NotFoundError):
             # The node has forgotten the subscription, and its leases with it.
             error = LeaseLostError(error.message)
@@ -195,7 +236,8 @@ class Settling:
             return
         lease, waiter = known
         error = from_wire(reply.error) if reply.HasField("error") else None
-        if isinstance(error, LeaseLostError) and lease.open_count:
+        is_claiming = lease.subscription.is_claiming
+        if isinstance(error, LeaseLostError) and lease.open_count and not is_claiming:
             lose(lease)
         if waiter is not None:
             events.append(Extended(waiter, reply.lease_ends_ms, error))
@@ -222,35 +264,153 @@ class Settling:
         """
         for outcome in self._unanswered.values():
             outcome.is_repeated = True
-        self.outcomes = deque(outcome.raw for outcome in self._unanswered.values())
+        self._again.clear()
+        self.outcomes = deque(
+            outcome.raw
+            for outcome in self._unanswered.values()
+            if not outcome.lease.subscription.is_claiming
+        )
         # One with an outcome on its way may be held or not: the answer will say.
         names = {_name(outcome.lease) for outcome in self._unanswered.values()}
         for subscription in known:
+            if subscription.is_claiming:  # it is asked for once more, and claims once more
+                names |= {each for each in held if each[0] == subscription.id}
+                continue
             for lease in list(subscription.leases.values()):
                 names.add(_name(lease))
                 if _name(lease) not in held and lease.open_count:
                     lose(lease)
+                elif lease.is_run_out:
+                    lease.release_unbegun()
         for name in sorted(held - names):
             self.release_unknown(*name)
 
-    def lost_all(self, events: list[Event]) -> None:
-        """The session is gone, and every lease with it."""
-        unanswered, self._unanswered = self._unanswered, {}
+    # --- claims -------------------------------------------------------------------------------
+
+    def suspend(self, subscription: Subscription) -> None:
+        """A subscription will be asked for anew: what it holds is to be claimed."""
+        held = self._held(subscription)
+        subscription.is_claiming = bool(held)
+        subscription.is_active = False
+        mine = {each.raw for each in self._unanswered.values() if each.lease in held}
+        self.outcomes = deque(raw for raw in self.outcomes if raw not in mine)
+
+    def owing(self) -> list[Subscription]:
+        """Subscriptions with outcomes that were not answered."""
+        leases = [outcome.lease for outcome in self._unanswered.values()]
+        return [lease.subscription for lease in (*leases, *list(self._noted))]
+
+    def forget_sent(self) -> None:
+        """The session is another one: nothing that waits for a frame is of use to it."""
         self._begun.clear()
+        self._again.clear()
         self.outcomes.clear()
         self.extends.clear()
-        ends = [(outcome.lease, outcome.waiters) for outcome in unanswered.values()]
-        while self._noted:
-            lease = self._noted.popleft()
-            ends.append((lease, lease.waiters))
-            lease.waiters = []
-            lease.take()
-        for lease, waiters in ends:
-            self.lost_count += 1
-            error = LeaseLostError(
-                "the session ended before the outcome was answered", is_result_unknown=True
-            )
-            events.append(Settled(lease.subscription, waiters, error))
+
+    def claim(self, subscription: Subscription) -> list[broker_pb2.Claim]:
+        """What a subscription that is asked for anew claims, the oldest first, in bounds."""
+        subscription.claims = []
+        found: list[broker_pb2.Claim] = []
+        size_bytes = 0
+        for lease, sent in self._held(subscription).items():
+            places = lease.unresolved(sent)
+            claim = _claim_of(lease, places)
+            size_bytes += claim.ByteSize()
+            if size_bytes > CLAIM_BYTES_MAX or len(found) == limits.CLAIM_COUNT_MAX:
+                break
+            if places:
+                subscription.claims.append(lease)
+                found.append(claim)
+        return found
+
+    def claimed(
+        self,
+        subscription: Subscription,
+        replies: Sequence[broker_pb2.Claimed],
+        now_ms: int,
+        events: list[Event],
+    ) -> None:
+        """A subscription has begun anew, and holds what the node has granted."""
+        known = dict(zip(subscription.claims, replies, strict=False))
+        for lease, claimed in known.items():
+            check_claimed(claimed, lease)
+        late = broker_pb2.Claimed(is_late=True)
+        for lease in list(self._held(subscription)):
+            self._renew(lease, known.get(lease, late), now_ms, events)
+        subscription.claims, subscription.is_claiming = [], False
+
+    def expire(self, subscription: Subscription, now_ms: int, events: list[Event]) -> None:
+        """Without a node: a lease that is over is given up, with the outcomes under it."""
+        for lease in list(self._held(subscription)):
+            if now_ms > lease.ends_ms:
+                self._give_up(lease, events)
+
+    def lose_unbegun(self, subscription: Subscription) -> None:
+        """What nobody has begun on is begun on no more: it may be somebody else's."""
+        for lease in subscription.leases.values():
+            lease.is_run_out = True
+
+    def _held(self, subscription: Subscription) -> dict[Lease, list[list[int]]]:
+        """Its leases that aren't over, with the places of outcomes on their way."""
+        held: dict[Lease, list[list[int]]] = {
+            lease: [] for lease in subscription.leases.values()
+        }
+        for outcome in self._unanswered.values():
+            if outcome.lease.subscription is subscription and not outcome.lease.is_lost:
+                held.setdefault(outcome.lease, []).append(outcome.noted.places)
+        for lease in list(self._noted):
+            if lease.subscription is subscription and not lease.is_lost:
+                held.setdefault(lease, [])
+        return held
+
+    def _renew(
+        self, lease: Lease, claimed: broker_pb2.Claimed, now_ms: int, events: list[Event]
+    ) -> None:
+        subscription = lease.subscription
+        if claimed.is_late:
+            self._give_up(lease, events)
+            return
+        subscription.leases.pop((lease.partition_number, lease.token), None)
+        if not claimed.token:
+            lease.is_lost = True
+            subscription.settled(lease, is_over=True)
+            events += self._untold(lease)
+        else:
+            lease.renew(claimed.token, claimed.places, ends_ms=now_ms + claimed.lease_ms)
+            if lease.open_count or lease.is_noted:
+                subscription.leases[lease.partition_number, lease.token] = lease
+            else:
+                subscription.settled(lease, is_over=True)
+        for outcome in self._unanswered_of(lease):
+            places = _common(outcome.noted.places, claimed.places)
+            if places:
+                self._send(replace(outcome.noted, places=places), outcome)
+            else:
+                del self._unanswered[outcome.request_id]
+                events.append(Settled(subscription, outcome.waiters, None))
+
+    def _give_up(self, lease: Lease, events: list[Event]) -> None:
+        """A lease is somebody else's, as far as anybody knows."""
+        lose(lease)
+        events += self._untold(lease)
+        for outcome in self._unanswered_of(lease):
+            del self._unanswered[outcome.request_id]
+            events.append(self._lost(lease, outcome.waiters))
+
+    def _untold(self, lease: Lease) -> list[Event]:
+        """What was noted in a lease that is lost was never sent."""
+        waiters, lease.waiters = lease.waiters, []
+        return [self._lost(lease, waiters)] if lease.take() or waiters else []
+
+    def _lost(self, lease: Lease, waiters: list[object]) -> Settled:
+        self.lost_count += 1
+        error = LeaseLostError(
+            "the session ended before the outcome was answered", is_result_unknown=True
+        )
+        return Settled(lease.subscription, waiters, error)
+
+    def _unanswered_of(self, lease: Lease) -> list[_SentOutcome]:
+        return [each for each in self._unanswered.values() if each.lease is lease]
 
     # --- private ------------------------------------------------------------------------------
 
@@ -259,22 +419,32 @@ class Settling:
         noted = lease.take()
         for each in noted:
             request_id = self._next_id()
-            outcome = broker_pb2.Outcome(
-                request_id=request_id,
-                subscription_id=lease.subscription.id,
-                partition_number=lease.partition_number,
-                token=lease.token,
-                kind=each.kind,  # pyright: ignore[reportArgumentType] - an enum is an int
-                places=() if each.places == [0, lease.count] else each.places,
-                delay_ms=each.delay_ms,
-                reason=each.reason,
-            )
-            raw = encode.with_length(_OUTCOME_TAG, outcome.SerializeToString())
-            self.outcomes.append(raw)
             # Answers come in order: who waits is told by the last one.
             told = waiters if each is noted[-1] else []
-            self._unanswered[request_id] = _SentOutcome(lease, raw, told)
+            self._send(each, _SentOutcome(request_id, lease, each, b"", told))
         lease.subscription.settled(lease)
+
+    def _send(self, noted: Noted, outcome: _SentOutcome) -> None:
+        lease = outcome.lease
+        wire = broker_pb2.Outcome(
+            request_id=outcome.request_id,
+            subscription_id=lease.subscription.id,
+            partition_number=lease.partition_number,
+            token=lease.token,
+            kind=noted.kind,  # pyright: ignore[reportArgumentType] - an enum is an int
+            places=() if noted.places == [0, lease.count] else noted.places,
+            delay_ms=noted.delay_ms,
+            reason=noted.reason,
+        )
+        outcome.raw = encode.with_length(_OUTCOME_TAG, wire.SerializeToString())
+        outcome.noted = noted
+        self.outcomes.append(outcome.raw)
+        self._unanswered[outcome.request_id] = outcome
+
+
+def is_passing(error: SandglassError | None) -> bool:
+    """Will it be better in a moment, perhaps with another node?"""
+    return isinstance(error, BusyError | UnavailableError | NotLeaderError)
 
 
 def lose(lease: Lease) -> None:
@@ -289,6 +459,33 @@ def _extension_ms(lease: Lease, now_ms: int) -> int:
     if lease.subscription.is_kept:
         return max(lease.lease_ms, left_ms)
     return left_ms
+
+
+def _claim_of(lease: Lease, places: list[int]) -> broker_pb2.Claim:
+    starts = lease.run_starts
+    return broker_pb2.Claim(
+        partition_number=lease.partition_number,
+        token=lease.token,
+        attempt=lease.attempt,
+        releases=lease.releases,
+        generation=lease.generation,
+        run_due_ms=lease.run_due_ms,
+        run_first_index=lease.run_first_index,
+        run_count=[end - first for first, end in pairwise(starts)],
+        places=() if places == [0, lease.count] else places,
+        begun_count=lease.begun_count,
+    )
+
+
+def _common(some: Sequence[int], others: Sequence[int]) -> list[int]:
+    """What two lists of pairs (first, count) have in common."""
+    found: list[int] = []
+    for first, count in zip(some[::2], some[1::2], strict=True):
+        for other, other_count in zip(others[::2], others[1::2], strict=True):
+            low, high = max(first, other), min(first + count, other + other_count)
+            if low < high:
+                found += (low, high - low)
+    return found
 
 
 def _name(lease: Lease) -> tuple[int, int, int]:

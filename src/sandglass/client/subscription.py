@@ -54,8 +54,9 @@ class Subscription:
         is_extending: whether leases are kept while the consumer is there.
 
     `ready` holds deliveries that nobody has begun on; `leases` all that have open messages, by
-    (partition number, token). One that `is_left` gets no more messages; if it `is_finishing`,
-    what its consumer has begun on stays leased.
+    (partition number, token). While it `is_claiming`, they wait to be leased anew, `claims` as
+    they were asked for; no outcome is sent meanwhile. One that `is_left` gets no more messages;
+    if it `is_finishing`, what its consumer has begun on stays leased.
     """
 
     def __init__(self, request: broker_pb2.Subscribe, *, is_extending: bool) -> None:
@@ -67,6 +68,8 @@ class Subscription:
         self.count_credit = Credit(request.credit_count)
         self.bytes_credit = Credit(request.credit_bytes)
         self.retry_ms: int | None = None
+        self.claims: list[Lease] = []
+        self.is_claiming = False
         self.is_asked = False
         self.is_active = False
         self.is_waiting = False

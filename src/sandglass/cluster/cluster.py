@@ -449,6 +449,7 @@ class Cluster:
                 slicer=self.slicer,
                 stats=self.loops.own.stats,
                 stopwatch_ns=self.stopwatch_ns,
+                session_grace_ms=self.loops.own.session_grace_ms,
                 may_serve=self._may_serve,
                 snapshots=self.snapshots,
                 on_leading=self._on_leading,

@@ -28,6 +28,7 @@ from sandglass.adapters.memory_log import MemoryLog
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.snapshots import LedLog, Snapshots
+from sandglass.core import limits
 from sandglass.core.partition import Slicer
 from sandglass.errors import BusyError, SandglassError, UnavailableError
 from sandglass.ports import Clock, Entropy
@@ -70,6 +71,7 @@ class Replica:
         slicer: Slicer,
         stats: Counts,
         stopwatch_ns: Callable[[], int],
+        session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT,
         may_serve: Callable[[], bool],
         snapshots: Snapshots,
         on_leading: Callable[["Replica"], Awaitable[None]],
@@ -89,6 +91,7 @@ class Replica:
         self._slicer = slicer
         self._stats = stats
         self._stopwatch_ns = stopwatch_ns
+        self._session_grace_ms = session_grace_ms
         self._may_serve = may_serve
         self._snapshots = snapshots
         self._on_leading = on_leading
@@ -254,6 +257,7 @@ class Replica:
             stats=self._stats,
             stopwatch_ns=self._stopwatch_ns,
             may_serve=self._may_serve,
+            session_grace_ms=self._session_grace_ms,
         )
         loop.open()
         return loop

@@ -76,9 +76,10 @@ def may_claim(group: Group, session: str, owner: str) -> bool:
     return group.returning is not None and group.returning.owners.get(session) == owner
 
 
-def come_back(group: Group, session: str) -> None:
+def come_back(group: Group, session: str, owner: str) -> None:
     """A session has claimed what it holds; the last one ends the wait."""
-    if group.returning is not None and group.returning.owners.pop(session, None) is not None:
+    if group.returning is not None and may_claim(group, session, owner):
+        del group.returning.owners[session]
         group.is_ready = group.is_ready or not group.returning.owners
 
 

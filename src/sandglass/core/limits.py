@@ -137,6 +137,10 @@ calls of one connection. Buffers below us hold up to four times as much."""
 OUTGOING_WAIT_MS: Final = 30_000
 """A call that reads waits so long for room, and is refused then."""
 
+CLAIM_COUNT_MAX: Final = 10_000
+"""Deliveries that a session claims with one subscription: each costs a few looks into the view.
+What it holds beyond them is due again."""
+
 SUBSCRIPTION_COUNT_MAX: Final = 1000
 """Per session."""
 

@@ -48,6 +48,7 @@ from sandglass.rpc import calls
 from sandglass.rpc.outcomes import alike, all_places
 from sandglass.rpc.relaying.relay import Relay
 from sandglass.rpc.relaying.relays import Relays
+from sandglass.surface.claims import claimed_to_wire, claims_of
 from sandglass.surface.consume import (
     delivery_to_wire,
     ending_of,
@@ -355,7 +356,7 @@ class SessionStream:
             if self._relay is not None and not self._relay.is_own(topic):
                 self._relay.subscribe(item, topic, refs)
                 return
-            await self.broker.consumers.subscribe(
+            subscription = await self.broker.consumers.subscribe(
                 self.session,
                 self,
                 subscription_id=item.subscription_id,
@@ -370,7 +371,11 @@ class SessionStream:
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
                 on_moved=partial(self._moved, topic, item) if item.is_part else None,
+                claims=claims_of(topic, item),
+                has_more_claims=item.has_more_claims,
+                reader=item.reader,
             )
+            reply.claims.extend(claimed_to_wire(subscription))
             if self._is_crowded(self._connection):
                 self.hold()
             reply.partitions.extend(ref.id for ref in topic.partitions)

@@ -254,9 +254,9 @@ def ending_of(item: pb.Outcome) -> Ending:
     return ending
 
 
-def places_of(item: pb.Outcome) -> Places:
+def places_of(item: pb.Outcome | pb.Claim) -> Places:
     """
-    The places that an outcome is for; none for all that are open.
+    The places that an outcome or a claim is for; none for all that are open.
 
     Raises:
         InvalidError: half a pair, or more pairs than a delivery has messages.
@@ -293,6 +293,10 @@ def delivery_to_wire(delivery: Delivery, *, subscription_id: int, place: int) ->
         count=lease.count,
         lease_ms=lease.lease_ms,
     )
+    if lease.releases:
+        wire.releases = lease.releases
+    if delivery.group.generation > 1:
+        wire.generation = delivery.group.generation
     _fill(wire, delivery.slices)
     return wire
 

@@ -72,7 +72,7 @@ class Claims:
             for task in before.tasks:
                 if may_claim and task.partition == partition.number:
                     self._claim(client, partition, group, known, task)
-            claim.come_back(group, session)
+            claim.come_back(group, session, "")
             known.awaited.pop(session, None)
         self.consumers.begin(client)
 

@@ -9,7 +9,7 @@ from sandglass.client.lease import ACK, DEAD, NACK, RELEASE, Lease
 from sandglass.core import limits
 from sandglass.errors import ConflictError, InvalidError, LeaseLostError, UnavailableError
 from sandglass.wire.v1 import broker_pb2 as pb
-from tests.unit.client.frames import GRACE_MS, Table
+from tests.unit.client.frames import Table
 
 LOST = pb.Error(code=10, reason="LEASE_LOST", message="gone")
 
@@ -182,36 +182,6 @@ def test_unanswered_outcomes_are_sent_again_when_the_session_goes_on() -> None:
     assert sent == again
     assert isinstance(event, Settled)
     assert event.error is None
-
-
-def test_a_new_session_loses_every_lease_and_outcome() -> None:
-    table = open_table()
-    subscription = table.subscribe()
-    settled, held = table.deliver(subscription, 1), table.deliver(subscription, 1)
-    settled.settle(0, ACK)
-    table.frames()
-
-    table.break_off()
-    (event,) = table.open(is_resumed=False)
-
-    assert isinstance(event, Settled)
-    assert isinstance(event.error, LeaseLostError)
-    assert event.error.is_result_unknown
-    with pytest.raises(LeaseLostError):
-        held.settle(0, ACK)
-    assert [] == list(table.frame().outcomes)
-
-
-def test_leases_are_lost_when_the_grace_passes_without_a_connection() -> None:
-    table = open_table()
-    lease = table.deliver(table.subscribe(), 1)
-    table.break_off()
-
-    table.tick(GRACE_MS)
-    within = lease.is_lost
-    table.tick(1)
-
-    assert (False, True) == (within, lease.is_lost)
 
 
 def test_leases_that_only_one_side_knows_are_given_up_on_return() -> None:

@@ -79,7 +79,7 @@ def test_a_group_waits_for_its_session_and_goes_on_once_it_has_come_back() -> No
     assert [] == drive.take()
     assert drive.partition.wake_at()[1] == drive.machine.claims_until_ms
     assert may_claim(group, S, OWNER)
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     assert [1, 2] == drive.take()
     assert not may_claim(group, S, OWNER)
@@ -109,11 +109,11 @@ def test_a_group_waits_until_the_last_of_its_sessions_is_back_and_others_wait_fo
     drive.read(drive.group("free"))
 
     assert [1] == drive.take()
-    come_back(group, S)
+    come_back(group, S, OWNER)
     assert [] == drive.take()
-    come_back(group, "nobody")
+    come_back(group, "nobody", OWNER)
     assert [] == drive.take()
-    come_back(group, "other")
+    come_back(group, "other", OWNER)
     assert [1] == drive.take()
 
 
@@ -150,7 +150,7 @@ def test_a_moved_group_still_waits_and_nothing_from_before_can_be_claimed() -> N
     assert [] == drive.take()
     with pytest.raises(LeaseLostError):
         take(drive, group, held(delivery))
-    come_back(group, S)
+    come_back(group, S, OWNER)
     assert [1, 2] == drive.take()
 
 
@@ -162,7 +162,7 @@ def test_what_is_claimed_is_leased_under_a_new_token_and_the_rest_is_handed_out(
     group = begun_anew(drive)
 
     lease = take(drive, group, held(two))
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     assert lease.token > three.lease.token
     assert (3, 0b111, 99) == (lease.count, lease.open, lease.consumer)
@@ -178,7 +178,7 @@ def test_an_outcome_is_taken_under_the_new_token_and_under_the_old_one(
     group = begun_anew(drive)
     lease = take(drive, group, held(two))
     take(drive, group, held(one))
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     told = two if is_old_token else replace(two, lease=lease)
     drive.end(replace(told, group=group), Ending.ACKED)
@@ -202,7 +202,7 @@ def test_of_a_delivery_only_the_places_that_are_asked_for_and_left_are_granted()
     group = begun_anew(drive)
 
     lease = take(drive, group, held(one, [(1, 2), (4, 2)]))
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     assert 0b010100 == lease.open
     assert sorted([4, 6]) == sorted(drive.take())
@@ -216,7 +216,7 @@ def test_a_claim_is_kept_by_its_lease_and_comes_again_when_that_is_over() -> Non
     drive, (one,) = handed_out([2])
     group = begun_anew(drive)
     take(drive, group, held(one))
-    come_back(group, S)
+    come_back(group, S, OWNER)
     assert [] == drive.take()
 
     drive.go(500)
@@ -266,7 +266,7 @@ def test_what_came_again_is_claimed_out_of_its_retry_row() -> None:
     group = begun_anew(drive)
 
     lease = take(drive, group, held(again, [(1, 2)]))
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     assert (True, 1, 0b0110) == (lease.is_retry, lease.attempts, lease.open)
     assert [1, 4] == drive.take()
@@ -282,7 +282,7 @@ def test_a_retry_row_that_is_wholly_claimed_gives_nothing() -> None:
     drive, again = retried()
     group = begun_anew(drive)
     take(drive, group, held(again))
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     assert [] == drive.take()
     drive.end(replace(again, group=group), Ending.ACKED)
@@ -343,7 +343,7 @@ def test_a_claim_does_not_reach_over_messages_of_others() -> None:
     with pytest.raises(InvalidError, match="other messages stand"):
         take(drive, group, claim)
 
-    come_back(group, S)
+    come_back(group, S, OWNER)
     assert [1, 2, 3] == drive.take()
 
 
@@ -377,7 +377,7 @@ def test_what_is_cut_or_claimed_counts_neither_as_unread_nor_twice() -> None:
     )
     cut = drive.partition.admit_cut(two.lease.dues[0] << 64, drive.moment)
     drive.apply(cut)
-    come_back(group, S)
+    come_back(group, S, OWNER)
 
     assert [] == drive.take()
     assert 2 == group.expired_count

@@ -39,6 +39,9 @@ from sandglass.wire.v1 import broker_pb2
 SESSION_METHOD: Final = "/sandglass.v1.Broker/Session"
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0
+HOLDING_BACKOFF_S_MAX: Final = 0.3
+"""While something is held: a node that begins anew waits for us, but not for long."""
+
 WELCOME_S_MAX: Final = 5.0
 """A node that takes the connection and doesn't greet within this is passed over."""
 
@@ -212,6 +215,8 @@ class Connection:
             self._turn += 1
             failures += 1
             pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
+            if self.session.is_holding:
+                pause_s = min(pause_s, HOLDING_BACKOFF_S_MAX)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
 
     async def _serve(self, address: str) -> bool:

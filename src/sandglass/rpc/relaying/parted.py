@@ -140,6 +140,7 @@ class Parted:
         item = pb.Subscribe()
         item.CopyFrom(self.item)
         item.subscription_id = max(0, part.id)
+        item.ClearField("claims")
         del item.partitions[:]
         item.partitions.extend(self.topic.partitions[each].id for each in sorted(part.places))
         self.purse.forget(part)

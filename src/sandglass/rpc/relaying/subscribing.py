@@ -153,6 +153,7 @@ class Subscribing:
                     field="subscription_id",
                 )
             self._forget(left)
+        item.reader = item.reader or self._links.session.id
         places = {ref.number: place for place, ref in enumerate(topic.partitions)}
         parted = Parted(
             item,
@@ -254,6 +255,7 @@ class Subscribing:
                 ack_timeout_ms=item.ack_timeout_ms,
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
+                reader=item.reader,
                 on_moved=partial(self._moved_away, parted, part),
             )
         except SandglassError as error:

@@ -153,7 +153,7 @@ class OpenLease(_message.Message):
     def __init__(self, subscription_id: _Optional[int] = ..., partition_number: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
 
 class Subscribe(_message.Message):
-    __slots__ = ("subscription_id", "topic", "partitions", "channel", "group", "consumer", "credit_count", "credit_bytes", "start", "ack_timeout_ms", "is_drain", "is_part")
+    __slots__ = ("subscription_id", "topic", "partitions", "channel", "group", "consumer", "credit_count", "credit_bytes", "start", "ack_timeout_ms", "is_drain", "is_part", "claims", "has_more_claims", "reader")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +166,9 @@ class Subscribe(_message.Message):
     ACK_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     IS_DRAIN_FIELD_NUMBER: _ClassVar[int]
     IS_PART_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_CLAIMS_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
     subscription_id: int
     topic: str
     partitions: _containers.RepeatedScalarFieldContainer[str]
@@ -178,17 +181,58 @@ class Subscribe(_message.Message):
     ack_timeout_ms: int
     is_drain: bool
     is_part: bool
-    def __init__(self, subscription_id: _Optional[int] = ..., topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., credit_count: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., is_drain: _Optional[bool] = ..., is_part: _Optional[bool] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[Claim]
+    has_more_claims: bool
+    reader: str
+    def __init__(self, subscription_id: _Optional[int] = ..., topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., credit_count: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., is_drain: _Optional[bool] = ..., is_part: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., has_more_claims: _Optional[bool] = ..., reader: _Optional[str] = ...) -> None: ...
+
+class Claim(_message.Message):
+    __slots__ = ("partition_number", "token", "attempt", "releases", "generation", "run_due_ms", "run_first_index", "run_count", "places", "begun_count")
+    PARTITION_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RUN_DUE_MS_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    RUN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    partition_number: int
+    token: int
+    attempt: int
+    releases: int
+    generation: int
+    run_due_ms: _containers.RepeatedScalarFieldContainer[int]
+    run_first_index: _containers.RepeatedScalarFieldContainer[int]
+    run_count: _containers.RepeatedScalarFieldContainer[int]
+    places: _containers.RepeatedScalarFieldContainer[int]
+    begun_count: int
+    def __init__(self, partition_number: _Optional[int] = ..., token: _Optional[int] = ..., attempt: _Optional[int] = ..., releases: _Optional[int] = ..., generation: _Optional[int] = ..., run_due_ms: _Optional[_Iterable[int]] = ..., run_first_index: _Optional[_Iterable[int]] = ..., run_count: _Optional[_Iterable[int]] = ..., places: _Optional[_Iterable[int]] = ..., begun_count: _Optional[int] = ...) -> None: ...
+
+class Claimed(_message.Message):
+    __slots__ = ("token", "places", "lease_ms", "is_late")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    IS_LATE_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    places: _containers.RepeatedScalarFieldContainer[int]
+    lease_ms: int
+    is_late: bool
+    def __init__(self, token: _Optional[int] = ..., places: _Optional[_Iterable[int]] = ..., lease_ms: _Optional[int] = ..., is_late: _Optional[bool] = ...) -> None: ...
 
 class Subscribed(_message.Message):
-    __slots__ = ("subscription_id", "error", "partitions")
+    __slots__ = ("subscription_id", "error", "partitions", "claims")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    CLAIMS_FIELD_NUMBER: _ClassVar[int]
     subscription_id: int
     error: Error
     partitions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, subscription_id: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., partitions: _Optional[_Iterable[str]] = ...) -> None: ...
+    claims: _containers.RepeatedCompositeFieldContainer[Claimed]
+    def __init__(self, subscription_id: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., partitions: _Optional[_Iterable[str]] = ..., claims: _Optional[_Iterable[_Union[Claimed, _Mapping]]] = ...) -> None: ...
 
 class Unsubscribe(_message.Message):
     __slots__ = ("subscription_id",)
@@ -217,7 +261,7 @@ class Credit(_message.Message):
     def __init__(self, subscription_id: _Optional[int] = ..., count: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Delivery(_message.Message):
-    __slots__ = ("subscription_id", "partition_number", "token", "attempt", "batch", "count", "run_due_ms", "run_first_index", "run_count", "run_produced_ms", "lease_ms", "dead_letter")
+    __slots__ = ("subscription_id", "partition_number", "token", "attempt", "batch", "count", "run_due_ms", "run_first_index", "run_count", "run_produced_ms", "lease_ms", "dead_letter", "releases", "generation")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     PARTITION_NUMBER_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +274,8 @@ class Delivery(_message.Message):
     RUN_PRODUCED_MS_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     subscription_id: int
     partition_number: int
     token: int
@@ -242,7 +288,9 @@ class Delivery(_message.Message):
     run_produced_ms: _containers.RepeatedScalarFieldContainer[int]
     lease_ms: int
     dead_letter: DeadLetter
-    def __init__(self, subscription_id: _Optional[int] = ..., partition_number: _Optional[int] = ..., token: _Optional[int] = ..., attempt: _Optional[int] = ..., batch: _Optional[bytes] = ..., count: _Optional[int] = ..., run_due_ms: _Optional[_Iterable[int]] = ..., run_first_index: _Optional[_Iterable[int]] = ..., run_count: _Optional[_Iterable[int]] = ..., run_produced_ms: _Optional[_Iterable[int]] = ..., lease_ms: _Optional[int] = ..., dead_letter: _Optional[_Union[DeadLetter, _Mapping]] = ...) -> None: ...
+    releases: int
+    generation: int
+    def __init__(self, subscription_id: _Optional[int] = ..., partition_number: _Optional[int] = ..., token: _Optional[int] = ..., attempt: _Optional[int] = ..., batch: _Optional[bytes] = ..., count: _Optional[int] = ..., run_due_ms: _Optional[_Iterable[int]] = ..., run_first_index: _Optional[_Iterable[int]] = ..., run_count: _Optional[_Iterable[int]] = ..., run_produced_ms: _Optional[_Iterable[int]] = ..., lease_ms: _Optional[int] = ..., dead_letter: _Optional[_Union[DeadLetter, _Mapping]] = ..., releases: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
     __slots__ = ("group", "attempts", "reason", "run_offset")
