@@ -13,7 +13,7 @@ SEEDS  ?= 1000# how many histories `make simulate` tries
 SECONDS ?= 60# that `make fuzz` gives each decoder
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist
+.PHONY: help install demo cluster-demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 demo: install ## a day of departures in half a minute, then ten thousand e-mails
 	@$(BIN)/python -m demo.departures $(ARGS)
+
+cluster-demo: install ## the departures on three nodes, one of which is killed half way
+	@$(BIN)/python -m demo.cluster $(ARGS)
 
 test: install ## run the tests, two at a time
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not fault" $(ARGS)

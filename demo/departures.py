@@ -14,8 +14,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
@@ -43,15 +44,47 @@ TURN_S = 0.02
 STOP_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What is to be played, and what comes of it."""
+
+    squeeze: Squeeze
+    cancelled: list[Flight]
+    tally: Tally
+    messages: list[Message]
+
+
+def plan_day(*, seconds: float, is_forgiving: bool = False) -> Day:
+    """The day, which begins in a moment."""
+    flights = read_flights()
+    squeeze = Squeeze.of(flights, begins=datetime.now(UTC) + LEAD, seconds=seconds)
+    tally = Tally(
+        {
+            flight.value: (flight, squeeze.due(flight.departed))
+            for flight in flights
+            if flight.departed is not None
+        },
+        is_forgiving,
+    )
+    messages = [
+        Message(value, key=flight.name, due_at=due)
+        for value, (flight, due) in tally.due.items()
+    ]
+    cancelled = [flight for flight in flights if flight.departed is None]
+    return Day(squeeze, cancelled, tally, messages)
+
+
 @asynccontextmanager
-async def open_gates(address: str) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
+async def open_gates(
+    addresses: Sequence[str],
+) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
     """The consumers, as processes; closes them at the end, and waits until they have gone."""
     gates: list[asyncio.subprocess.Process] = []
     try:
         for name in GATES:
             gates.append(  # noqa: PERF401 - what was started has to be stopped
                 await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "demo.gate", address, TOPIC, name),
+                    *(sys.executable, "-m", "demo.gate", TOPIC, name, *addresses),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     start_new_session=True,
@@ -60,10 +93,11 @@ async def open_gates(address: str) -> AsyncGenerator[list[asyncio.subprocess.Pro
         yield gates
     finally:
         for gate in gates:
-            await _close(gate)
+            await close_gate(gate)
 
 
-async def _close(gate: asyncio.subprocess.Process) -> None:
+async def close_gate(gate: asyncio.subprocess.Process) -> None:
+    """Lets it end by itself, and waits."""
     assert gate.stdin is not None
     gate.stdin.close()
     try:
@@ -97,17 +131,22 @@ async def read_gate(
     assert gate.stdout is not None
     async for line in gate.stdout:
         said = json.loads(line)
-        received = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=said["received_us"])
-        departure = tally.took(said["value"].encode(), received, name)
+        value = said["value"].encode()
+        at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=said["at_us"])
+        if said["what"] == "acked":
+            tally.knows_acked(value, at)
+            continue
+        departure = tally.took(value, at, name)
         if departure is not None:
             board.departed(departure)
 
 
 async def watch(
-    squeeze: Squeeze, cancelled: list[Flight], tally: Tally, board: PlainBoard | LiveBoard
+    day: Day, board: PlainBoard | LiveBoard, *, patience: timedelta = PATIENCE
 ) -> None:
     """Keeps the board until everything has come, or is overdue."""
-    waiting = sorted(cancelled, key=lambda flight: flight.scheduled, reverse=True)
+    squeeze, tally = day.squeeze, day.tally
+    waiting = sorted(day.cancelled, key=lambda flight: flight.scheduled, reverse=True)
     last = max(due for _, due in tally.due.values())
     next_frame = squeeze.begins - LEAD
     while True:
@@ -117,49 +156,63 @@ async def watch(
         if now >= next_frame:
             board.refresh(squeeze.shown(min(max(now, squeeze.begins), last)), tally)
             next_frame = now + FRAME
-        if (tally.is_complete and not waiting) or now > last + PATIENCE:
+        if (tally.is_complete and not waiting) or now > last + patience:
             return
         await asyncio.sleep(TURN_S)
 
 
+async def produce_day(client: AsyncClient, day: Day, console: Console) -> None:
+    """All messages at once, in the order of the timetable."""
+    summary = await client.produce_many(TOPIC, day.messages)
+    console.print(
+        f"produced {summary.count} flights, each due at its departure;"
+        f" {len(day.cancelled)} never left"
+    )
+
+
 async def play_departures(address: str, console: Console, *, seconds: float) -> Tally:
     """Produces the day, and shows it as it comes."""
-    flights = read_flights()
-    left = [flight for flight in flights if flight.departed is not None]
-    cancelled = [flight for flight in flights if flight.departed is None]
-    async with AsyncClient(address) as client, open_gates(address) as gates:
+    async with AsyncClient(address) as client, open_gates([address]) as gates:
         await client.create_topic(TOPIC, partitions=3)
         await until_gates_are_ready(client, gates)
-        begins = datetime.now(UTC) + LEAD
-        squeeze = Squeeze.of(flights, begins=begins, seconds=seconds)
-        tally = Tally(
-            {
-                flight.value: (flight, squeeze.due(flight.departed or flight.scheduled))
-                for flight in left
-            }
-        )
-        messages = [
-            Message(value, key=flight.name, due_at=due)
-            for value, (flight, due) in tally.due.items()
-        ]
-        summary = await client.produce_many(TOPIC, messages)
-        console.print(
-            f"produced {summary.count} flights, each due at its departure;"
-            f" {len(cancelled)} never left"
-        )
+        day = plan_day(seconds=seconds)
+        await produce_day(client, day, console)
         with board_for(console) as board:
             # The group ends when the gates have: a message too many would stand there.
             async with asyncio.TaskGroup() as reading:
                 for name, gate in zip(GATES, gates, strict=True):
-                    reading.create_task(read_gate(name, gate, tally, board))
-                await watch(squeeze, cancelled, tally, board)
+                    reading.create_task(read_gate(name, gate, day.tally, board))
+                await watch(day, board)
+                await until_acked(client, day.tally)
                 for gate in gates:
-                    await _close(gate)
-        groups = await client.list_groups(TOPIC, GROUP)
-        acked_count = sum(group.acked_count for group in groups)
-        if acked_count != len(tally.late_ms):
-            raise NodeError(f"{len(tally.late_ms)} came, but {acked_count} are acked")
-    return tally
+                    await close_gate(gate)
+        await check_acked(client, day.tally)
+    return day.tally
+
+
+async def until_acked(client: AsyncClient, tally: Tally) -> None:
+    """Waits until what came is acknowledged, but not for ever: `check_acked` looks then."""
+    patient_until = asyncio.get_running_loop().time() + READY_S
+    while asyncio.get_running_loop().time() < patient_until:
+        if await acked_count(client) >= len(tally.late_ms):
+            return
+        await asyncio.sleep(TURN_S)
+
+
+async def check_acked(client: AsyncClient, tally: Tally) -> None:
+    """
+    Raises:
+        NodeError: the group's count is another than ours.
+    """
+    count = await acked_count(client)
+    if count != len(tally.late_ms):
+        raise NodeError(f"{len(tally.late_ms)} came, but {count} are acked")
+
+
+async def acked_count(client: AsyncClient) -> int:
+    """What the gates' group has acknowledged, as the broker counts it."""
+    groups = await client.list_groups(TOPIC, GROUP)
+    return sum(group.acked_count for group in groups)
 
 
 def show_departures(console: Console, tally: Tally) -> None:
@@ -169,6 +222,8 @@ def show_departures(console: Console, tally: Tally) -> None:
         f"delivered {len(tally.late_ms)} of {len(tally.due)} ({shares}):"
         f" {tally.lost_count} lost, {tally.early_count} early, {tally.double_count} double"
     )
+    if tally.again_count:
+        console.print(f"{tally.again_count} came again that nobody had acknowledged")
     if tally.unknown_count:
         console.print(f"{tally.unknown_count} messages came that nobody produced")
     console.print(
@@ -201,10 +256,10 @@ async def play(console: Console, *, seconds: float, email_count: int) -> bool:
     return tally.is_good and rates.is_good
 
 
-async def _play_until_terminated(
-    console: Console, arguments: argparse.Namespace, signals: list[signal.Signals]
+async def _until_terminated(
+    playing: Callable[[], Awaitable[bool]], signals: list[signal.Signals]
 ) -> bool:
-    """A termination, or the end of the terminal, is taken like Ctrl-C: the node stops first."""
+    """A termination, or the end of the terminal, is taken like Ctrl-C: the nodes stop first."""
     task = asyncio.current_task()
     assert task is not None
 
@@ -215,21 +270,38 @@ async def _play_until_terminated(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
             asyncio.get_running_loop().add_signal_handler(number, end, number)
-    return await play(console, seconds=arguments.seconds, email_count=arguments.emails)
+    return await playing()
 
 
 def main() -> int:
     """Plays the demo; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    add_seconds(parser)
+    parser.add_argument("--emails", type=int, default=10_000, help="how many follow")
+    arguments = parser.parse_args()
+    console = new_console()
+    return run(
+        lambda: play(console, seconds=arguments.seconds, email_count=arguments.emails), console
+    )
+
+
+def add_seconds(parser: argparse.ArgumentParser) -> None:
+    """The option that all demos have."""
     parser.add_argument(
         "--seconds", type=_positive, default=30.0, help="how long the day takes"
     )
-    parser.add_argument("--emails", type=int, default=10_000, help="how many follow")
-    arguments = parser.parse_args()
-    console = _Console(highlight=False, soft_wrap=True)
+
+
+def new_console() -> Console:
+    """Where a demo says what it does."""
+    return _Console(highlight=False, soft_wrap=True)
+
+
+def run(playing: Callable[[], Awaitable[bool]], console: Console) -> int:
+    """Plays until the end, Ctrl-C or a termination; returns the exit code."""
     signals: list[signal.Signals] = []
     try:
-        is_good = asyncio.run(_play_until_terminated(console, arguments, signals))
+        is_good = asyncio.run(_until_terminated(playing, signals))
     except KeyboardInterrupt:
         console.print("stopped")
         return 130

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from demo.flights import Flight
 
@@ -17,13 +18,24 @@ class Departure:
 
 @dataclass(slots=True)
 class Tally:
-    """`due` is when each message was scheduled for, by its bytes."""
+    """
+    `due` is when each message was scheduled for, by its bytes.
+
+    A message that comes again is double; where a leader may die (`is_forgiving`) only if it was
+    acknowledged before.
+    """
 
     due: dict[bytes, tuple[Flight, datetime]]
+    is_forgiving: bool = False
     late_ms: dict[int, float] = field(default_factory=dict[int, float])
     """Of each flight that was delivered, by number."""
     by_gate: dict[str, int] = field(default_factory=dict[str, int])
-    double_count: int = 0
+    came_at: list[datetime] = field(default_factory=list[datetime])
+    """When the gates were given something, one too many included."""
+    acked: dict[int, datetime] = field(default_factory=dict[int, datetime])
+    """When a gate knew that a flight is acknowledged, by number."""
+    repeats: list[tuple[int, datetime]] = field(default_factory=list[tuple[int, datetime]])
+    """Flights that were delivered before, and when they came again."""
     unknown_count: int = 0
     """Messages that nobody produced: other bytes than those sent."""
 
@@ -34,13 +46,38 @@ class Tally:
             self.unknown_count += 1
             return None
         flight, due = known
+        self.came_at.append(received)
         if flight.number in self.late_ms:
-            self.double_count += 1
+            self.repeats.append((flight.number, received))
             return None
         late_ms = (received - due) / timedelta(milliseconds=1)
         self.late_ms[flight.number] = late_ms
         self.by_gate[gate] = self.by_gate.get(gate, 0) + 1
         return Departure(flight, gate, late_ms)
+
+    def knows_acked(self, value: bytes, at: datetime) -> None:
+        """A gate has been told that its acknowledgement is durable."""
+        known = self.due.get(value)
+        if known is not None:
+            self.acked.setdefault(known[0].number, at)
+
+    def longest_wait(self, since: datetime) -> timedelta:
+        """The longest time from `since` on in which nothing came, up to the last that did."""
+        times = sorted({since, *(at for at in self.came_at if at > since)})
+        return max((b - a for a, b in pairwise(times)), default=timedelta(0))
+
+    @property
+    def double_count(self) -> int:
+        """Messages that came again, and must not have."""
+        return sum(
+            not self.is_forgiving or (number in self.acked and self.acked[number] <= came)
+            for number, came in self.repeats
+        )
+
+    @property
+    def again_count(self) -> int:
+        """Messages that came again since nobody had acknowledged them."""
+        return len(self.repeats) - self.double_count
 
     @property
     def is_complete(self) -> bool:
