@@ -304,6 +304,36 @@ async def test_a_consumer_that_comes_back_in_time_goes_on_with_its_leases(
     assert values_of(following) == [b"y"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+async def test_leases_that_one_frame_cannot_list_follow_in_others(
+    client: Wire, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(limits, "OPEN_LEASE_COUNT_MAX", 2)
+    await client.create("t")
+    session = await client.session()
+    await session.subscribe("t")
+    tokens: list[int] = []
+    for _ in range(count):
+        await client.produce("t", b"x")
+        tokens.append((await session.delivery()).token)
+
+    session.cut()
+    back = RawSession(client.channel)
+    welcome = await back.hello(session.welcome.session_id)
+    await client.produce("t", b"y")
+    following = await back.delivery()
+
+    listed = [[lease.token for lease in welcome.open_leases]]
+    listed += [[lease.token for lease in frame.open_leases] for frame in back.frames[1:]]
+    assert count == welcome.open_lease_count
+    assert tokens == sorted(token for part in listed for token in part)
+    assert all(len(part) <= 2 for part in listed)
+    assert -(-count // 2) == sum(map(bool, listed))
+    assert values_of(following) == [b"y"]
+    before = back.frames[: max(0, -(-count // 2) - 1)]
+    assert not any(frame.deliveries for frame in before)
+
+
 async def test_a_session_that_comes_back_too_late_is_a_new_one(client: Wire) -> None:
     await client.create("t")
     session = await client.session()

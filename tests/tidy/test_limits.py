@@ -111,6 +111,10 @@ TRIED: dict[str, tuple[str, ...]] = {
         "unit/test_settings.py::test_a_value_within_its_range_is_taken",
         "unit/test_settings.py::test_a_wrong_value_is_refused_by_name_source_value_and_rule",
     ),
+    "OPEN_LEASE_COUNT_MAX": (
+        "integration/test_session.py::test_leases_that_one_frame_cannot_list_follow_in_others",
+        "unit/rpc/test_outcomes.py::test_a_frame_of_as_many_open_leases_as_may_be_is_small_enough",
+    ),
     "CREDIT_COUNT_MAX": (
         NUMBER,
         f"{REQUESTS}::test_credit_adds_up_to_its_limit_and_one_more_ends_the_subscription",

@@ -76,6 +76,8 @@ class Session:
         self._heard_ms = 0
         self._is_goodbye = False
         self._is_beating = False
+        self._coming: broker_pb2.Welcome | None = None
+        """A welcome whose leases have not all come yet."""
 
     # --- connections --------------------------------------------------------------------------
 
@@ -94,6 +96,7 @@ class Session:
         if self.broken_ms is None:
             self.broken_ms = now_ms
         self.is_open = False
+        self._coming = None
         events: list[Event] = []
         produces, self._produces = self._produces, {}
         for produce in produces.values():
@@ -129,7 +132,13 @@ class Session:
         self._heard_ms = now_ms
         events: list[Event] = []
         if frame.HasField("welcome"):
-            self._welcome(frame.welcome, now_ms)
+            self._coming = frame.welcome
+        if self._coming is not None:
+            self._coming.open_leases.extend(frame.open_leases)
+            if len(self._coming.open_leases) < self._coming.open_lease_count:
+                return events  # what is missing is no lease to be given up
+            self._welcome(self._coming, now_ms)
+            self._coming = None
         for ended in frame.ended:
             # What is refused because of it is not lost: it is claimed.
             self._suspend_if_passing(ended)

@@ -123,6 +123,10 @@ SESSION_GRACE_MS_MAX: Final = 60_000
 
 # --- credit, inboxes, turns -------------------------------------------------------------------
 
+OPEN_LEASE_COUNT_MAX: Final = 32_768
+"""Leases that one frame lists to a session that is resumed, of 30 bytes at most each; others
+come in further ones."""
+
 CREDIT_COUNT_MAX: Final = 1_000_000
 """Messages in flight to one subscription."""
 
@@ -404,6 +408,7 @@ assert READ_KEY_COUNT_MAX * 2 * (KEY_BYTES_MAX + 8) < CALL_BYTES_MAX < REQUEST_B
 assert ATOM_MESSAGE_COUNT_MAX * 16 + 8 * NAME_LENGTH_MAX < CALL_BYTES_MAX, "offsets of a mark"
 assert DELIVERY_BYTES_MAX < TURN_ENDING_BYTES_MAX < TURN_APPEND_BYTES_MAX
 assert PAGE_BYTES_MAX < FRAME_BYTES_MAX
+assert OPEN_LEASE_COUNT_MAX * 30 < FRAME_BYTES_MAX
 assert OUTBOX_BYTES_MAX < OUTGOING_BYTES_MAX
 assert PAGE_COUNT_DEFAULT <= PAGE_COUNT_MAX
 assert DUE_MS_MAX < 1 << 48, "an offset holds six bytes of milliseconds"

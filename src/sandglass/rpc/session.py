@@ -214,17 +214,22 @@ class SessionStream:
             self._relay, theirs = await self._relays.joined(session, self, self.context)
         # From here to the welcome nobody else has a turn: what is handed out before is listed
         # in it, and what comes after goes behind it.
-        leases = self._taken_over(session) if is_resumed else []
-        self._reply.welcome.CopyFrom(
-            pb.Welcome(
-                session_id=session.id,
-                is_resumed=is_resumed,
-                session_grace_ms=self.broker.consumers.session_grace_ms,
-                heartbeat_ms=HEARTBEAT_MS,
-                node_name=self.broker.node_name,
-                open_leases=[*leases, *theirs],
-            )
+        leases = [*self._taken_over(session), *theirs] if is_resumed else theirs
+        most = limits.OPEN_LEASE_COUNT_MAX
+        welcome = pb.Welcome(
+            session_id=session.id,
+            is_resumed=is_resumed,
+            session_grace_ms=self.broker.consumers.session_grace_ms,
+            heartbeat_ms=HEARTBEAT_MS,
+            node_name=self.broker.node_name,
+            open_leases=leases[:most],
+            open_lease_count=len(leases),
         )
+        self._reply.welcome.CopyFrom(welcome)
+        for first in range(most, len(leases), most):
+            self._full.append(self._reply)
+            self._reply = pb.ServerFrame(open_leases=leases[first : first + most])
+        self._reply_bytes = self._reply.ByteSize()
         self._wake()
 
     def _taken_over(self, session: Session) -> list[pb.OpenLease]:

@@ -680,6 +680,40 @@ async def test_after_a_step_back_a_delay_passes_by_the_steady_clock(shell: Shell
     assert consumer.values == [b"now", b"in 5 s"]
 
 
+@pytest.mark.parametrize("is_crash", [False, True])
+async def test_a_delayed_nack_waits_on_after_a_stop_and_at_most_anew_after_a_crash(
+    shell: Shell, is_crash: bool
+) -> None:
+    consumer = await shell.consume()
+    await shell.produce(b"x")
+    await shell.until(lambda: consumer.deliveries)
+    settle = shell.broker.outcomes.settle
+    lease = consumer.deliveries[0].lease
+    settle(
+        consumer.subscription,
+        consumer.deliveries[0].partition,
+        lease.token,
+        [],
+        Ending.NACKED,
+        None,
+        delay_ms=2000,
+    )
+    await shell.advance(1600)
+
+    if is_crash:
+        await shell.crash(kept_batch_count=100)
+    else:
+        await shell.stop()
+        await shell.start()
+    consumer = await shell.consume()
+    await shell.advance(300)
+    early = consumer.values[:]
+    await shell.advance(1800 if is_crash else 200)
+
+    assert [] == early
+    assert [b"x"] == consumer.values
+
+
 async def test_a_small_step_forward_is_believed_at_once(shell: Shell) -> None:
     consumer = await shell.consume()
     await shell.produce(b"due", delay_ms=4000)

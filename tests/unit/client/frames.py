@@ -25,7 +25,9 @@ class Table:
     def work(self) -> None:
         self.work_count += 1
 
-    def open(self, *, is_resumed: bool = False, open_leases: Any = ()) -> list[Event]:
+    def open(
+        self, *, is_resumed: bool = False, open_leases: Any = (), open_lease_count: int = 0
+    ) -> list[Event]:
         """The node greets."""
         return self.receive(
             welcome=pb.Welcome(
@@ -34,6 +36,7 @@ class Table:
                 session_grace_ms=GRACE_MS,
                 heartbeat_ms=HEARTBEAT_MS,
                 open_leases=open_leases,
+                open_lease_count=open_lease_count,
             )
         )
 

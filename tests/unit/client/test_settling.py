@@ -203,6 +203,39 @@ def test_leases_that_only_one_side_knows_are_given_up_on_return() -> None:
     assert (False, True) == (both.is_lost, ours.is_lost)
 
 
+def test_nothing_is_given_up_before_the_last_lease_is_listed() -> None:
+    table = open_table()
+    subscription = table.subscribe()
+    leases = [table.deliver(subscription, 1) for _ in range(3)]
+    listed = [
+        pb.OpenLease(subscription_id=subscription.id, token=each.token) for each in leases
+    ]
+    table.break_off()
+
+    table.open(is_resumed=True, open_leases=listed[:1], open_lease_count=4)
+    table.receive(open_leases=listed[1:])
+    between = (table.session.is_open, table.frames(), [each.is_lost for each in leases])
+    table.receive(open_leases=[pb.OpenLease(subscription_id=subscription.id, token=999)])
+    (released,) = table.frame().outcomes
+
+    assert (False, [], [False] * 3) == between
+    assert (999, pb.OUTCOME_RELEASE) == (released.token, released.kind)
+    assert [False] * 3 == [each.is_lost for each in leases]
+
+
+def test_a_list_of_leases_that_broke_off_is_forgotten() -> None:
+    table = open_table()
+    lease = table.deliver(table.subscribe(), 1)
+    table.break_off()
+    table.open(is_resumed=True, open_lease_count=1)
+
+    table.break_off()
+    table.open(is_resumed=True)
+
+    assert table.session.is_open
+    assert lease.is_lost
+
+
 def test_a_lease_is_extended_when_a_third_of_it_has_passed() -> None:
     table = open_table()
     lease = table.deliver(table.subscribe(), 1, lease_ms=9000)

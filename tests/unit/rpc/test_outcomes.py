@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sandglass.core import limits
 from sandglass.rpc.outcomes import TOGETHER_COUNT_MAX, alike, all_places
 from sandglass.wire.v1 import broker_pb2 as pb
 
@@ -48,3 +49,13 @@ def test_no_more_go_together_than_a_session_takes_at_a_time() -> None:
     items = [_nack(place) for place in range(TOGETHER_COUNT_MAX + 1)]
 
     assert [TOGETHER_COUNT_MAX, 1] == [len(some) for some in alike(items)]
+
+
+def test_a_frame_of_as_many_open_leases_as_may_be_is_small_enough() -> None:
+    largest = pb.OpenLease(
+        subscription_id=(1 << 64) - 1, partition_number=(1 << 32) - 1, token=(1 << 64) - 1
+    )
+
+    frame = pb.ServerFrame(open_leases=[largest] * limits.OPEN_LEASE_COUNT_MAX)
+
+    assert frame.ByteSize() < limits.FRAME_BYTES_MAX

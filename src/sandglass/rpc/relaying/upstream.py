@@ -177,16 +177,28 @@ class Upstream:
             async with asyncio.timeout(WELCOME_S):
                 hello = pb.Hello(session_id=self._session_id, client_name=self._client_name)
                 await stream.write(pb.ClientFrame(hello=hello).SerializeToString())
-                frame = await stream.read()
-            if not isinstance(frame, pb.ServerFrame) or not frame.HasField("welcome"):
-                raise UnavailableError("it does not greet")
-            self._session_id = frame.welcome.session_id
+                welcome, frame = await self._greeting(stream)
+            self._session_id = welcome.session_id
             self.is_open = True
-            self._owner.opened(self, frame.welcome)
+            self._owner.opened(self, welcome)
             self.settled.set()
+            self._owner.received(self, frame)
             await self._exchange(stream)
         finally:
             stream.cancel()
+
+    async def _greeting(self, stream: Any) -> tuple[pb.Welcome, pb.ServerFrame]:
+        """The welcome, with all its leases, and the frame in which the last of them came."""
+        frame: Any = await stream.read()
+        if not isinstance(frame, pb.ServerFrame) or not frame.HasField("welcome"):
+            raise UnavailableError("it does not greet")
+        welcome = frame.welcome
+        while len(welcome.open_leases) < welcome.open_lease_count:
+            frame = await stream.read()
+            if not isinstance(frame, pb.ServerFrame):
+                raise UnavailableError("it does not greet in full")
+            welcome.open_leases.extend(frame.open_leases)
+        return welcome, frame
 
     async def _exchange(self, stream: Any) -> None:
         parts = {

@@ -127,20 +127,22 @@ class Hello(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., client_name: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session_id", "is_resumed", "session_grace_ms", "heartbeat_ms", "node_name", "open_leases")
+    __slots__ = ("session_id", "is_resumed", "session_grace_ms", "heartbeat_ms", "node_name", "open_leases", "open_lease_count")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     IS_RESUMED_FIELD_NUMBER: _ClassVar[int]
     SESSION_GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     OPEN_LEASES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     is_resumed: bool
     session_grace_ms: int
     heartbeat_ms: int
     node_name: str
     open_leases: _containers.RepeatedCompositeFieldContainer[OpenLease]
-    def __init__(self, session_id: _Optional[str] = ..., is_resumed: _Optional[bool] = ..., session_grace_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., node_name: _Optional[str] = ..., open_leases: _Optional[_Iterable[_Union[OpenLease, _Mapping]]] = ...) -> None: ...
+    open_lease_count: int
+    def __init__(self, session_id: _Optional[str] = ..., is_resumed: _Optional[bool] = ..., session_grace_ms: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., node_name: _Optional[str] = ..., open_leases: _Optional[_Iterable[_Union[OpenLease, _Mapping]]] = ..., open_lease_count: _Optional[int] = ...) -> None: ...
 
 class OpenLease(_message.Message):
     __slots__ = ("subscription_id", "partition_number", "token")
@@ -381,7 +383,7 @@ class ClientFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., extends: _Optional[_Iterable[_Union[Extend, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[Credit, _Mapping]]] = ..., subscribes: _Optional[_Iterable[_Union[Subscribe, _Mapping]]] = ..., unsubscribes: _Optional[_Iterable[_Union[Unsubscribe, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[ProduceRequest, _Mapping]]] = ..., is_goodbye: _Optional[bool] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("welcome", "outcomes", "extends", "subscribed", "produces", "deliveries", "ended", "is_draining")
+    __slots__ = ("welcome", "outcomes", "extends", "subscribed", "produces", "deliveries", "ended", "is_draining", "open_leases")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     EXTENDS_FIELD_NUMBER: _ClassVar[int]
@@ -390,6 +392,7 @@ class ServerFrame(_message.Message):
     DELIVERIES_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    OPEN_LEASES_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     outcomes: _containers.RepeatedCompositeFieldContainer[OutcomeReply]
     extends: _containers.RepeatedCompositeFieldContainer[ExtendReply]
@@ -398,7 +401,8 @@ class ServerFrame(_message.Message):
     deliveries: _containers.RepeatedCompositeFieldContainer[Delivery]
     ended: _containers.RepeatedCompositeFieldContainer[SubscriptionEnded]
     is_draining: bool
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[OutcomeReply, _Mapping]]] = ..., extends: _Optional[_Iterable[_Union[ExtendReply, _Mapping]]] = ..., subscribed: _Optional[_Iterable[_Union[Subscribed, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[ProduceReply, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[SubscriptionEnded, _Mapping]]] = ..., is_draining: _Optional[bool] = ...) -> None: ...
+    open_leases: _containers.RepeatedCompositeFieldContainer[OpenLease]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[OutcomeReply, _Mapping]]] = ..., extends: _Optional[_Iterable[_Union[ExtendReply, _Mapping]]] = ..., subscribed: _Optional[_Iterable[_Union[Subscribed, _Mapping]]] = ..., produces: _Optional[_Iterable[_Union[ProduceReply, _Mapping]]] = ..., deliveries: _Optional[_Iterable[_Union[Delivery, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[SubscriptionEnded, _Mapping]]] = ..., is_draining: _Optional[bool] = ..., open_leases: _Optional[_Iterable[_Union[OpenLease, _Mapping]]] = ...) -> None: ...
 
 class ConsumeRequest(_message.Message):
     __slots__ = ("topic", "partitions", "channel", "group", "consumer", "count_max", "bytes_max", "wait_ms", "start", "ack_timeout_ms", "pull_id", "is_let_go")
