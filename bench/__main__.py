@@ -11,6 +11,7 @@ import sys
 
 import uvloop
 
+from bench.burst import BURST_LINES
 from bench.compatible import COMPATIBLE_LINES
 from bench.faces import faces
 from bench.lines import LINES, QUICK, Bench, Figure, Sizes
@@ -18,7 +19,7 @@ from bench.load import WrongError
 from bench.report import Report, machine, markdown, show
 from bench.scale import SCALE_LINES
 
-LINES_ALL = LINES | COMPATIBLE_LINES | SCALE_LINES | {"faces": faces}
+LINES_ALL = LINES | COMPATIBLE_LINES | BURST_LINES | SCALE_LINES | {"faces": faces}
 LINE_S_MAX = 400
 
 

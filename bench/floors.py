@@ -66,9 +66,22 @@ async def serve_floor(path: Path | None) -> AsyncIterator[int]:
 
 @dataclass(slots=True)
 class _Kept:
+    """`dues`: of each message, or none: all are for now, in one run."""
+
     batch: bytes
     count: int
     first_index: int
+    dues: list[int]
+
+    def put_columns(self, wire: broker_pb2.Delivery) -> None:
+        if not self.dues:
+            wire.run_due_ms.append(0)
+            wire.run_first_index.append(self.first_index)
+            wire.run_count.append(self.count)
+            return
+        wire.run_due_ms.extend(self.dues)
+        wire.run_first_index.extend(range(self.first_index, self.first_index + self.count))
+        wire.run_count.extend([1] * self.count)
 
 
 @dataclass(slots=True)
@@ -76,7 +89,7 @@ class Floor:
     """`file` is None for the empty floor."""
 
     file: BinaryIO | None
-    last_index: int = 0
+    last_indexes: dict[str, int] = field(default_factory=dict[str, int])
     kept: deque[_Kept] = field(default_factory=deque[_Kept])
     waiting: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     consumers: "list[_Stream]" = field(default_factory=list["_Stream"])
@@ -84,10 +97,11 @@ class Floor:
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     async def create_topic(self, raw: bytes, _: Any) -> bytes:
-        """Begins anew: one topic at a time."""
+        """Begins the topic anew."""
         request = admin_pb2.CreateTopicRequest.FromString(raw)
-        self.last_index = 0
-        self.kept.clear()
+        self.last_indexes[request.name] = 0
+        if request.name == KEPT_TOPIC:
+            self.kept.clear()
         if self.file is not None:
             self.file.seek(0)
             self.file.truncate()
@@ -180,16 +194,16 @@ class _Stream:
 
     def _take_produce(self, request: broker_pb2.ProduceRequest) -> None:
         floor = self.floor
-        first_index = floor.last_index + 1
-        floor.last_index += request.count
-        batch = request.batch
+        first_index = floor.last_indexes[request.topic] + 1
+        floor.last_indexes[request.topic] += request.count
+        batch, dues = request.batch, list(request.due_ms)
 
         def done() -> None:
             reply = self._reply.produces.add(request_id=request.request_id)
             reply.placed.add(partition="0", first_index=first_index, run_count=[request.count])
             self.kick.set()
             if request.topic == KEPT_TOPIC:
-                floor.kept.append(_Kept(batch, request.count, first_index))
+                floor.kept.append(_Kept(batch, request.count, first_index, dues))
                 for consumer in floor.consumers:
                     consumer.kick.set()
 
@@ -226,13 +240,13 @@ class _Stream:
         if not taken:
             return None
         self._token += 1
-        return broker_pb2.Delivery(
+        wire = broker_pb2.Delivery(
             subscription_id=1,
             token=self._token,
             attempt=1,
             batch=b"".join([each.batch for each in taken]),
             count=sum(each.count for each in taken),
-            run_due_ms=[0] * len(taken),
-            run_first_index=[each.first_index for each in taken],
-            run_count=[each.count for each in taken],
         )
+        for each in taken:
+            each.put_columns(wire)
+        return wire

@@ -294,9 +294,9 @@ async def schedule(bench: Bench) -> list[Figure]:
     """
     figures: list[Figure] = []
     count = bench.sizes.scheduled_count
-    dues = _year_of_dues(count, after_ms=_now_ms() + 60_000)
-    batches = _batches(count)
-    requests = _scheduled_requests("schedule", batches, dues)
+    dues = _year_of_dues(count, after_ms=load.now_ms() + 60_000)
+    batches = load.batches(count)
+    requests = load.scheduled_requests("schedule", batches, dues)
     for kind in KINDS:
         async with bench.session(kind, "schedule", topic="schedule") as (server, session):
             spent = Spent(server)
@@ -317,25 +317,25 @@ async def lateness(bench: Bench) -> list[Figure]:
     sizes = bench.sizes
     due_count = sizes.due_per_s * sizes.due_s
     far_count = sizes.pending_count - due_count
-    batches = _batches(sizes.pending_count)
+    batches = load.batches(sizes.pending_count)
     far, near = batches[: far_count // BATCH_COUNT], batches[far_count // BATCH_COUNT :]
     async with bench.session(NODE, "lateness", topic="lateness") as (server, session):
-        dues = _year_of_dues(far_count, after_ms=_now_ms() + 600_000)
-        requests = _scheduled_requests("lateness", far, dues)
+        dues = _year_of_dues(far_count, after_ms=load.now_ms() + 600_000)
+        requests = load.scheduled_requests("lateness", far, dues)
         await load.produce(session, requests, in_flight=IN_FLIGHT)
-        first_ms = _now_ms() + LEAD_MS
+        first_ms = load.now_ms() + LEAD_MS
         dues = [first_ms + place * 1000 // sizes.due_per_s for place in range(due_count)]
         random.Random(2).shuffle(dues)
-        requests = _scheduled_requests("lateness", near, dues)
+        requests = load.scheduled_requests("lateness", near, dues)
         await load.produce(
             session, requests, in_flight=IN_FLIGHT, first_index=len(far) * BATCH_COUNT + 1
         )
-        if _now_ms() >= first_ms:
+        if load.now_ms() >= first_ms:
             raise WrongError("producing took so long that messages were due before its end")
         check = ByTime()
         spent = Spent(server)
         async with Session(server.address) as consumer:
-            await asyncio.sleep((first_ms - _now_ms()) / 2000)
+            await asyncio.sleep((first_ms - load.now_ms()) / 2000)
             spent.start()
             await load.consume(
                 consumer, check, topic="lateness", count=due_count, credit_count=CREDIT_COUNT
@@ -376,31 +376,12 @@ async def _a_year_later(bench: Bench, name: str, batches: list[bytes]) -> Figure
     return figure(f"{name}: a year later", NODE, spent, count, "ack", latencies_ms)
 
 
-def _batches(count: int) -> list[bytes]:
-    """Different messages, all of them; `count` is a multiple of 1000."""
-    return [
-        load.encode(load.values(BATCH_COUNT, first_number=first))
-        for first in range(0, count, BATCH_COUNT)
-    ]
-
-
-def _scheduled_requests(topic: str, batches: list[bytes], dues: list[int]) -> list[bytes]:
-    return [
-        load.produce_request(topic, batch, dues[place : place + BATCH_COUNT])
-        for place, batch in zip(range(0, len(dues), BATCH_COUNT), batches, strict=True)
-    ]
-
-
 def _year_of_dues(count: int, *, after_ms: int) -> list[int]:
     """Different times of a year, in random order."""
     chance = random.Random(1)
     dues = [after_ms + each for each in chance.sample(range(YEAR_MS), count)]
     assert len(set(dues)) == count
     return dues
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 # --- the client -------------------------------------------------------------------------------

@@ -88,6 +88,23 @@ def produce_request(
     ).SerializeToString()
 
 
+def batches(count: int) -> list[bytes]:
+    """Batches of different messages, all of them; `count` is a multiple of `BATCH_COUNT`."""
+    return [
+        encode(values(BATCH_COUNT, first_number=first))
+        for first in range(0, count, BATCH_COUNT)
+    ]
+
+
+def scheduled_requests(topic: str, some: Sequence[bytes], dues: Sequence[int]) -> list[bytes]:
+    """A `produce_request` for each of these batches, which are of one size."""
+    each = len(dues) // len(some)
+    return [
+        produce_request(topic, batch, dues[place : place + each])
+        for place, batch in zip(range(0, len(dues), each), some, strict=True)
+    ]
+
+
 def put_request(topic: str, entries: Sequence[tuple[bytes, bytes]]) -> bytes:
     """A serialized `ProduceRequest` of keys and values, without its id."""
     messages = [broker_pb2.Message(key=key, value=value) for key, value in entries]
@@ -102,6 +119,11 @@ def get_request(topic: str, keys: Sequence[bytes]) -> keyvalue_pb2.GetRequest:
     return keyvalue_pb2.GetRequest(
         topic=topic, keys=[keyvalue_pb2.Key(key=key) for key in keys]
     )
+
+
+def now_ms() -> int:
+    """Since the Unix epoch."""
+    return time.time_ns() // 1_000_000
 
 
 # --- a session --------------------------------------------------------------------------------
@@ -344,10 +366,19 @@ class ByTime:
 
 
 async def consume(
-    session: Session, check: Check, *, topic: str, count: int, credit_count: int
+    session: Session,
+    check: Check,
+    *,
+    topic: str,
+    count: int,
+    credit_count: int,
+    is_granting: bool = True,
 ) -> list[float]:
     """
     Takes `count` messages, acknowledges each delivery as it comes, and waits for the answers.
+
+    Args:
+        is_granting: credit goes back as it is used; if not, the caller grants what there is.
 
     Returns:
         How long each acknowledgement took, in ms.
@@ -383,7 +414,8 @@ async def consume(
             )
             taken_count += delivery.count
             taken_bytes += len(delivery.batch)
-        answer.credits.add(subscription_id=1, count=taken_count, bytes=taken_bytes)
+        if is_granting:
+            answer.credits.add(subscription_id=1, count=taken_count, bytes=taken_bytes)
         session.post(answer)
     if check.count > count:
         raise WrongError(f"{check.count} messages came of {count}")

@@ -1,14 +1,12 @@
 """
-Lines about size: many pending, many due at once, many groups, partitions and leases.
+Lines about size: many pending, many groups, partitions and leases.
 
 What must not happen shows as figures beside the rate: `stall_ms` is the longest time that the
 node's event loop was away, as the node itself saw it, and `stall_cpu_ms` the most CPU time that
-it took for that, whatever else the machine did; `others_*` are the answers to a small producer
-of another topic, in a process of its own.
+it took for that, whatever else the machine did.
 """
 
 import asyncio
-import json
 import random
 import signal
 import socket
@@ -33,7 +31,6 @@ from bench.lines import (
     Figure,
     Line,
     figure,
-    quantile,
 )
 from bench.load import BATCH_COUNT, YEAR_MS, ByTime, Session, WrongError
 from bench.process import ROOT, Server, Spent, memory_mb_of
@@ -51,7 +48,6 @@ class ScaleSizes:
     """How much each line does."""
 
     singles_count: int = 40_000
-    burst_count: int = 1_000_000
     pending_count: int = 10_000_000
     killed_batches: int = 1000
     plain_batches: int = 600
@@ -66,7 +62,6 @@ class ScaleSizes:
 
 QUICK = ScaleSizes(
     singles_count=300,
-    burst_count=3000,
     pending_count=3000,
     killed_batches=20,
     plain_batches=20,
@@ -104,56 +99,6 @@ async def singles(bench: Bench) -> list[Figure]:
                 figure("singles", kind, spent, sent.count, "answer", sent.latencies_ms)
             )
     return figures
-
-
-# --- many due at once -------------------------------------------------------------------------
-
-
-async def burst(bench: Bench) -> list[Figure]:
-    """Messages that fall due within one second, a row each, in random order."""
-    count = _sizes(bench).burst_count
-    batches = _batches(count)
-    async with bench.session(NODE, "burst", topic="burst") as (server, session):
-        first_ms = _now_ms() + count // 50 + 3000
-        dues = [first_ms + place * 1000 // count for place in range(count)]
-        random.Random(1).shuffle(dues)
-        requests = _scheduled("burst", batches, dues)
-        await load.produce(session, requests, in_flight=IN_FLIGHT)
-        if _now_ms() >= first_ms:
-            raise WrongError("producing took so long that messages were due before its end")
-        check = ByTime()
-        async with (
-            _others(server.address, first_ms / 1000 + 4 - time.time()) as others,
-            Session(server.address) as consumer,
-        ):
-            await asyncio.sleep(max(0.0, first_ms / 1000 - 0.5 - time.time()))
-            await server.stall_ms()
-            spent = Spent(server)
-            spent.start()
-            await load.consume(
-                consumer, check, topic="burst", count=count, credit_count=CREDIT_COUNT
-            )
-            spent.stop()
-            end = time.time()
-            stall = await server.stall_ms()
-        check.expect(count=count, checksum=sum(map(load.checksum, batches)))
-        before = [ms for began, ms in others if began < first_ms / 1000]
-        during = [ms for began, ms in others if first_ms / 1000 <= began < end]
-        spent.seconds = end - first_ms / 1000
-    return [
-        figure(
-            "burst",
-            NODE,
-            spent,
-            count,
-            "lateness",
-            check.lateness_ms,
-            drained_s=spent.seconds,
-            others_p99_ms=quantile(during, 0.99),
-            others_p99_ms_before=quantile(before, 0.99),
-            **stall,
-        )
-    ]
 
 
 # --- many pending, and a restart --------------------------------------------------------------
@@ -205,9 +150,9 @@ async def pending(bench: Bench) -> list[Figure]:
 
 async def _fill(node: "_Command", count: int) -> Spent:
     """Different due times in random order, over a year that begins in an hour."""
-    pool = _batches(min(count, 64 * BATCH_COUNT))
+    pool = load.batches(min(count, 64 * BATCH_COUNT))
     chance = random.Random(1)
-    start_ms = _now_ms() + HOUR_MS
+    start_ms = load.now_ms() + HOUR_MS
     spent = Spent(node)
     spent.start()
     async with Session(node.address) as session:
@@ -216,7 +161,7 @@ async def _fill(node: "_Command", count: int) -> Spent:
             some = min(200_000, count - first)
             dues = [start_ms + chance.randrange(YEAR_MS) for _ in range(some)]
             batches = [pool[place % len(pool)] for place in range(some // BATCH_COUNT)]
-            requests = _scheduled("far", batches, dues)
+            requests = load.scheduled_requests("far", batches, dues)
             await load.produce(session, requests, in_flight=IN_FLIGHT, first_index=first + 1)
     spent.stop()
     return spent
@@ -225,9 +170,11 @@ async def _fill(node: "_Command", count: int) -> Spent:
 async def _kill_while_producing(node: "_Command", number: int, batches: int) -> float:
     """Two seconds of producing, or half of what there is to produce."""
     chance = random.Random(number)
-    start_ms = _now_ms() + HOUR_MS
+    start_ms = load.now_ms() + HOUR_MS
     dues = [start_ms + chance.randrange(YEAR_MS) for _ in range(batches * BATCH_COUNT)]
-    requests = _scheduled(f"killed-{number}", _batches(BATCH_COUNT) * batches, dues)
+    requests = load.scheduled_requests(
+        f"killed-{number}", load.batches(BATCH_COUNT) * batches, dues
+    )
     async with Session(node.address) as session:
         await session.create_topic(f"killed-{number}")
         producing = asyncio.create_task(load.produce(session, requests, in_flight=IN_FLIGHT))
@@ -382,12 +329,14 @@ async def leases(bench: Bench) -> list[Figure]:
     """A session that holds a hundred thousand leases breaks; another gets all of it."""
     count = _sizes(bench).lease_count
     async with bench.session(NODE, "leases", topic="leases") as (server, session):
-        batches = _batches(count)
+        batches = load.batches(count)
         await server.stall_ms()
-        now_ms = _now_ms()
+        now_ms = load.now_ms()
         # A due time each, all past: a row a message.
         dues = [now_ms + 1 + place % 1000 for place in range(count)]
-        await load.produce(session, _scheduled("leases", batches, dues), in_flight=IN_FLIGHT)
+        await load.produce(
+            session, load.scheduled_requests("leases", batches, dues), in_flight=IN_FLIGHT
+        )
         holder = Session(server.address)
         async with holder:
             await _take_in_small_leases(holder, "leases", count)
@@ -421,7 +370,7 @@ async def _nacked(bench: Bench, line: str, *, delay_step_ms: int) -> Figure:
     count = sizes.nacked_count
     directory = f"nacked-{delay_step_ms}"
     async with bench.session(NODE, directory, topic="nacked") as (server, session):
-        batches = _batches(count)
+        batches = load.batches(count)
         requests = [load.produce_request("nacked", batch) for batch in batches]
         await load.produce(session, requests, in_flight=IN_FLIGHT)
         before_mb = server.memory_mb()
@@ -663,48 +612,8 @@ async def _take_one_each(
     return of_partition, of_consumer
 
 
-@asynccontextmanager
-async def _others(address: str, seconds: float) -> AsyncIterator[list[tuple[float, float]]]:
-    """A small producer beside the block; what it noticed is in the list afterwards."""
-    noticed: list[tuple[float, float]] = []
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.ping", address, "others", str(seconds)),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield noticed
-        out, _ = await process.communicate()
-        if process.returncode:
-            raise WrongError("the other producer has failed")
-        noticed += [(began, ms) for began, ms in json.loads(out)]
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-def _batches(count: int) -> list[bytes]:
-    return [
-        load.encode(load.values(BATCH_COUNT, first_number=first))
-        for first in range(0, count, BATCH_COUNT)
-    ]
-
-
-def _scheduled(topic: str, batches: list[bytes], dues: list[int]) -> list[bytes]:
-    return [
-        load.produce_request(topic, batch, dues[place : place + BATCH_COUNT])
-        for place, batch in zip(range(0, len(dues), BATCH_COUNT), batches, strict=True)
-    ]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 SCALE_LINES: dict[str, Line] = {
     "singles": singles,
-    "burst": burst,
     "pending": pending,
     "groups": groups,
     "idle": idle,

@@ -60,6 +60,9 @@ def test_every_line_of_the_bench_runs_and_loses_nothing() -> None:
     assert all(each["count"] > 0 and each["rate"] > 0 for each in report["figures"])
     (lateness,) = (each for each in report["figures"] if each["line"] == "lateness")
     assert lateness["notes"]["early"] == 0
+    (burst,) = (each for each in report["figures"] if each["line"] == "burst")
+    for floor in ("", "empty_", "file_"):
+        assert {f"{floor}others_p99_ms", f"{floor}others_p99_ms_before"} <= set(burst["notes"])
 
 
 def _lines_of(report: dict[str, Any], kind: str) -> set[str]:
