@@ -75,6 +75,10 @@ DELIVERY_PASS_COUNT = 3
 """Passes of the event loop after a turn that handed something out. A request takes several to
 come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
 
+ANSWER_PASS_COUNT = 2
+"""Passes until answers are written: one wakes the writer of a session, which lets it end so
+that all of its answers share a frame, and writes in the next."""
+
 GATHER_PASS_COUNT = 8
 GATHER_QUIET_COUNT = 2
 """Passes of the event loop that wait for more requests to share a turn, at most; and those that
@@ -478,7 +482,8 @@ class NodeLoop:
                 self._append(moment)
             self._land()
             # The answers leave before more is handed out.
-            await asyncio.sleep(0)
+            for _ in range(ANSWER_PASS_COUNT):
+                await asyncio.sleep(0)
         else:
             self._append(moment)
         if self.is_stalled:

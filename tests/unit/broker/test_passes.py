@@ -56,25 +56,32 @@ async def test_partitions_that_take_long_have_their_turns_one_by_one() -> None:
     assert {ref.number for ref in shell.t.partitions} == {number for number, _ in turns}
 
 
-async def test_answers_leave_before_more_is_handed_out(shell: Shell) -> None:
+async def test_answers_are_written_before_more_is_handed_out(shell: Shell) -> None:
     consumer = await shell.consume()
     await shell.quiet()
-    seen: list[int] = []
-    with Passes() as passes:
-        deliver = shell.loop.on_deliveries
+    seen: list[str] = []
+    is_told = asyncio.Event()
+    deliver = shell.loop.on_deliveries
 
-        def spy(deliveries: list[Delivery]) -> None:
-            seen.append(passes.count)
-            deliver(deliveries)
+    def spy(deliveries: list[Delivery]) -> None:
+        seen.append("handed out")
+        deliver(deliveries)
 
-        shell.loop.on_deliveries = spy
-        shell.broker.produce_nowait(
-            shell.t.partitions[0], "", batch_of(b"m"), lambda *_: seen.append(passes.count)
-        )
-        await shell.until(lambda: consumer.values)
+    async def write() -> None:
+        # As the writer of a session: what else the pass brings goes along.
+        await is_told.wait()
+        await asyncio.sleep(0)
+        seen.append("written")
 
-    answered, delivered = seen
-    assert answered < delivered
+    shell.loop.on_deliveries = spy
+    writing = asyncio.create_task(write())
+    shell.broker.produce_nowait(
+        shell.t.partitions[0], "", batch_of(b"m"), lambda *_: is_told.set()
+    )
+    await shell.until(lambda: consumer.values)
+    await writing
+
+    assert seen == ["written", "handed out"]
 
 
 async def test_a_session_that_held_much_gives_it_back_in_slices_and_in_order(
