@@ -116,7 +116,7 @@ class Catalog:
         Raises:
             InvalidError: a name or number outside its limits.
             ConflictError: there is one of this name.
-            PreconditionError: more replicas than members.
+            PreconditionError: more replicas than members; or this node is drained.
             UnavailableError: names are the cluster's, which has no quorum.
         """
         limits.check_name(name, field="topic")

@@ -121,6 +121,7 @@ class SharedCatalog(Protocol):
 
         Raises:
             ConflictError: there is one of this name.
+            PreconditionError: this node is drained.
             UnavailableError: no quorum.
         """
         ...

@@ -163,6 +163,12 @@ class ClusterCatalog:
 
     async def claim(self, topic: Topic) -> None:
         """See `SharedCatalog.claim`."""
+        me = self.members.me.name
+        if me in self.drained:
+            raise PreconditionError(
+                f"node {me} is drained, and gets no topics: make '{topic.name}' at another",
+                field="topic",
+            )
         await self.homes.claim(topic)
 
     def publish(self, name: str) -> None:

@@ -9,6 +9,7 @@ from sandglass.cluster.leaders import GIVEN_MS, PATIENCE_MS
 from sandglass.cluster.members import PREFIX
 from sandglass.cluster.placed import topic_key
 from sandglass.core import limits
+from sandglass.core.topic import Topic, TopicKind
 from sandglass.errors import NotFoundError, PreconditionError
 from tests.unit.cluster.scene import FIRST, Cluster, FakeReplica, Node
 
@@ -148,6 +149,8 @@ async def test_a_drained_node_gets_no_replicas(cluster: Cluster) -> None:
     await catalog.drain("b", is_drained=True)
 
     assert catalog._able_members(2) == ["a", "c"]
+    with pytest.raises(PreconditionError, match="node b is drained, and gets no topics"):
+        await cluster.nodes[1].catalog.claim(Topic("own", TopicKind.TIMER, ()))
     with pytest.raises(PreconditionError, match="3 are there, 1 of them drained: 1 missing"):
         catalog._able_members(3)
 
