@@ -433,6 +433,7 @@ class Session:
         if subscription.is_claiming:
             self.settling.claimed(subscription, subscribed.claims, now_ms, events)
         subscription.partitions = list(subscribed.partitions)
+        subscription.trouble = None
         subscription.is_active = not subscription.is_ended
         if subscription.is_left or subscription.is_ended:
             self._unsubscribe(subscription.id)
@@ -453,6 +454,10 @@ class Session:
             self.settling.suspend(subscription)
             if subscription.is_claiming or not subscription.is_left:
                 subscription.retry_ms = now_ms + (error.retry_after_ms or RETRY_MS)
+                if subscription.trouble is None:
+                    subscription.troubled_ms = now_ms
+                subscription.trouble = error
+                events.append(Changed(subscription))
                 return
         if subscription.is_claiming:
             self.settling.claimed(subscription, (), now_ms, events)

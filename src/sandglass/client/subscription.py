@@ -53,6 +53,7 @@ class Subscription:
         request: what to ask for; its id changes when it is asked anew.
         is_extending: whether leases are kept while the consumer is there.
 
+    `trouble` is why no node takes it just now, since `troubled_ms`; it is asked for again.
     `ready` holds deliveries that nobody has begun on; `leases` all that have open messages, by
     (partition number, token). While it `is_claiming`, they wait to be leased anew, `claims` as
     they were asked for; no outcome is sent meanwhile. One that `is_left` gets no more messages;
@@ -78,6 +79,8 @@ class Subscription:
         self.is_finishing = False
         self.is_ended = False
         self.is_drained = False
+        self.trouble: SandglassError | None = None
+        self.troubled_ms = 0
         self.error: SandglassError | None = None
 
     @property

@@ -114,19 +114,33 @@ async def test_receipts_of_several_partitions_find_their_callers() -> None:
     ]
 
 
-async def test_a_busy_node_is_asked_again() -> None:
+@pytest.mark.parametrize("reason", ["BUSY", "NOT_LEADER", "UNAVAILABLE"])
+async def test_a_node_that_has_written_nothing_is_asked_again(reason: str) -> None:
     desk = Desk()
     task = desk.start()
     (request,) = await desk.requests()
 
-    busy = pb.Error(code=8, reason="BUSY", message="full", retry_after_ms=1)
-    desk.answer(request, error=busy)
+    refusal = pb.Error(code=14, reason=reason, message="later", retry_after_ms=1)
+    desk.answer(request, error=refusal)
     async with asyncio.timeout(5):
         while not (again := await desk.requests()):
             await asyncio.sleep(0.001)
     desk.answer(again[0])
 
     assert 1 == (await task).index
+
+
+async def test_what_may_have_been_written_is_not_sent_again() -> None:
+    desk = Desk()
+    task = desk.start()
+    (request,) = await desk.requests()
+
+    broke = pb.Error(code=14, reason="UNAVAILABLE", message="broke", is_result_unknown=True)
+    desk.answer(request, error=broke)
+
+    with pytest.raises(UnavailableError, match="broke"):
+        await task
+    assert await desk.requests() == []
 
 
 async def test_a_node_that_stays_busy_for_too_long_is_an_error() -> None:

@@ -243,6 +243,8 @@ def test_subscription_is_asked_for_again_when_the_refusal_passes(reason: str) ->
     again = table.frame()
 
     assert not subscription.is_ended
+    assert subscription.trouble is not None
+    assert "later" == subscription.trouble.message
     assert [] == list(early.subscribes)
     assert [subscription.id] == [each.subscription_id for each in again.subscribes]
 

@@ -42,12 +42,21 @@ class Consuming:
         self.endpoint = endpoint
         self._waiting: dict[Subscription, asyncio.Future[None]] = {}
         self.errors: dict[Subscription, SandglassError] = {}
+        self._told: dict[Subscription, str] = {}
+        """What was last logged of those that wait for a node."""
         self._flushing: list[tuple[int, asyncio.Future[None]]] = []
 
     # --- events -------------------------------------------------------------------------------
 
     def on_changed(self, event: Changed) -> None:
         """A subscription has something new."""
+        trouble = event.subscription.trouble
+        if trouble is None:
+            self._told.pop(event.subscription, None)
+        elif self._told.get(event.subscription) != trouble.message:
+            self._told[event.subscription] = trouble.message
+            topic = event.subscription.request.topic
+            _log.warning("consuming %s waits: %s", topic, trouble.message)
         self._wake(event.subscription)
 
     def on_settled(self, event: Settled) -> None:
@@ -134,7 +143,8 @@ class Consuming:
             ):
                 return None
             if self._is_overdue(subscription, since_ms):
-                raise self.endpoint.unavailable(self.connection.cause)
+                trouble = subscription.trouble
+                raise trouble or self.endpoint.unavailable(self.connection.cause)
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting[subscription] = future
             subscription.is_waiting = True
@@ -159,6 +169,7 @@ class Consuming:
 
     def leave(self, subscription: Subscription, *, is_finishing: bool = False) -> None:
         """Ends a subscription; see `Session.leave`. Whoever waits for it is woken."""
+        self._told.pop(subscription, None)
         self.connection.session.leave(subscription, is_finishing=is_finishing)
         self.connection.session.work()
         self._wake(subscription)
@@ -220,6 +231,8 @@ class Consuming:
         session = self.connection.session
         if session.broken_ms is not None and subscription.request.is_drain:
             return steady_ms() - max(since_ms, session.broken_ms) >= timeout_ms
+        if subscription.trouble is not None and subscription.request.is_drain:
+            return steady_ms() - max(since_ms, subscription.troubled_ms) >= timeout_ms
         return not subscription.partitions and steady_ms() - since_ms >= timeout_ms
 
     async def _until_answered(self, future: "asyncio.Future[Item]") -> Item:

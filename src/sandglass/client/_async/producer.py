@@ -2,7 +2,8 @@
 Producing: one message at a time for many callers, or many for one.
 
 What is unanswered is bounded in bytes and messages; who comes beyond it waits. A node that is
-busy has written nothing, so its refusal is repeated here until the caller's time is over. A
+busy, or finds no leader, has written nothing: the request is repeated here until the caller's
+time is over. A
 refusal for another reason of a request that several callers share may be about one of them:
 each message is then sent again, alone.
 """
@@ -27,8 +28,17 @@ from sandglass.client.requests import (
 )
 from sandglass.client.room import Room, Waiter
 from sandglass.core import limits
-from sandglass.errors import BusyError, InvalidError, SandglassError
+from sandglass.errors import (
+    BusyError,
+    InvalidError,
+    NotLeaderError,
+    SandglassError,
+    UnavailableError,
+)
 from sandglass.wire.v1 import broker_pb2
+
+PASSING: Final = (BusyError, NotLeaderError, UnavailableError)
+"""Refusals of a node that has written nothing: the request is repeated."""
 
 LINGER_MS: Final = 50
 """Messages of a slow source gather for so long."""
@@ -199,7 +209,7 @@ class Producer:
             self._answered(produce)
             self._succeed(produce, event.reply)
             return
-        if isinstance(error, BusyError) and not error.is_result_unknown:
+        if isinstance(error, PASSING) and not error.is_result_unknown:
             wait_ms = error.retry_after_ms or limits.BUSY_RETRY_MS
             if steady_ms() + wait_ms < produce.deadline_ms:
                 self._repeat_later(produce, wait_ms)

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from sandglass.client import failure
 from sandglass.client._async.connection import BACKOFF_S_MAX, BACKOFF_S_MIN, Endpoint
 from sandglass.client.entry import metadata_of
-from sandglass.errors import SandglassError, UnavailableError
+from sandglass.errors import NotLeaderError, SandglassError, UnavailableError
 
 _PACKAGE: Final = "/sandglass.v1."
 
@@ -109,6 +109,8 @@ class Unary:
         if is_unsent:
             return None
         answer = failure.from_rpc(error)
+        if isinstance(answer, NotLeaderError):
+            return None  # nothing was carried out, and another node may know better
         if not isinstance(answer, UnavailableError):
             return answer
         if is_read and not answer.is_result_unknown:

@@ -18,6 +18,7 @@ from sandglass.broker.subscription import Subscription
 from sandglass.core.topic import Topic
 from sandglass.errors import SandglassError
 from sandglass.rpc.relaying.purse import Purse
+from sandglass.rpc.relaying.requests import WAIT_MS
 from sandglass.rpc.relaying.upstream import Upstream
 from sandglass.wire import status
 from sandglass.wire.v1 import broker_pb2 as pb
@@ -97,13 +98,11 @@ class Parted:
     """
 
     def __init__(
-        self, item: pb.Subscribe, topic: Topic, places: Iterable[int], ways: Ways, until_ms: int
+        self, item: pb.Subscribe, topic: Topic, places: Iterable[int], ways: Ways
     ) -> None:
         self.item = item
         self.id = item.subscription_id
         self.topic = topic
-        self.until_ms = until_ms
-        """When it is given up, if no part of it has been opened."""
         self.purse = Purse(item.credit_count, item.credit_bytes)
         self.homeless: set[int] = set(places)
         self.by_place: dict[int, Part] = {}
@@ -115,6 +114,9 @@ class Parted:
         self.is_over = False
         self._ways = ways
         self._held: deque[Held] = deque()
+        self._is_away = False
+        self._alone_ms: int | None = None
+        """Since when no part of it is there."""
 
     @property
     def is_waiting(self) -> bool:
@@ -180,6 +182,15 @@ class Parted:
         if not part.places:
             self._drop(part)
         self.lend()
+
+    def is_given_up(self, now_ms: int) -> bool:
+        """Has it been without any part for too long? Its client is told, and may ask again."""
+        if self.is_over or any(part.is_open for part in self.parts):
+            self._alone_ms = None
+            return False
+        if self._alone_ms is None:
+            self._alone_ms = now_ms
+        return now_ms - self._alone_ms >= WAIT_MS
 
     def _drop(self, part: Part) -> None:
         self.parts.remove(part)
@@ -259,7 +270,8 @@ class Parted:
         wire.subscription_id = self.id
         size_bytes = len(wire.batch)
         self.purse.came(part, wire.count, size_bytes)
-        if self._held or not self.is_announced or not self.purse.may_hand_on(wire.count):
+        is_early = self._is_away or not self.is_announced
+        if self._held or is_early or not self.purse.may_hand_on(wire.count):
             self._held.append(Held(part, wire, now_ms + wire.lease_ms // 2))
             return
         self.purse.handed_on(wire.count, size_bytes)
@@ -269,7 +281,7 @@ class Parted:
 
     def hand_on(self) -> None:
         """What was held back goes to the client, as far as it has room."""
-        while self._held and self.is_announced:
+        while self._held and self.is_announced and not self._is_away:
             held = self._held[0]
             if not self.purse.may_hand_on(held.wire.count):
                 return
@@ -289,9 +301,15 @@ class Parted:
 
     def away(self) -> None:
         """The client has gone, perhaps to come back; what is held back is named to it then."""
+        self._is_away = True
         for held in self._held:
             self.purse.gave_back(held.wire.count, len(held.wire.batch))
         self._held.clear()
+
+    def back(self) -> None:
+        """The client is being greeted: what came meanwhile goes right behind that."""
+        self._is_away = False
+        self.hand_on()
 
     def resumed(self, part: Part) -> None:
         """The session at a part's node goes on; nobody knows what credit arrived there."""

@@ -27,7 +27,6 @@ from sandglass.errors import (
 )
 from sandglass.rpc.relaying.links import HERE, Downstream, Links
 from sandglass.rpc.relaying.parted import Part, Parted
-from sandglass.rpc.relaying.requests import WAIT_MS
 from sandglass.rpc.relaying.upstream import Upstream
 from sandglass.surface.consume import delivery_to_wire
 from sandglass.wire import status
@@ -67,6 +66,8 @@ class Subscribing:
     def came_back(self) -> list[pb.OpenLease]:
         """It is greeted; returns what it holds."""
         leases, self._leases = self._leases or [], None
+        for parted in self._subscriptions.values():
+            parted.back()
         return leases
 
     def _own_leases(self) -> list[pb.OpenLease]:
@@ -160,7 +161,6 @@ class Subscribing:
             topic,
             [places[ref.number] for ref in refs],
             self,
-            self._links.now_ms() + WAIT_MS,
         )
         known[parted.id] = parted
         self._find_homes(parted)
@@ -413,7 +413,7 @@ class Subscribing:
         for parted in [*self._subscriptions.values()]:
             parted.expire(now_ms)
             self._find_homes(parted)
-            if not parted.is_announced and not parted.is_over and parted.until_ms <= now_ms:
+            if parted.is_given_up(now_ms):
                 parted.fail(parted.trouble or UnavailableError("no leader answered"))
 
     def used(self) -> set[Upstream | None]:

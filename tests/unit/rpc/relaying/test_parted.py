@@ -7,6 +7,7 @@ import pytest
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import NotFoundError, NotLeaderError
 from sandglass.rpc.relaying.parted import Part, Parted
+from sandglass.rpc.relaying.requests import WAIT_MS
 from sandglass.wire.v1 import broker_pb2 as pb
 
 TOPIC = Topic(
@@ -78,7 +79,7 @@ def parted_of(seen: Seen, *, credit: int = 600, is_drain: bool = False) -> Parte
         credit_bytes=1 << 20,
         is_drain=is_drain,
     )
-    return Parted(item, TOPIC, range(4), seen, 5000)
+    return Parted(item, TOPIC, range(4), seen)
 
 
 def in_two(parted: Parted) -> tuple[Part, Part]:
@@ -249,6 +250,20 @@ def test_a_drain_that_loses_a_partition_ends_and_says_why(seen: Seen) -> None:
     assert sorted(seen.left) == [1, 2]
 
 
+def test_a_subscription_without_any_part_is_given_up_after_a_while(seen: Seen) -> None:
+    parted = parted_of(seen)
+    first, second = in_two(parted)
+
+    assert not parted.is_given_up(1_000_000)
+    parted.lost(first, MOVED)
+    assert not parted.is_given_up(2_000_000)
+    parted.lost(second, MOVED)
+
+    assert not parted.is_given_up(3_000_000)
+    assert not parted.is_given_up(3_000_000 + WAIT_MS - 1)
+    assert parted.is_given_up(3_000_000 + WAIT_MS)
+
+
 def test_a_failure_before_it_began_is_its_answer(seen: Seen) -> None:
     parted = parted_of(seen)
     part = Part(1, None, {0, 1})
@@ -284,6 +299,18 @@ def test_a_part_that_opens_after_the_end_is_left(seen: Seen) -> None:
 
     assert seen.left == [1]
     assert seen.announced == []
+
+
+def test_what_comes_before_the_client_is_greeted_waits_for_that(seen: Seen) -> None:
+    parted = parted_of(seen)
+    first, _ = in_two(parted)
+    parted.away()
+
+    parted.delivered(first, delivery(3), 0)
+    assert seen.passed == []
+    parted.back()
+
+    assert seen.tokens == [3]
 
 
 def test_a_part_whose_session_goes_on_is_lent_its_share_anew(seen: Seen) -> None:
