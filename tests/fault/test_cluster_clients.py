@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
-from sandglass import AsyncClient, Client, LeaseLostError, UnavailableError
+from sandglass import AsyncClient, Client, LeaseLostError, Message, UnavailableError
 from sandglass.testing.cluster import ClusterProcesses
+from tests.integration.raw import RawSession
 
 pytestmark = pytest.mark.fault
 
@@ -100,6 +102,40 @@ async def test_whoever_consumes_goes_on_when_its_node_is_killed(
         await asyncio.gather(*reading, return_exceptions=True)
     assert len(answered) >= 55
     assert len(acked) == len(set(acked)), "nothing comes again after an answered ack"
+
+
+async def test_a_session_that_comes_back_goes_on_at_all_nodes(
+    cluster: ClusterProcesses,
+) -> None:
+    """What it holds of three leaders is listed in its welcome, and settled after it."""
+    node = cluster.nodes[0]
+    async with AsyncClient(node.address) as client, asyncio.timeout(DEADLINE_S):
+        await client.create_topic("orders", partitions=3, replication_factor=3)
+        keyed = [Message(b"%d" % number, key=b"%d" % number) for number in range(60)]
+        await client.produce_many("orders", keyed)
+    async with (
+        grpc.aio.insecure_channel(node.address) as channel,
+        asyncio.timeout(DEADLINE_S),
+    ):
+        first = RawSession(channel)
+        session_id = (await first.hello()).session_id
+        await first.subscribe("orders", credit_count=600)
+        held = [await first.delivery()]
+        while sum(each.count for each in held) < len(keyed):
+            held.append(await first.delivery())
+
+        first.cut()
+        second = RawSession(channel)
+        welcome = await second.hello(session_id)
+        replies = [await second.ack(each) for each in held]
+
+        assert welcome.is_resumed
+        assert {each.partition_number for each in held} == {0, 1, 2}
+        assert {(each.partition_number, each.token) for each in welcome.open_leases} == {
+            (each.partition_number, each.token) for each in held
+        }
+        assert not [reply for reply in replies if reply.HasField("error")]
+        second.cut()
 
 
 async def test_a_topic_of_one_node_is_waited_for(
