@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from sandglass.core import limits
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import decode_group, decode_topic
 from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL, Slice
@@ -39,6 +38,16 @@ from sandglass.core.record import (
     Redrive,
     SeekGroup,
     Settle,
+)
+from sandglass.testing.endings import (
+    check,
+    check_counts,
+    check_ending,
+    cut,
+    expire,
+    move,
+    named,
+    settle,
 )
 from sandglass.testing.seen import (
     GroupHistory,
@@ -139,18 +148,18 @@ class History:
             if not isinstance(operation, Settle | Move):
                 continue
             group = partition.groups[operation.group]
-            _check_ending(group, operation, record, moment)
-            for number in self._named(partition, group, operation):
-                _check_counts(group, operation, number, record)
+            check_ending(group, operation, record, moment)
+            for number in named(partition, group, operation):
+                check_counts(group, operation, number, record)
                 is_over = number in group.acked or number in group.dead
-                _check(not is_over, "I6", "ends again", group, number)
-                _check(number not in group.ending, "I7", "ends twice", group, number)
+                check(not is_over, "I6", "ends again", group, number)
+                check(number not in group.ending, "I7", "ends twice", group, number)
                 group.ending[number] = operation.ending
                 hold = group.held.pop(number, None)
                 if hold is not None:
                     is_early = hold.ends_ms > moment.lease_ms
                     is_expiry = operation.ending is Ending.TIMED_OUT
-                    _check(not (is_early and is_expiry), "I7", "times out early", group, number)
+                    check(not (is_early and is_expiry), "I7", "times out early", group, number)
                     self.on_ended(group, hold)
 
     def seek(self, group: GroupHistory, start: int | None) -> None:
@@ -228,15 +237,15 @@ class History:
                 self._land_purge(partition, operation, record)
             case Settle():
                 group = partition.groups[operation.group]
-                numbers = self._named(partition, group, operation)
+                numbers = named(partition, group, operation)
                 if operation.ending is Ending.DEAD:
                     self._land_dead_letters(partition, group, numbers, record)
                 for number in numbers:
-                    self._settle(partition, group, number, operation.ending)
+                    settle(partition, group, number, operation.ending)
             case Move():
                 group = partition.groups[operation.group]
-                for number in self._named(partition, group, operation):
-                    self._move(group, number, operation)
+                for number in named(partition, group, operation):
+                    move(group, number, operation)
             case CreateGroup():
                 partition.groups[operation.group] = GroupHistory(
                     partition.number,
@@ -260,7 +269,7 @@ class History:
             case SeekGroup():
                 self._land_seek(partition, operation)
             case Cut():
-                self._cut(partition, operation.below)
+                cut(partition, operation.below)
             case _:
                 pass
 
@@ -296,22 +305,6 @@ class History:
         )
         for key in [key for key in partition.buried if key[0] == operation.group]:
             del partition.buried[key]
-
-    def _named(
-        self, partition: PartitionHistory, group: GroupHistory, operation: Settle | Move
-    ) -> list[int]:
-        main = [
-            number
-            for low, high, _ in operation.main
-            for number in partition.numbers_in(
-                group.channel, max(low, group.start), high, is_all=True
-            )
-        ]
-        return main + [
-            number
-            for low, high, _ in operation.retry
-            for number in partition.numbers_for(group, low, high, is_all=True)
-        ]
 
     def _land_append(self, partition: PartitionHistory, append: Append) -> None:
         messages = self._waiting.pop((partition.number, append.first_index))
@@ -389,7 +382,7 @@ class History:
             for group in partition.groups.values():
                 is_reader = group.channel == DEAD_LETTER_CHANNEL
                 if is_reader and max(group.start, partition.cut) <= offset:
-                    self._expire(group, number)
+                    expire(group, number)
             channel.remove(offset)
 
     def _land_redrive(
@@ -425,64 +418,6 @@ class History:
                 raise Violation(
                     f"I5: message {number} came after {group.name}, and is before it"
                 )
-
-    def _settle(
-        self, partition: PartitionHistory, group: GroupHistory, number: int, ending: Ending
-    ) -> None:
-        group.ending.pop(number, None)
-        group.held.pop(number, None)
-        if number in group.expired:
-            return
-        _check(not group.is_settled(number), "I6", "settled twice", group, number)
-        group.moved.discard(number)
-        if ending is Ending.ACKED:
-            group.acked.add(number)
-            return
-        _check(ending is Ending.DEAD, "I5", f"dropped as {ending.name}", group, number)
-        if group.channel == DEAD_LETTER_CHANNEL:
-            group.dead.add(number)
-            return
-        buried = partition.buried.get((group.number, number))
-        if buried is None:
-            raise Violation(f"I8: no dead letter of {number} for {group.name}")
-        before = group.attempts.get(number, 0)
-        counted = before if buried.reason == "released" else before + 1
-        if buried.attempts != counted:
-            raise Violation(
-                f"I8: {buried.attempts} attempts on {number}, but {counted} were made"
-            )
-        group.dead.add(number)
-
-    def _move(self, group: GroupHistory, number: int, move: Move) -> None:
-        group.ending.pop(number, None)
-        group.held.pop(number, None)
-        if number in group.expired:
-            return
-        _check(not group.is_settled(number), "I6", "moved when settled", group, number)
-        group.moved.add(number)
-        group.until_ms[number] = move.until_ms
-        if move.ending is Ending.RELEASED:
-            group.releases[number] = group.releases.get(number, 0) + 1
-        elif move.ending is not Ending.CLOCK:
-            group.attempts[number] = group.attempts.get(number, 0) + 1
-        _check(
-            move.attempts == group.attempts.get(number, 0),
-            "I8",
-            f"moved with {move.attempts} attempts",
-            group,
-            number,
-        )
-
-    def _cut(self, partition: PartitionHistory, below: int) -> None:
-        for group in partition.groups.values():
-            for number in partition.numbers_for(group, 0, below):
-                self._expire(group, number)
-        partition.cut = max(partition.cut, below)
-
-    def _expire(self, group: GroupHistory, number: int) -> None:
-        if not group.is_settled(number):
-            group.expired.add(number)
-            group.moved.discard(number)
 
     # --- deliveries ---------------------------------------------------------------------------
 
@@ -534,22 +469,22 @@ class History:
     ) -> None:
         message = self.sent[number]
         self._check_lateness(group, message, delivery, moment)
-        _check(not group.is_settled(number), "I6", "comes back", group, number)
-        _check(number not in group.held, "I7", "is leased twice", group, number)
-        _check(number not in group.ending, "I7", "comes while it ends", group, number)
+        check(not group.is_settled(number), "I6", "comes back", group, number)
+        check(number not in group.held, "I7", "is leased twice", group, number)
+        check(number not in group.ending, "I7", "comes while it ends", group, number)
         is_first = offset not in group.redriven
-        _check(
+        check(
             not is_first or offset >= group.start, "I9", "stood before the start", group, number
         )
         attempts = group.attempts.get(number, 0) + 1
-        _check(attempts == delivery.attempt, "I8", f"not attempt {attempts}", group, number)
-        _check(attempts <= group.most_deliveries, "I8", "one too many", group, number)
-        _check(not self.is_early(message, monotonic_ms), "I3", "is early", group, number)
+        check(attempts == delivery.attempt, "I8", f"not attempt {attempts}", group, number)
+        check(attempts <= group.most_deliveries, "I8", "one too many", group, number)
+        check(not self.is_early(message, monotonic_ms), "I3", "is early", group, number)
         if delivery.lease.is_retry:
             least_ms = group.not_before_ms.pop(number, 0)
-            _check(monotonic_ms >= least_ms, "I3", "its retry is early", group, number)
+            check(monotonic_ms >= least_ms, "I3", "its retry is early", group, number)
         else:
-            _check(offset > group.highest, "I9", "out of order", group, number)
+            check(offset > group.highest, "I9", "out of order", group, number)
             group.highest = offset
 
     def is_early(self, message: Sent, monotonic_ms: int) -> bool:
@@ -571,7 +506,7 @@ class History:
             return
         due_ms = message.offset >> INDEX_BITS
         late = due_ms > self.lateness_from_ms and moment.wall_ms - due_ms > 100
-        _check(not late, "I4", "is late", group, message.number)
+        check(not late, "I4", "is late", group, message.number)
 
     def _look(
         self,
@@ -629,7 +564,7 @@ class History:
         group.committed = committed
         partition = self.partitions[group.partition]
         for number in partition.numbers_for(group, 0, committed):
-            _check(group.is_settled(number), "I10", "is below committed", group, number)
+            check(group.is_settled(number), "I10", "is below committed", group, number)
 
     def count(self, group: GroupHistory, counted: tuple[int, ...], now_ms: int) -> None:
         """
@@ -656,7 +591,7 @@ class History:
             else:
                 message = self.sent[number]
                 is_due = message.is_shown or message.left_ms <= 0
-            _check(not is_due, "I4", "is due, and nobody cares", group, number)
+            check(not is_due, "I4", "is due, and nobody cares", group, number)
 
     def drained(self, group: GroupHistory, target: int, steady_ms: int) -> None:
         """A drain is over: what stood up to `target`, and was ready, has been handed out."""
@@ -665,7 +600,7 @@ class History:
             if group.is_settled(number) or number in group.held or number in group.ending:
                 continue
             is_later = number in group.moved and group.until_ms[number] > steady_ms
-            _check(is_later, "I5", "was left out by a drain", group, number)
+            check(is_later, "I5", "was left out by a drain", group, number)
 
     def lost(self) -> list[tuple[GroupHistory, int]]:
         """What is not settled in each group, of all that came and was not cut."""
@@ -687,49 +622,7 @@ class History:
             if message.offset not in channel.numbers and not partition.is_deleted:
                 raise Violation(f"I1: message {number} was answered, and is lost")
         for group, number in self.lost():
-            _check(False, "I5", "never comes to an end", group, number)
-
-
-def _check_ending(
-    group: GroupHistory, operation: Settle | Move, record: Record, moment: Moment
-) -> None:
-    """What fails without a word of its consumer waits for the backoff."""
-    if isinstance(operation, Move) and operation.ending in {Ending.TIMED_OUT, Ending.BROKEN}:
-        least_ms = moment.steady_ms + group.backoff.delay_ms(operation.attempts, 1)
-        if operation.until_ms < least_ms:
-            raise Violation(f"I8: a retry of {group.name} comes before its backoff: {record}")
-
-
-def _check_counts(
-    group: GroupHistory, operation: Settle | Move, number: int, record: Record
-) -> None:
-    """By the settings as they are now: the last attempt is the last, and no other is."""
-    if operation.ending in {Ending.ACKED, Ending.EXPIRED, Ending.CLOCK}:
-        return
-    is_dead = operation.ending is Ending.DEAD
-    if number in group.expired or (is_dead and group.channel == DEAD_LETTER_CHANNEL):
-        return  # a reader of dead letters may give one up at once; nothing says why
-    reasons = {
-        each.origin.reason
-        for each in record.operations
-        if isinstance(each, Append) and each.origin is not None
-    }
-    if reasons & {"dead"}:
-        return
-    releases = group.releases.get(number, 0) + 1
-    is_last = group.attempts.get(number, 0) + 1 >= group.max_deliveries
-    if operation.ending is Ending.RELEASED or reasons & {"released"}:
-        is_last = releases >= limits.RELEASE_FACTOR * group.max_deliveries
-    _check(is_last == is_dead, "I8", f"ends as {operation.ending.name}", group, number)
-
-
-def _check(holds: bool, invariant: str, what: str, group: GroupHistory, number: int) -> None:
-    if not holds:
-        raise Violation(
-            f"{invariant}: message {number} {what}, in group {group.name} of partition"
-            f" {group.partition}"
-        )
-    return None
+            check(False, "I5", "never comes to an end", group, number)
 
 
 def _copies_of(append: Append) -> Iterator[tuple[Origin, bytes, int]]:
