@@ -127,6 +127,26 @@ class Stream:
             state["messages"],
         )
 
+    async def check(self, reader: Reader) -> StreamState:
+        """
+        What it holds, looked at by `reader`: if that isn't what was read, the reader is frozen.
+
+        Raises:
+            NotFoundError: there is none.
+            UnavailableError: no quorum.
+        """
+        state = await self.state()
+        at_mark = None
+        if 0 < reader.mark.sequence <= state.last_sequence:
+            at_mark = await self.entry(reader.mark.sequence)
+        reader.check_stream(
+            first_sequence=state.first_sequence,
+            last_sequence=state.last_sequence,
+            stream=state.identity,
+            at_mark=at_mark,
+        )
+        return state
+
     async def trim(self, sequence: int) -> None:
         """
         Lets it begin at `sequence`; what stands there stays.
@@ -190,17 +210,8 @@ class Follower:
             NotFoundError: the stream is gone.
             UnavailableError: the engine doesn't answer.
         """
-        state = await self.stream.state()
-        at_mark = None
-        if 0 < self.reader.mark.sequence <= state.last_sequence:
-            at_mark = await self.stream.entry(self.reader.mark.sequence)
-        is_good = self.reader.check_stream(
-            first_sequence=state.first_sequence,
-            last_sequence=state.last_sequence,
-            stream=state.identity,
-            at_mark=at_mark,
-        )
-        if not is_good:
+        state = await self.stream.check(self.reader)
+        if self.reader.frozen is not None:
             self._freeze()
             return
         self.end = state.last_sequence
@@ -337,10 +348,13 @@ class JetStreamLog:
         whoever waits here, by `observed`.
 
         Raises:
+            CorruptError: the stream no longer holds what was read from it; whoever begins to
+                read it again is frozen.
             UnavailableError: another's fence came first.
         """
         fence = self.writer.fence(record)
         while self.writer.phase is Phase.FENCING:
+            await self._check_mark()
             with suppress(SandglassError):
                 await self.stream.connection.store(
                     self.stream.subject, fence.raw, {"Nats-Msg-Id": fence.message_id}
@@ -352,6 +366,17 @@ class JetStreamLog:
                         await self._changed.wait()
         if self.writer.phase is Phase.DEPOSED:
             raise UnavailableError("another node has begun to lead")
+
+    async def _check_mark(self) -> None:
+        """
+        Is the stream still what was read? If the engine lost the entry at the mark, the fence
+        itself may have taken its place, and the follower, which is beyond, never reads it back.
+        """
+        reader = Reader(self.writer.mark)
+        with suppress(SandglassError):
+            await self.stream.check(reader)
+        if reader.frozen is not None and not reader.frozen.needs_snapshot:
+            raise CorruptError(f"log {self.stream.number}: {reader.frozen.reason}")
 
     def observed(self, accepted: Accepted) -> None:
         """A follower of the log has accepted this; see `Writer.observe`."""
