@@ -51,6 +51,8 @@ def test_histories_of_a_cluster_are_rich_enough_to_mean_something() -> None:
     assert sum(report.stale_count for report in reports) > 0
     assert sum(report.early_count for report in reports) > 0
     assert sum(report.restored_count for report in reports) > 5
+    assert sum(report.snapshot_count for report in reports) > 30
+    assert sum(report.lost_count for report in reports) > 5
     assert sum(report.handed_over_count for report in reports) > 5
     assert sum(report.outdated_count for report in reports) > 0
     assert sum(report.claimed_count for report in reports) > 3

@@ -194,6 +194,7 @@ class Replica:
             return
         logger.info("partition %d begins at a snapshot: %s", self.number, frozen.reason)
         self.state = State.RESTORING
+        began_ns = self._stopwatch_ns()
         while True:
             _, revision = self._snapshots.kept(self.number)
             restored = await self._snapshots.restore(
@@ -207,10 +208,11 @@ class Replica:
             await self._snapshots.changed(self.number, revision)
             self.state = State.RESTORING
         logger.info(
-            "partition %d begins at position %d, with %d bytes of a snapshot",
+            "partition %d begins at position %d, with %d bytes of a snapshot, in %d ms",
             self.number,
             restored.mark.position,
             restored.size_bytes,
+            (self._stopwatch_ns() - began_ns) // 1_000_000,
         )
 
     async def _follow_and_lead(self) -> None:

@@ -9,17 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sandglass.core import codec, keys
+from sandglass.core import codec
 from sandglass.core.partition import Partition
 from sandglass.replication.entry import decode
 from sandglass.replication.lease import HeldLease
 from sandglass.replication.reader import Mark, Reader
+from sandglass.replication.snapshot import Generations, Manifest
 from sandglass.replication.writer import Outgoing, Phase, Writer
-from sandglass.testing import simulated_cluster
-from sandglass.testing.oracle import Snapshot
+from sandglass.testing import simulated_cluster, simulated_snapshots
 from sandglass.testing.rules import Rules, lead_unpromised
 from sandglass.testing.simulated_engine import Answer, Stream
 from sandglass.testing.simulated_member import Member
+from sandglass.testing.simulated_snapshots import Library
 
 
 def _never(*_: object) -> bool:
@@ -71,14 +72,23 @@ def _serve_unread(fence: Callable[..., None]) -> Callable[..., None]:
     return fenced
 
 
-def _snapshot_without_floor(of: Callable[..., Snapshot]) -> Callable[..., Snapshot]:
-    def taken(store: Any) -> Snapshot:
-        snapshot = of(store)
-        bare = replace(snapshot.mark, epoch=0, n=0, writer=b"")
-        rows = dict(snapshot.rows) | {keys.MARK_KEY: bare.encode()}
-        return Snapshot(bare, tuple(sorted(rows.items())))
+def _encode_without_floor(encode: Callable[[Manifest], bytes]) -> Callable[[Manifest], bytes]:
+    def encoded(self: Manifest) -> bytes:
+        bare = replace(self.mark, epoch=0, n=0, writer=b"")
+        return encode(replace(self, mark=bare))
 
-    return taken
+    return encoded
+
+
+def _newest_sequence(self: Generations) -> int:
+    return self.kept[0].sequence if self.kept else 0
+
+
+_NEWEST_SEQUENCE: Any = property(_newest_sequence)
+
+
+def _whole(*_: object) -> bool:
+    return True
 
 
 def _valid_for_ever(self: HeldLease, now_ms: int) -> bool:
@@ -155,7 +165,19 @@ CLUSTER_RULES: Rules = {
     ),
     "floor": (
         "a snapshot carries the floor of the epochs",
-        lambda: [(Snapshot, "of", staticmethod(_snapshot_without_floor(Snapshot.of)))],
+        lambda: [(Manifest, "encode", _encode_without_floor(Manifest.encode))],
+    ),
+    "older": (
+        "the stream is trimmed behind the older of two snapshots",
+        lambda: [(Generations, "trim_sequence", _NEWEST_SEQUENCE)],
+    ),
+    "verify": (
+        "an object is believed if its bytes are those that its name says",
+        lambda: [(simulated_snapshots, "is_whole", _whole)],
+    ),
+    "compare": (
+        "a snapshot is entered in place of the entry that its maker has read",
+        lambda: [(Library, "_fits", _whole)],
     ),
     "mark": (
         "a mark stands with the rows of its entry",

@@ -17,26 +17,13 @@ from sandglass.core import codec, keys
 from sandglass.core.dispatch import Moment
 from sandglass.core.machine import Machine
 from sandglass.core.record import Record
-from sandglass.core.view import Overlay, Row
+from sandglass.core.view import Overlay
 from sandglass.replication.entry import WRITER_BYTES
 from sandglass.replication.reader import Accepted, Frozen, Mark, Reader
 from sandglass.testing.checkers import History
 from sandglass.testing.seen import Violation, take_messages
 
 ALL_ROWS = (b"", b"\xff" * 8)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A copy of a member's rows, with the mark among them."""
-
-    mark: Mark
-    rows: tuple[Row, ...]
-
-    @classmethod
-    def of(cls, store: MemoryStore) -> "Snapshot":
-        """The rows as they are written."""
-        return cls(Mark.decode(store.get(keys.MARK_KEY)), tuple(store.range(*ALL_ROWS)))
 
 
 @dataclass(slots=True)
@@ -50,7 +37,6 @@ class Oracle:
     marks: dict[int, Mark] = field(default_factory=dict[int, Mark])
     """After each entry that is accepted, by its last position."""
     landed: int = 0
-    snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
     is_damaged: bool = False
     """The engine has broken its word: who had read more has to be frozen. Clients are gone, and
     the history is over."""

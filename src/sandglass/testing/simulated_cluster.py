@@ -4,7 +4,7 @@ Random histories of a cluster in virtual time, from a seed: members that share a
 The clients are those of the simulation of one node, and so are the checkers; they meet whoever
 leads. Members crash, stand still for longer than a lease and go on, are cut off, lose their
 data, hand over; their clocks are set, and run at different rates; the engine elects, loses what
-it is sent, answers late. Snapshots are taken, and the stream is trimmed behind them. At the end
+it is sent, answers late. Snapshots are made, and the stream is trimmed behind them. At the end
 all heals, as there, and every member has the same rows as the log replayed from nothing.
 
 In some histories the engine breaks its word at the end instead: what was stored is gone, or the
@@ -31,6 +31,7 @@ from sandglass.testing.simulated_onlooker import Onlooker
 from sandglass.testing.simulated_operator import Operator
 from sandglass.testing.simulated_outcomes import Outcomes
 from sandglass.testing.simulated_producers import Producers
+from sandglass.testing.simulated_snapshots import Library
 from sandglass.testing.world import IDLE, World
 
 MEMBER_COUNT = 3
@@ -42,6 +43,9 @@ DAMAGE_MS = 8000
 DRAIN_EVENT_COUNT_MAX = 20_000
 ENTRY_BYTES = 100
 """Records are packed into entries of this size: several for most syncs."""
+
+PART_BYTES = 4000
+SLICE_ROW_COUNT = 60
 
 STEPS_MS = (-5000, -400, -200, -60, -5, 5, 200, 2000, 7000)
 
@@ -66,6 +70,9 @@ class ClusterReport:
     epoch_count: int = 0
     crash_count: int = 0
     restored_count: int = 0
+    snapshot_count: int = 0
+    lost_count: int = 0
+    """Objects of snapshots that were lost."""
     handed_over_count: int = 0
     claimed_count: int = 0
     """Messages that sessions held under one leader, and went on to hold under the next."""
@@ -83,6 +90,7 @@ class ClusterSimulation:
     world: World = field(init=False)
     engine: Engine = field(init=False)
     oracle: Oracle = field(init=False)
+    library: Library = field(init=False)
     members: list[Member] = field(default_factory=list[Member])
     consumers: Consumers = field(init=False)
     producers: Producers = field(init=False)
@@ -97,6 +105,7 @@ class ClusterSimulation:
         self.engine = Engine(self.world)
         self.oracle = Oracle(self.world.chance, self.world.history)
         self.oracle.look(self.engine.stream.name)
+        self.library = Library(self.world, self.engine, self.oracle)
         self.report = ClusterReport(self.seed)
         outcomes = Outcomes(self.world)
         self.consumers = Consumers(self.world, outcomes)
@@ -112,6 +121,7 @@ class ClusterSimulation:
                 self.world,
                 self.engine,
                 self.oracle,
+                self.library,
                 chance.choice(RATES),
                 chance.choice((0, 0, 3, -40, 700)),
                 self._met,
@@ -151,7 +161,8 @@ class ClusterSimulation:
             (self._hold, 1500),
             (self._elect, 5000),
             (self._hand_over, 4000),
-            (self._snapshot, 1500),
+            (self._snapshot, 900),
+            (self.library.lose, 1500),
         ):
             self.world.often(act, mean_ms)
 
@@ -347,18 +358,16 @@ class ClusterSimulation:
             self.leader.hand_over()
 
     def _snapshot(self) -> None:
-        """A member uploads what it has; the stream is trimmed behind the one before."""
-        member = self.world.chance.choice(self.members)
-        if not member.is_up or not member.replica.store.applied_position:
-            return
-        snapshot = member.replica.snapshot()
-        newest = self.oracle.snapshots[-1].mark if self.oracle.snapshots else None
-        if newest is not None and snapshot.mark.position <= newest.position:
-            return
-        if self.world.chance.random() < 0.2:
-            self.oracle.check_rows(member.number, member.replica.store)
-        self.oracle.snapshots = [*self.oracle.snapshots[-1:], snapshot]
-        self.engine.trim(self.oracle.snapshots[0].mark.sequence if newest else 0)
+        """The leader makes one, or somebody else, or two do: it makes no difference."""
+        chance = self.world.chance
+        makers = chance.sample(self.members, chance.choice((1, 2)))
+        if self.leader is not None and chance.random() < 0.5:
+            makers = [self.leader]
+        for member in makers:
+            if member.is_up and not member.is_paused:
+                if chance.random() < 0.1 and member.replica.store.applied_position:
+                    self.oracle.check_rows(member.number, member.replica.store)
+                self.library.make(member)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -405,9 +414,13 @@ class ClusterSimulation:
             raise Violation("I4: nobody leads, though nothing is wrong")
         self.world.history.end()
         self.onlooker.look()
+        self.library.check_all()
         for member in self.members:
             member.crash()
             member.start()
+            if member.replica.reader.sequence + 1 < self.engine.stream.first_sequence:
+                self.library.restore_now(member.replica)
+                member.replica.load()
             member.replica.catch_up()
             if member.replica.store.applied_position != len(self.oracle.records):
                 raise Violation(f"I16: member {member.number} ends at another position")
@@ -420,6 +433,7 @@ class ClusterSimulation:
         world.leave()
         for member in self.members:
             self._restart(member)
+        self.library.is_closed = True
         stream, end = self.engine.stream, 0
         if chance.random() < 0.7:
             self.engine.rewind(chance.randint(1, 6))
@@ -447,8 +461,7 @@ class ClusterSimulation:
 
     def _let_grow(self, witness: Member, end: int) -> None:
         """Only one had read more, and it stands still while others write on."""
-        snapshots = self.oracle.snapshots
-        self.oracle.snapshots = [each for each in snapshots if each.mark.sequence <= end]
+        self.library.drop_beyond(end)
         for member in self.members:
             if member is not witness:
                 member.crash()
@@ -480,6 +493,8 @@ class ClusterSimulation:
         report.epoch_count = oracle.reader.mark.epoch
         report.claimed_count = world.report.claimed_count
         report.restored_count = oracle.restored_count
+        report.snapshot_count = self.library.made_count
+        report.lost_count = self.library.lost_count
         report.handed_over_count = oracle.handed_over_count
         return report
 
@@ -493,7 +508,12 @@ def simulate_cluster(seed: int) -> ClusterReport:
     """One history; what goes wrong stands in its report."""
     simulation = ClusterSimulation(seed)
     try:
-        with patch.object(limits, "ENTRY_BYTES_TARGET", ENTRY_BYTES):
+        with patch.multiple(
+            limits,
+            ENTRY_BYTES_TARGET=ENTRY_BYTES,
+            SNAPSHOT_PART_BYTES_TARGET=PART_BYTES,
+            SNAPSHOT_SLICE_ROW_COUNT=SLICE_ROW_COUNT,
+        ):
             return simulation.run()
     except Exception as error:  # noqa: BLE001 - whatever breaks is a finding, with its seed
         simulation.report.violation = f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ Who is called back may be gone by then: that is for `Caller` to know.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from sandglass.core import limits
 from sandglass.replication.writer import Outgoing
@@ -172,6 +172,28 @@ class Engine:
 
         if caller.number not in self.held:
             self._arrive(self._delay_ms(), caller, arrived)
+
+    def ask(
+        self,
+        caller: Caller,
+        act: Callable[[], object],
+        answered: Callable[[Any], None],
+        *,
+        may_lie: bool = False,
+    ) -> None:
+        """Any other request: `act` is what it does here. With `may_lie` it may lie about."""
+
+        def arrived() -> None:
+            found = act()
+            self._reply(caller, lambda: answered(found))
+
+        if caller.number in self.held:
+            self.held[caller.number].append(arrived)
+            return
+        delay_ms = self._delay_ms()
+        if may_lie and not self.is_calm and self.world.chance.random() < 0.25:
+            delay_ms = self.world.chance.choice((60, 150, 400, 1500))
+        self._arrive(delay_ms, caller, arrived)
 
     def hold(self, number: int) -> None:
         """A caller's connection to the stream stands still; what it sends waits."""

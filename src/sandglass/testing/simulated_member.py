@@ -14,7 +14,7 @@ It keeps the rules of a host of `sandglass.replication`:
 5. It hands over by closing its offsets exactly, and giving the key back once that is committed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandglass.core import codec, limits
@@ -23,52 +23,18 @@ from sandglass.core.record import Promise
 from sandglass.replication.lease import HeldLease, LeaseWatch, promise_left_ms
 from sandglass.replication.reader import Accepted, Mark, Reader
 from sandglass.replication.writer import Outgoing, Phase, Writer, next_epoch
-from sandglass.testing.oracle import Oracle, Snapshot, Term
+from sandglass.testing.oracle import Oracle, Term
 from sandglass.testing.simulated_engine import Answer, Engine, Key
+from sandglass.testing.simulated_log import ReplicatedLog
 from sandglass.testing.simulated_node import SimulatedNode
 from sandglass.testing.simulated_replica import Replica
+from sandglass.testing.simulated_snapshots import Library
 from sandglass.testing.world import START_MS, World
 
 ANSWER_MS = 250
 """Without an answer for so long, something is wrong."""
 
 LOOK_MS = 60
-
-
-class ReplicatedLog:
-    """The log of a leader's node: a sync is over when all that was appended is committed."""
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self.target = 0
-
-    @property
-    def last_position(self) -> int:
-        """The highest position given out."""
-        return self.writer.last_position
-
-    def append(self, records: Sequence[bytes]) -> int:
-        """Takes records; returns the last one's position."""
-        return self.writer.append(records)
-
-    def read(self, position: int) -> Iterator[tuple[int, bytes]]:
-        """Nothing: the view is up to date when a node begins to lead."""
-        del position
-        return iter(())
-
-    def sync_start(self) -> None:
-        """The first half: the member publishes."""
-        self.target = self.writer.last_position
-
-    def sync_end(self) -> int:
-        """The second half: all of it is committed."""
-        assert self.is_synced
-        return self.writer.committed_position
-
-    @property
-    def is_synced(self) -> bool:
-        """The running sync may end."""
-        return self.writer.committed_position >= self.target
 
 
 @dataclass(slots=True)
@@ -84,6 +50,7 @@ class Member:
     world: World
     engine: Engine
     oracle: Oracle
+    library: Library
     rate: float = 1.0
     shift_ms: int = 0
     on_serving: Callable[["Member"], None] = lambda _: None
@@ -99,6 +66,8 @@ class Member:
     node: SimulatedNode | None = None
     """While it leads."""
     _life: int = 0
+    _restoring_life: int = -1
+    """In which it began at a snapshot, and isn't done."""
     _term: int = 0
     """Counts campaigns: what belongs to an earlier one is void."""
     _key: Key = field(default_factory=Key)
@@ -129,10 +98,8 @@ class Member:
         """Its monotonic clock, as the lease sees it."""
         return int(self.world.now_ms * self.rate)
 
-    def start(self, snapshot: Snapshot | None = None) -> None:
-        """A process begins, with what the last one left; or with a snapshot in its place."""
-        if snapshot is not None:
-            self.replica.restore(snapshot)
+    def start(self) -> None:
+        """A process begins, with what the last one left."""
         self.is_up, self.is_paused = True, False
         self._inbox.clear()
         self.watch, self._key = LeaseWatch(), Key(holder=-1)
@@ -201,11 +168,12 @@ class Member:
 
         return heard
 
-    def _after(self, delay_ms: int, act: Callable[[], None]) -> None:
+    def later(self, delay_ms: int, act: Callable[[], None]) -> None:
+        """Calls `act` then, in this life."""
         self.world.after(delay_ms, self.hear(act), is_world=True)
 
     def _after_in_term(self, delay_ms: int, act: Callable[[], None]) -> None:
-        self._after(delay_ms, self._in_term(act))
+        self.later(delay_ms, self._in_term(act))
 
     def _in_term(self, act: Callable[[], None]) -> Callable[[], None]:
         term = self._term
@@ -221,7 +189,7 @@ class Member:
     def _tail_soon(self) -> None:
         if not self._is_tailing:
             self._is_tailing = True
-            self._after(self.world.chance.choice((1, 2, 5, 20)), self.tail)
+            self.later(self.world.chance.choice((1, 2, 5, 20)), self.tail)
 
     def stored(self) -> None:
         """There is something new in the stream."""
@@ -269,16 +237,26 @@ class Member:
     def _unfreeze(self) -> None:
         frozen = self.replica.reader.frozen
         assert frozen is not None
-        snapshot = self.oracle.snapshots[-1] if self.oracle.snapshots else None
-        is_helpful = (
-            snapshot is not None and snapshot.mark.position > self.replica.reader.mark.position
-        )
-        if frozen.needs_snapshot and is_helpful:
-            self.oracle.restored_count += 1
-            self.crash()
-            self.start(snapshot)
-        else:
+        if not frozen.needs_snapshot:
             self._stand_still(self.replica.reader)
+        elif self._restoring_life != self._life:
+            self._restoring_life = self._life
+            self._drop_key()
+            self.library.restore(self)
+
+    def living(self) -> Callable[[], bool]:
+        """Tells whether this life of it goes on."""
+        life = self._life
+        return lambda: life == self._life
+
+    def restored(self) -> None:
+        """Its replica stands at a snapshot."""
+        self._restoring_life = -1
+        self._load()
+
+    def stuck(self) -> None:
+        """No snapshot helps."""
+        self._stand_still(self.replica.reader)
 
     # --- the key ------------------------------------------------------------------------------
 
@@ -305,7 +283,7 @@ class Member:
             self._tail_soon()
         else:
             self._look_at_stream()
-        self._after(LOOK_MS + self.world.chance.randint(0, 30), self._look)
+        self.later(LOOK_MS + self.world.chance.randint(0, 30), self._look)
 
     def _look_at_stream(self) -> None:
         """Is it still the one that this leader writes?"""
@@ -414,6 +392,12 @@ class Member:
     def _fence(self) -> None:
         writer = self.writer
         if writer is None or writer.phase is not Phase.FENCING:
+            return
+        # If the engine lost what stood at the mark, this fence may have taken the place.
+        self.replica.subscribe_anew()
+        self.replica.read(self.replica.reader, 0, self._apply)
+        if self.replica.reader.frozen is not None:
+            self._unfreeze()
             return
         _, steady_ms = self.replica.machine.clocks(self.replica.view)
         moment = Moment(self.wall_ms, steady_ms, steady_ms)
