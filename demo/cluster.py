@@ -71,28 +71,29 @@ async def _play_day(
 ) -> tuple[Day, datetime]:
     """Produces the day, shows it as it comes, and kills a node half way; also says when."""
     addresses = [node.address for node in cluster.nodes]
-    async with AsyncClient(*addresses) as client, open_gates(addresses) as gates:
+    async with AsyncClient(*addresses) as client:
         await client.create_topic(TOPIC, partitions=3, replication_factor=3)
         console.print(f"each leads one of three partitions: {await until_led(client)}")
-        await until_gates_are_ready(client, gates)
-        day = plan_day(seconds=seconds, is_forgiving=True)
-        await produce_day(client, day, console)
-        with board_for(console) as board:
-            async with asyncio.TaskGroup() as playing:
-                for name, gate in zip(GATES, gates, strict=True):
-                    playing.create_task(read_gate(name, gate, day.tally, board))
-                killing = playing.create_task(_kill_half_way(cluster, day))
-                await watch(day, board, patience=PATIENCE)
-                if not killing.done():
-                    raise NodeError("not even half of the flights came")
-                await until_acked(client, day.tally)
-                for gate in gates:
-                    await close_gate(gate)
-        await check_acked(client, day.tally)
-        console.print(
-            f"{cluster.nodes[0].name} was killed half way, with its engine;"
-            f" now they are led by {await until_led(client)}"
-        )
+        async with open_gates(addresses) as gates:
+            await until_gates_are_ready(client, gates)
+            day = plan_day(seconds=seconds, is_forgiving=True)
+            await produce_day(client, day, console)
+            with board_for(console) as board:
+                async with asyncio.TaskGroup() as playing:
+                    for name, gate in zip(GATES, gates, strict=True):
+                        playing.create_task(read_gate(name, gate, day.tally, board))
+                    killing = playing.create_task(_kill_half_way(cluster, day))
+                    await watch(day, board, patience=PATIENCE)
+                    if not killing.done():
+                        raise NodeError("not even half of the flights came")
+                    await until_acked(client, day.tally)
+                    for gate in gates:
+                        await close_gate(gate)
+            await check_acked(client, day.tally)
+            console.print(
+                f"{cluster.nodes[0].name} was killed half way, with its engine;"
+                f" now they are led by {await until_led(client)}"
+            )
     return day, killing.result()
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 300
 """A deadline, not a measure: the run takes some forty seconds."""
@@ -31,6 +33,7 @@ FLOORS = {
 }
 
 
+@pytest.mark.fault
 def test_every_line_of_the_cluster_bench_runs_and_loses_nothing() -> None:
     command = [sys.executable, "-m", "bench.cluster", "--quick", "--json"]
 

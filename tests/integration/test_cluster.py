@@ -184,6 +184,7 @@ async def until_taken(client: AsyncClient, key: bytes) -> None:
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.fault
 async def test_a_killed_leader_loses_nothing(tmp_path: Path) -> None:
     async with ClusterProcesses(tmp_path) as cluster:
         async with AsyncClient(cluster.nodes[0].address) as client:

@@ -60,6 +60,7 @@ def test_board_goes_on_when_the_leader_is_killed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault
 def test_stopping_it_stops_nodes_engines_and_gates(tmp_path: Path) -> None:
     demo = start_demo(tmp_path, 60)
     assert demo.stdout is not None

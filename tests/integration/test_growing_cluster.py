@@ -205,6 +205,7 @@ async def sandctl(node: NodeProcess, *command: str) -> Any:
     return found
 
 
+@pytest.mark.fault
 async def test_a_removed_node_is_replaced_and_stays_away(tmp_path: Path) -> None:
     async with ClusterProcesses(tmp_path) as cluster:
         one, two, three = cluster.nodes

@@ -93,15 +93,21 @@ class Engines:
 
     async def quorum(self) -> None:
         """
-        Waits until they have agreed on a leader, and can hold streams.
+        Waits until they have agreed on a leader, and all of them can hold streams.
 
         Raises:
             TimeoutError: they have not.
         """
         connection = await self.connect()
+        probe = {
+            "name": "PROBE",
+            "subjects": ["probe"],
+            "num_replicas": min(3, len(self.engines)),
+        }
         async with asyncio.timeout(QUORUM_S_MAX):
             while True:
                 with suppress(SandglassError):
-                    await connection.call("STREAM.NAMES", repeats=1)
+                    await connection.call("STREAM.CREATE.PROBE", probe, repeats=1)
+                    await connection.call("STREAM.DELETE.PROBE")
                     return
                 await asyncio.sleep(0.05)
