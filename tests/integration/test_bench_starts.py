@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 220
 """A deadline, not a measure: the run takes some twenty seconds."""
@@ -44,6 +46,7 @@ ALONE = {
 }
 
 
+@pytest.mark.fault
 def test_every_line_of_the_bench_runs_and_loses_nothing() -> None:
     command = [sys.executable, "-m", "bench", "--quick", "--json"]
 

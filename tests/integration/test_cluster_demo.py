@@ -45,6 +45,7 @@ def running_in(directory: Path) -> list[str]:
     return commands
 
 
+@pytest.mark.fault
 def test_board_goes_on_when_the_leader_is_killed(tmp_path: Path) -> None:
     demo = start_demo(tmp_path, 3)
     said, _ = demo.communicate(timeout=180)

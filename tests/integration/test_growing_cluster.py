@@ -49,6 +49,7 @@ async def alone(node: NodeProcess, *topics: str) -> None:
             await client.put(topic, b"k", node.name.encode())
 
 
+@pytest.mark.fault
 async def test_names_belong_to_the_cluster_and_messages_to_one_node(tmp_path: Path) -> None:
     cluster = ClusterProcesses(tmp_path)
     one, two, three = cluster.nodes
