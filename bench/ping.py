@@ -21,7 +21,7 @@ MESSAGE_COUNT = 10
 PAUSE_S = 0.01
 
 
-async def _ping(address: str, topic: str, seconds: float) -> list[tuple[float, float]]:
+async def _ping(address: str, topic: str, seconds: float) -> None:
     request = load.produce_request(topic, load.encode(load.values(MESSAGE_COUNT)))
     took_ms: list[tuple[float, float]] = []
     async with load.Session(address) as session:
@@ -35,11 +35,11 @@ async def _ping(address: str, topic: str, seconds: float) -> list[tuple[float, f
                 raise load.WrongError("a ping was refused")
             took_ms.append((began, (time.monotonic_ns() - began_ns) / 1e6))
             await asyncio.sleep(PAUSE_S)
-    return took_ms
+        print(json.dumps(took_ms), flush=True)
+        # Threads of gRPC have crashed this process while its connection was closed, and while
+        # the interpreter went down under them: the system closes both.
+        os._exit(0)
 
 
 if __name__ == "__main__":
-    noticed = uvloop.run(_ping(sys.argv[1], sys.argv[2], float(sys.argv[3])))
-    print(json.dumps(noticed), flush=True)
-    # Threads of gRPC have crashed the process while the interpreter went down under them.
-    os._exit(0)
+    uvloop.run(_ping(sys.argv[1], sys.argv[2], float(sys.argv[3])))

@@ -6,7 +6,7 @@ import pytest
 
 from sandglass.cluster.catalog import DRAINED, Leadership
 from sandglass.cluster.leaders import GIVEN_MS, PATIENCE_MS
-from sandglass.cluster.members import PREFIX
+from sandglass.cluster.members import PREFIX, Member
 from sandglass.cluster.placed import topic_key
 from sandglass.core import limits
 from sandglass.core.topic import Topic, TopicKind
@@ -36,6 +36,41 @@ async def test_a_node_that_stops_hands_over_to_those_that_are_next(cluster: Clus
     assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
     # Without waiting for anybody: no time has passed.
     assert b.catalog.leadership(FIRST).node == "b"
+
+
+async def test_a_silent_leader_is_declared_over_before_another_leads(cluster: Cluster) -> None:
+    a = cluster.nodes[0]
+    await fall_silent(cluster, a)
+
+    assert cluster.led["b"] == [0, 1]
+    assert Member.decode(cluster.placement.entries[PREFIX + "a"].value).is_over
+
+    await cluster.turn(a)  # it was only paused
+    assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
+
+
+async def test_who_has_no_lease_takes_nothing(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    b.members.lease.given_up()
+    await a.leaders.stop()
+    await a.go()
+    await cluster.turn(b, c)
+    cluster.clock.advance(2 * PATIENCE_MS)
+    await cluster.turn(b)
+    assert cluster.led["b"] == [1]
+
+    await cluster.turn(c)
+    assert c.catalog.leadership(FIRST).epoch == 2
+
+
+async def fall_silent(cluster: Cluster, node: Node) -> None:
+    """The others look on until its lease is over, and they have had their turns."""
+    others = [each for each in cluster.nodes if each is not node]
+    for each in others:
+        each.members._on_entry(PREFIX + node.name)
+    for _ in range(0, limits.LEADER_LEASE_MS + PATIENCE_MS, limits.LEADER_LOOK_MS):
+        cluster.clock.advance(limits.LEADER_LOOK_MS)
+        await cluster.turn(*others)
 
 
 async def test_the_heir_is_whoever_has_read_its_replica(cluster: Cluster) -> None:
