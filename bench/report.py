@@ -1,19 +1,8 @@
-"""Figures as a table for the terminal, as Markdown, and as JSON."""
-
-import os
-import platform
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+"""The figures of one node: floors beside them, and what is to be reached."""
 
 from bench.faces import PART_TO_REACH
 from bench.lines import NODE, Figure
+from bench.table import Report, Target, latencies
 
 HEADS = (
     "line",
@@ -30,15 +19,6 @@ HEADS = (
     "MB",
     "to reach",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a line has to reach. `is_met` is told the figure and its part of the file floor."""
-
-    text: str
-    is_met: Callable[[Figure, float], bool]
-
 
 TARGETS = {
     "produce": Target(
@@ -108,49 +88,25 @@ TARGETS |= {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that was measured. `failures`: by line, why its figures count for nothing."""
+class NodeReport(Report):
+    """One node, beside the floors `file` and `empty`; targets are told the part of `file`."""
 
-    machine: str
-    figures: list[Figure]
-    failures: dict[str, str]
+    heads = HEADS
+    kind = NODE
+    targets = TARGETS
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "machine": self.machine,
-            "figures": [
-                {**each.as_dict(), "of_floor": self._parts(each), "is_met": self.is_met(each)}
-                for each in self.figures
-            ],
-            "failures": self.failures,
-        }
+    def part(self, figure: Figure) -> float:
+        """See `Report.part`."""
+        return self._parts(figure).get("file", 0.0)
 
-    def is_met(self, figure: Figure) -> bool | None:
-        """None where nothing is to be reached."""
-        target = TARGETS.get(figure.line)
-        if target is None or figure.kind != NODE:
-            return None
-        return target.is_met(figure, self._parts(figure).get("file", 0.0))
+    def compared(self, figure: Figure) -> dict[str, object]:
+        """See `Report.compared`."""
+        return {"of_floor": self._parts(figure)}
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """As texts, in the order of `HEADS`."""
-        return [self._row(each) for each in self.figures]
-
-    def notes(self) -> list[str]:
-        """What there is to say beside the columns, a line each."""
-        return [
-            f"{each.line}: "
-            + ", ".join(f"{name} {each.notes[name]:.4g}" for name in each.notes)
-            for each in self.figures
-            if each.notes
-        ]
-
-    def _row(self, figure: Figure) -> tuple[str, ...]:
+    def row(self, figure: Figure) -> tuple[str, ...]:
+        """See `Report.row`."""
         parts = self._parts(figure)
-        is_met = self.is_met(figure)
-        goal = "" if is_met is None else TARGETS[figure.line].text
+        goal = ""
         if "part" in figure.notes:
             goal = f"{figure.notes['part']:.2f} of AsyncClient, >= {PART_TO_REACH}"
         return (
@@ -161,12 +117,9 @@ class Report:
             f"{parts['empty']:.2f}" if "empty" in parts else "",
             f"{figure.server_us:.2f}",
             f"{figure.client_us:.2f}",
-            f"{figure.p50_ms:.1f}" if figure.latency else "",
-            f"{figure.p99_ms:.1f}" if figure.latency else "",
-            f"{figure.max_ms:.1f}" if figure.latency else "",
-            figure.latency,
+            *latencies(figure),
             str(figure.memory_mb),
-            f"{goal}: {'yes' if is_met else 'NO'}" if goal else "",
+            self.verdict(figure, goal),
         )
 
     def _parts(self, figure: Figure) -> dict[str, float]:
@@ -176,47 +129,3 @@ class Report:
             for each in self.figures
             if each.line == figure.line and each.kind != NODE and figure.kind == NODE
         }
-
-
-def machine() -> str:
-    """What the figures depend on: processor, cores, versions."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("grpcio", "protobuf", "rocksdict", "uvloop")
-    )
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{model}, {cores} cores; Linux {platform.release()};"
-        f" Python {platform.python_version()}, {packages}"
-    )
-
-
-def show(report: Report) -> None:
-    """Prints a table."""
-    table = Table(*HEADS, box=None, header_style="bold")
-    for place, row in enumerate(report.rows()):
-        figure = report.figures[place]
-        style = "dim" if figure.kind != NODE else ""
-        table.add_row(*row, style="red" if report.is_met(figure) is False else style)
-    for column in table.columns[2:-1]:
-        column.justify = "right"
-    console = Console(width=None if sys.stdout.isatty() else 170)
-    console.print(table)
-    for line in report.notes():
-        console.print(line, style="dim", highlight=False)
-    console.print(report.machine, style="dim", highlight=False)
-    for name, failure in report.failures.items():
-        console.print(f"{name}: {failure}", style="bold red", highlight=False)
-
-
-def markdown(report: Report) -> str:
-    """The table for docs/performance.md."""
-    lines = ["| " + " | ".join(HEADS) + " |", "| " + " | ".join("---" for _ in HEADS) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in report.rows()]
-    lines += [f"\n{name}: {failure}" for name, failure in report.failures.items()]
-    lines += ["", *(f"- {line}" for line in report.notes())]
-    return "\n".join([*lines, "", report.machine])

@@ -5,10 +5,9 @@
 """
 
 import argparse
-import asyncio
-import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import uvloop
 
@@ -17,10 +16,8 @@ from bench.cluster.bench import QUICK, ClusterBench, Line, Sizes
 from bench.cluster.failover import failover
 from bench.cluster.idle import idle
 from bench.cluster.rates import both, growth, produce, singles
-from bench.cluster.report import Report, markdown, show
-from bench.lines import Figure
-from bench.load import WrongError
-from bench.report import machine
+from bench.cluster.report import ClusterReport
+from bench.table import add_options, machine, measure, say
 
 LINES: dict[str, Line] = {
     "produce": produce,
@@ -36,37 +33,19 @@ LINE_S_MAX = 900
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-cluster", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all?")
-    parser.add_argument("--line", action="append", choices=LINES, help="only this one")
+    add_options(parser, LINES)
     parser.add_argument("--kills", type=int, help="of the line failover, for each way to end")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes()
     if options.kills is not None:
         sizes = replace(sizes, kill_count=options.kills)
-    report = uvloop.run(_run(options.line or list(LINES), sizes))
-    if options.json:
-        print(json.dumps(report.as_dict(), indent=2))
-    elif options.markdown:
-        print(markdown(report))
-    else:
-        show(report)
-    return 1 if report.failures else 0
+    return say(uvloop.run(_run(options.line or list(LINES), sizes)), options)
 
 
-async def _run(names: list[str], sizes: Sizes) -> Report:
-    figures: list[Figure] = []
-    failures: dict[str, str] = {}
+async def _run(names: list[str], sizes: Sizes) -> ClusterReport:
     async with ClusterBench.open(sizes) as bench:
-        for name in names:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            try:
-                async with asyncio.timeout(LINE_S_MAX):
-                    figures += await LINES[name](bench)
-            except (WrongError, TimeoutError) as error:
-                failures[name] = f"{type(error).__name__}: {error}"
-    return Report(machine(), figures, failures)
+        lines = {name: partial(LINES[name], bench) for name in names}
+        return ClusterReport(machine(), *await measure(lines, line_s_max=LINE_S_MAX))
 
 
 if __name__ == "__main__":
