@@ -30,7 +30,7 @@ def show(context: typer.Context) -> None:
         print(f"the node's clock   {output.moment(found.now)}")
         print(f"its machine's      {output.moment(found.machine)}")
         if found.step:
-            step, left = show_duration(found.step), show_duration(found.believed_in)
+            step, left = _rough(found.step), show_duration(found.believed_in)
             print(f"stepped forward by {step}: believed in {left}, if it stays;")
             print("`sandctl clock accept` believes it at once")
 
@@ -46,7 +46,7 @@ def accept(context: typer.Context) -> None:
         if globals_of(context).is_json:
             output.print_json({"accepted_ms": _ms(step)})
         elif step:
-            print(f"accepted: the clock has gone forward by {show_duration(step)}")
+            print(f"accepted: the clock has gone forward by {_rough(step)}")
         else:
             print("there is nothing to accept: the node believes its machine's clock")
 
@@ -60,6 +60,11 @@ def _json(found: "NodeClock") -> dict[str, Any]:
         "step_ms": _ms(found.step),
         "believed_in_ms": _ms(found.believed_in),
     }
+
+
+def _rough(step: timedelta) -> str:
+    """In whole seconds: two clocks that are read one by one differ by a chance millisecond."""
+    return show_duration(timedelta(seconds=round(step.total_seconds())))
 
 
 def _ms(span: timedelta) -> int:
