@@ -112,6 +112,8 @@ def test_dead_letters_and_what_is_pending(server: Server) -> None:
     ("line", "code", "text"),
     [
         ("topics set s", 2, "no setting is given"),
+        ("topics set s --max_deliveries 0", 2, "--max_deliveries is 0; it must be 1 to "),
+        ("groups set s g --max_deliveries 0", 2, "--max_deliveries is 0; it must be 1 to "),
         ("topics set none --retention 1d", 1, "'none' not found"),
         ("topics create x --backoff soon", 2, "--backoff"),
         ("groups set s none --unset backoff", 1, "not found"),

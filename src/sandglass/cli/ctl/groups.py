@@ -100,7 +100,7 @@ AckTimeout = Annotated[
     ),
 ]
 MaxDeliveries = Annotated[
-    int,
+    int | None,
     typer.Option("--max_deliveries", metavar="N", help="Attempts before it is a dead letter."),
 ]
 BackoffText = Annotated[
@@ -119,7 +119,7 @@ def create(
     group: Name,
     start: Start = "beginning",
     ack_timeout: AckTimeout = "",
-    max_deliveries: MaxDeliveries = 0,
+    max_deliveries: MaxDeliveries = None,
     backoff: BackoffText = "",
 ) -> None:
     """Make a group, with a start that holds for all partitions."""
@@ -139,7 +139,7 @@ def set_(
     topic: Topic,
     group: Name,
     ack_timeout: AckTimeout = "",
-    max_deliveries: MaxDeliveries = 0,
+    max_deliveries: MaxDeliveries = None,
     backoff: BackoffText = "",
     unset: Annotated[
         list[str] | None,

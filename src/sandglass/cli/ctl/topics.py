@@ -200,11 +200,11 @@ def set_(
         ),
     ] = "",
     max_deliveries: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--max_deliveries", metavar="N", help="Attempts before it is a dead letter."
         ),
-    ] = 0,
+    ] = None,
     backoff: Annotated[
         str, typer.Option("--backoff", metavar="BACKOFF", help=values.BACKOFF_HELP)
     ] = "",

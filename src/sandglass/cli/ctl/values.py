@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sandglass.client.operating import Backoff
+from sandglass.core import limits
 from sandglass.errors import InvalidError
 from sandglass.settings import parse_duration, show_duration
 
@@ -47,15 +48,23 @@ def show_backoff(backoff: Backoff) -> str:
 
 
 def settings_of(
-    ack_timeout: str, max_deliveries: int, backoff: str, retention: str = ""
+    ack_timeout: str, max_deliveries: int | None, backoff: str, retention: str = ""
 ) -> dict[str, Any]:
-    """The settings that were given, by their names in Python."""
+    """
+    The settings that were given, by their names in Python.
+
+    Raises:
+        InvalidError: one of them is out of range.
+    """
     found: dict[str, Any] = {}
     if retention:
         found["retention"] = parse_duration(retention, field="--retention")
     if ack_timeout:
         found["ack_timeout"] = parse_duration(ack_timeout, field="--ack_timeout")
-    if max_deliveries:
+    if max_deliveries is not None:
+        limits.check_range(
+            max_deliveries, field="--max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
+        )
         found["max_deliveries"] = max_deliveries
     if backoff:
         found["backoff"] = backoff_of(backoff)
