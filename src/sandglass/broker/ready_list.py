@@ -5,7 +5,8 @@ Credit belongs to a subscription, which may read a thousand partitions. A group 
 something to hand out in one of them, and finds no credit, is *starved*: its partition joins the
 line of each subscription that could take it. New credit is offered to the first of the line,
 who have a turn. A group that has handed something out goes to the end of every line; one that
-found the credit gone stays at the head of the line from which it was offered. So a grant costs
+found the credit gone stays at the head of the line from which it was offered. Credit that comes
+while a turn's messages are handed out finds its partition in line at the end of that turn. So a grant costs
 what it hands out, whatever waits, and no partition is passed over: whatever else wakes one, a
 starved group takes nothing before it is its turn.
 """
@@ -70,10 +71,12 @@ class ReadyList:
     def dispatched(self, partition: Partition, fed: Container[int]) -> None:
         """A partition has had its turn; the groups numbered `fed` have handed something out."""
         number = partition.number
+        starved: list[Reader] = []
         for group in partition.starved:
             for consumer in group.consumers:
                 reader = self._readers.get(consumer.key)
                 if reader is not None:
+                    starved.append(reader)
                     reader.waiting.setdefault(number)
                     if group.number in fed:
                         reader.waiting.move_to_end(number)
@@ -83,6 +86,8 @@ class ReadyList:
             if group.is_starved and group.number not in fed:
                 reader.waiting[number] = None
                 reader.waiting.move_to_end(number, last=False)
+            self.offer(reader)
+        for reader in starved:  # one may have been granted credit with what it was handed
             self.offer(reader)
 
     def stopped(self, number: int) -> None:

@@ -1,13 +1,25 @@
 """Credit of one subscription over many partitions: who has a turn, and in which order."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 
+from sandglass.broker.subscription import Subscription
 from sandglass.core import limits
+from sandglass.core.dispatch import Delivery
+from sandglass.errors import SandglassError
 from tests.unit.broker.shell import Consumer, Shell, running
+
+
+@dataclass(frozen=True, slots=True)
+class Handing:
+    """A receiver of two functions."""
+
+    deliver: Callable[[Subscription, Delivery], None]
+    ended: Callable[[Subscription, SandglassError | None], None]
 
 
 @asynccontextmanager
@@ -15,7 +27,7 @@ async def _filled(partition_count: int, message_count: int) -> AsyncIterator[She
     shell = Shell()
     shell.partition_count = partition_count
     async with running(shell):
-        for place in range(partition_count):
+        for place in range(partition_count if message_count else 0):
             await shell.produce(*[b"%d" % place] * message_count, place=place)
         yield shell
 
@@ -129,6 +141,26 @@ async def test_large_credit_reaches_what_waited_for_it() -> None:
         await shell.until(lambda: len(consumer.values) == 18)
 
         assert 6 == len({each.partition for each in consumer.deliveries})
+
+
+@pytest.mark.parametrize("partition_count", [1, 3])
+async def test_credit_granted_from_inside_a_delivery_is_used(partition_count: int) -> None:
+    """Who is handed the last message that there was credit for makes room for the next, in a
+    turn that no grant has brought about."""
+    async with _filled(partition_count, message_count=0) as shell:
+        consumer = await shell.consume(credit_count=1)
+        keep = consumer.deliver
+
+        def deliver(subscription: Subscription, delivery: Delivery) -> None:
+            keep(subscription, delivery)
+            shell.broker.consumers.grant(subscription, 1, 100)
+
+        consumer.subscription.receiver = Handing(deliver, consumer.ended)
+        for place in range(partition_count):
+            shell.produce_nowait(b"1", b"2", b"3", b"4", place=place)
+        await shell.until(lambda: len(consumer.values) == 4 * partition_count)
+
+        assert 4 * partition_count == len(consumer.deliveries)
 
 
 async def test_what_falls_due_without_credit_comes_with_it() -> None:

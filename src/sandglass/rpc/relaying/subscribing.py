@@ -458,12 +458,7 @@ class Subscribing:
         if part.upstream is not None:
             item = pb.Credit(subscription_id=part.id, count=count, bytes=size_bytes)
             part.upstream.credit(item)
-        else:
-            # Not within the turn that hands something out: it counts its credit at the end.
-            asyncio.get_running_loop().call_soon(self._lend_here, part, count, size_bytes)
-
-    def _lend_here(self, part: Part, count: int, size_bytes: int) -> None:
-        if part.local is not None and not part.local.is_closed:
+        elif part.local is not None and not part.local.is_closed:
             self._links.broker.consumers.grant(part.local, count, size_bytes)
 
     def give_back(self, part: Part, wire: pb.Delivery) -> None:
