@@ -1,8 +1,13 @@
 """
-Sessions come back to a node that began anew: they claim, and the next leader will know them.
+Sessions come back to a node that began anew, or by another way: they claim, and the next leader
+will know them.
 
 That a session reads a group is a record of each partition, written when it subscribes and when
 that is over, never for a message. The rules stand in `sandglass.core.claim`.
+
+A client's session may reach this node by way of others, one after the other. Each of those opens
+a session of its own here, which reads for the client's. The last one that comes has what those
+before it held.
 """
 
 import asyncio
@@ -20,8 +25,38 @@ SLICE_COUNT: Final = 100
 """Claims that are looked at before others have the loop: about 3 ms."""
 
 
+class Readers:
+    """Which sessions of this node read for which: for themselves, as a rule."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, dict[str, Session]] = {}
+
+    def join(self, session: Session, reader: str) -> None:
+        """A session reads for `reader`."""
+        session.readers.add(reader)
+        self._sessions.setdefault(reader, {})[session.id] = session
+
+    def leave(self, session: Session) -> None:
+        """A session reads no more."""
+        for reader in session.readers:
+            sessions = self._sessions.get(reader, {})
+            if sessions.get(session.id) is session:
+                del sessions[session.id]
+            if not sessions:
+                self._sessions.pop(reader, None)
+        session.readers.clear()
+
+    def others(self, session: Session, reader: str) -> list[Session]:
+        """The sessions besides this one that read for `reader`, under the same name."""
+        sessions = self._sessions.get(reader, {}).values()
+        return [
+            each for each in sessions if each is not session and each.owner == session.owner
+        ]
+
+
 async def come_back(
     loops: Loops,
+    readers: Readers,
     session: Session,
     subscription: Subscription,
     claims: Sequence[tuple[int, Claim]],
@@ -35,8 +70,10 @@ async def come_back(
     Raises:
         InvalidError: a claim is none.
     """
+    others = readers.others(session, subscription.reader)
+    keys = set[int]().union(*[each.consumer_keys for each in (session, *others)])
     for place, (number, each) in enumerate(claims):
-        subscription.claimed.append(_take(loops, session, subscription, number, each))
+        subscription.claimed.append(_take(loops, session, subscription, keys, number, each))
         if place % SLICE_COUNT == SLICE_COUNT - 1:
             await asyncio.sleep(0)
     if has_more:
@@ -47,27 +84,31 @@ async def come_back(
 
 
 def _take(
-    loops: Loops, session: Session, subscription: Subscription, number: int, each: Claim
+    loops: Loops,
+    session: Session,
+    subscription: Subscription,
+    keys: set[int],
+    number: int,
+    each: Claim,
 ) -> Lease | None:
     """None where nothing is left, or the session isn't waited for."""
     group = subscription.groups.get(number)
-    known = group.lease(each.token) if group is not None else None
-    if known is not None and known.consumer in session.consumer_keys:
-        known.consumer = subscription.consumer.key  # it claims twice: an answer was lost
-        return known
-    if group is None or not claim.may_claim(group, subscription.reader, session.owner):
+    if group is None:
         subscription.late_claims.add(len(subscription.claimed))
         return None
-    loop = loops.of(number)
+    loop, consumer = loops.of(number), subscription.consumer
+    partition, moment = loop.partition(number), loop.moment()
+    known = group.lease(each.token)
+    if known is not None and known.consumer in keys:
+        # It comes by another way, or claims twice since an answer was lost.
+        claim.go_on(partition, group, known, consumer, moment)
+        return known
+    if not claim.may_claim(group, subscription.reader, session.owner):
+        if not claim.is_settled(partition, group, each, consumer, moment, loop.view):
+            subscription.late_claims.add(len(subscription.claimed))
+        return None
     try:
-        return claim.take_claim(
-            loop.partition(number),
-            group,
-            each,
-            subscription.consumer,
-            loop.moment(),
-            loop.view,
-        )
+        return claim.take_claim(partition, group, each, consumer, moment, loop.view)
     except LeaseLostError:
         return None
 
@@ -89,7 +130,7 @@ async def attach(loops: Loops, session: Session, subscription: Subscription) -> 
         await asyncio.gather(*waits)
 
 
-def detach(loops: Loops, session: Session) -> None:
+def detach(loops: Loops, readers: Readers, session: Session) -> None:
     """Groups that the session reads no longer forget it. Nobody waits for the records."""
     read = {
         (number, group.number, subscription.reader)
@@ -100,6 +141,8 @@ def detach(loops: Loops, session: Session) -> None:
     for key in [key for key in session.attached if key not in read]:
         number, group_number, reader = key
         del session.attached[key]
+        if any(key in other.attached for other in readers.others(session, reader)):
+            continue  # it reads on by another way
         loop = loops.working(number)
         if loop is None or not loop.may_serve():
             continue  # the next leader waits for it in vain, once

@@ -58,6 +58,7 @@ class Consumers:
         self.sessions: dict[str, Session] = {}
         self._subscriptions: dict[int, Subscription] = {}
         self._drains: dict[int, Subscription] = {}
+        self._readers = claiming.Readers()
         self._ready_list = ReadyList(self._subscriptions, loops.ready)
         self._fed: set[int] = set()
         """Groups of the partition whose turn it is that have handed something out."""
@@ -137,7 +138,12 @@ class Consumers:
             await self._make_groups(subscription, is_from_now=is_from_now)
             if session is not None:
                 await claiming.come_back(
-                    self.loops, session, subscription, claims, has_more=has_more_claims
+                    self.loops,
+                    self._readers,
+                    session,
+                    subscription,
+                    claims,
+                    has_more=has_more_claims,
                 )
                 await claiming.attach(self.loops, session, subscription)
             if is_drain:
@@ -170,6 +176,10 @@ class Consumers:
                 field="subscription_id",
             )
         session.subscriptions[subscription.id] = subscription
+        self._readers.join(session, subscription.reader)
+        for other in self._readers.others(session, subscription.reader):
+            # The client is here now; what it doesn't claim of that is due after the grace.
+            self.detach(other, other.attachment)
 
     async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
         start, wait = self.groups.join(
@@ -287,7 +297,7 @@ class Consumers:
         for subscription in [*session.subscriptions.values()]:
             if subscription.is_left and subscription.id not in holding:
                 del session.subscriptions[subscription.id]
-        claiming.detach(self.loops, session)
+        claiming.detach(self.loops, self._readers, session)
 
     def _forget(self, subscription: Subscription) -> None:
         subscription.is_closed = True
@@ -385,7 +395,7 @@ class Consumers:
 
     def detach(self, session: Session, attachment: int) -> None:
         """A session's connection broke: it has its grace to come back."""
-        if session.is_closed or session.attachment != attachment:
+        if session.is_closed or session.attachment != attachment or not session.is_attached:
             return
         session.is_attached = False
         self.hold(session)
@@ -409,7 +419,8 @@ class Consumers:
         subscriptions = session.subscriptions.values()
         groups = _groups_of(session)
         keys = {subscription.consumer.key for subscription in subscriptions}
-        claiming.detach(self.loops, session)
+        claiming.detach(self.loops, self._readers, session)
+        self._readers.leave(session)
         for subscription in subscriptions:
             self._forget(subscription)
         if any(group.leases for group in groups):

@@ -17,7 +17,7 @@ from sandglass.core.lease import Places
 from sandglass.core.message import channel_to_read
 from sandglass.core.record import Ending
 from sandglass.core.topic import PartitionRef, Topic
-from sandglass.errors import InvalidError, LeaseLostError, NotFoundError
+from sandglass.errors import InvalidError, LeaseLostError, NotFoundError, NotLeaderError
 
 OFFSET_COUNT = 500
 """Outcomes by offset that are admitted before others have the loop."""
@@ -51,10 +51,9 @@ class Outcomes:
         Raises:
             InvalidError: places, delay or reason outside their limits.
             LeaseLostError: the lease has ended, or a message has an outcome already.
+            NotLeaderError: another node leads the partition; what is claimed there goes on.
         """
-        group = subscription.groups.get(partition)
-        if group is None:
-            raise LeaseLostError("the subscription has no such partition")
+        group = self._group(subscription, partition)
         self.settle_lease(
             group,
             token,
@@ -116,10 +115,9 @@ class Outcomes:
         Raises:
             InvalidError: longer than a lease may be.
             LeaseLostError: it has ended.
+            NotLeaderError: as `settle`.
         """
-        group = subscription.groups.get(partition)
-        if group is None:
-            raise LeaseLostError("the subscription has no such partition")
+        group = self._group(subscription, partition)
         return self.extend_lease(group, token, lease_ms=lease_ms, begun_count=begun_count)
 
     def extend_lease(self, group: Group, token: int, *, lease_ms: int, begun_count: int) -> int:
@@ -131,6 +129,15 @@ class Outcomes:
             group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
         )
         return moment.wall_ms + ends_ms - moment.lease_ms
+
+    def _group(self, subscription: Subscription, partition: int) -> Group:
+        group = subscription.groups.get(partition)
+        if group is not None:
+            return group
+        if partition in subscription.moved:
+            self.loops.of(partition)
+            raise NotLeaderError("the subscription was ended for a while of another leader")
+        raise LeaseLostError("the subscription has no such partition")
 
     async def settle_offsets(
         self,

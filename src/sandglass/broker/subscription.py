@@ -74,6 +74,8 @@ class Subscription:
     """What it was leased anew at the beginning, claim by claim; None where nothing was left."""
     late_claims: set[int] = field(default_factory=set[int])
     """Places in `claimed` of those that came too late."""
+    moved: set[int] = field(default_factory=set[int])
+    """Partitions that it read, and that are led elsewhere now."""
     is_left: bool = False
     """Whether the consumer has unsubscribed; it is kept for the leases that it still holds."""
 
@@ -81,7 +83,8 @@ class Subscription:
         self.places = {ref.number: place for place, ref in enumerate(self.topic.partitions)}
 
     def drop(self, number: int) -> None:
-        """A partition is not read any more."""
+        """A partition is led elsewhere, and not read here any more."""
+        self.moved.add(number)
         self.refs = [ref for ref in self.refs if ref.number != number]
         self.groups.pop(number, None)
         self.waiting.pop(number, None)
@@ -114,6 +117,8 @@ class Session:
         default_factory=dict[tuple[int, int, str], None]
     )
     """(partition number, group number, reader) of the groups that know a reader of it."""
+    readers: set[str] = field(default_factory=set[str])
+    """The sessions that it has read for: itself, or those of clients at other nodes."""
     is_attached: bool = True
     is_closed: bool = False
     attachment: int = 0

@@ -14,6 +14,8 @@ Leases are gone with their leader. That a session reads a group is a record, tho
 3. Only who was attached may claim. Who hasn't come back in time is detached by a record before
    anything is handed out: so nobody claims what was given to another under a leader between.
 4. What nobody claims is due when the wait is over, and no attempt is counted.
+5. A session that comes back by another way, while the leader is the same, goes on with the
+   leases that it has there: nothing waits for it, and nothing was given to anybody else.
 
 A claim covers places of a delivery: the new lease has the places of the old one, and an outcome
 under the old token is taken for the new.
@@ -116,6 +118,41 @@ def take_claim(
     lease.is_retry = parts.is_retry
     _begin(partition, group, claim, lease, parts)
     return lease
+
+
+def go_on(
+    partition: Partition, group: Group, lease: Lease, consumer: Consumer, moment: Moment
+) -> None:
+    """A lease that the claimant's session has here already is `consumer`'s, from now on."""
+    lease.consumer = consumer.key
+    partition.extend(group, lease.token, lease_ms=0, begun=lease.begun, moment=moment)
+
+
+def is_settled(
+    partition: Partition,
+    group: Group,
+    claim: Claim,
+    consumer: Consumer,
+    moment: Moment,
+    view: View,
+) -> bool:
+    """
+    Is all that is claimed settled for good? Then an outcome of it counted whose answer was lost.
+
+    Raises:
+        InvalidError: no delivery was ever like this.
+    """
+    if not _is_current(group, claim):
+        return False
+    lease = _lease_of(partition, group, claim, consumer, moment)
+    full = lease.open
+    lease.take(claim.places)
+    lease.open ^= full
+    lease.low = next(_runs(claim))[0]
+    return not any(
+        [*group.done.gaps(low, high), *group.retry_rows.within(low, high, view)]
+        for low, high, _ in lease.ranges(lease.open_places())
+    )
 
 
 def _is_current(group: Group, claim: Claim) -> bool:

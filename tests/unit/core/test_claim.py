@@ -9,6 +9,8 @@ from sandglass.core.claim import (
     admit_attach,
     admit_detach,
     come_back,
+    go_on,
+    is_settled,
     may_claim,
     take_claim,
 )
@@ -46,6 +48,13 @@ def held(delivery: Delivery, places: Places | None = None) -> Claim:
 def take(drive: Drive, group: Group, claim: Claim) -> Lease:
     consumer = Consumer(99, 100, 1000)
     return take_claim(drive.partition, group, claim, consumer, drive.moment, drive.store)
+
+
+def settled(drive: Drive, claim: Claim) -> bool:
+    consumer = Consumer(99, 100, 1000)
+    return is_settled(
+        drive.partition, drive.group(), claim, consumer, drive.moment, drive.store
+    )
 
 
 def handed_out(counts: list[int]) -> tuple[Drive, list[Delivery]]:
@@ -152,6 +161,60 @@ def test_a_moved_group_still_waits_and_nothing_from_before_can_be_claimed() -> N
         take(drive, group, held(delivery))
     come_back(group, S, OWNER)
     assert [1, 2] == drive.take()
+
+
+# --- by another way, under the same leader ----------------------------------------------------
+
+
+def test_a_lease_that_goes_on_by_another_way_begins_anew_and_keeps_its_token() -> None:
+    drive, (one,) = handed_out([2])
+    group, lease = drive.group(), one.lease
+    drive.go(400)
+
+    go_on(drive.partition, group, lease, Consumer(99, 100, 1000), drive.moment)
+    drive.go(400)
+    drive.expire()
+
+    assert (99, drive.steady_ms + 100) == (lease.consumer, lease.ends_ms)
+    drive.end(one, Ending.ACKED)
+    assert 2 == group.acked_count
+
+
+@pytest.mark.parametrize(
+    ("acked", "claimed", "expected"),
+    [
+        ([(0, 6)], [], True),
+        ([(0, 3)], [], False),
+        ([(0, 3)], [(0, 3)], True),
+        ([(0, 3)], [(1, 3)], False),
+        ([(4, 2)], [(5, 1)], True),
+    ],
+)
+def test_what_is_settled_is_known_from_what_is_not(
+    acked: Places, claimed: Places, *, expected: bool
+) -> None:
+    drive, (_, one) = handed_out([2, 6])
+    drive.end(one, Ending.ACKED, acked)
+
+    assert expected == settled(drive, held(one, claimed))
+
+
+@pytest.mark.parametrize("ending", [Ending.NACKED, Ending.RELEASED])
+def test_what_was_given_back_is_not_settled(ending: Ending) -> None:
+    drive, (one,) = handed_out([2])
+    drive.end(one, ending, delay_ms=0 if ending is Ending.NACKED else None)
+
+    assert not settled(drive, held(one))
+
+
+def test_nothing_from_before_a_seek_is_settled() -> None:
+    drive, (one,) = handed_out([2])
+    drive.end(one, Ending.ACKED)
+    assert settled(drive, held(one))
+
+    drive.seek(drive.group())
+
+    assert not settled(drive, held(one))
 
 
 # --- what is granted --------------------------------------------------------------------------
