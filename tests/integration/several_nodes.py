@@ -24,6 +24,7 @@ from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, Top
 from sandglass.errors import NotLeaderError
 from sandglass.rpc import server as rpc
 from sandglass.rpc.forwarding import Peers
+from sandglass.rpc.sessions import Sessions
 from sandglass.sandflake import Generator
 from sandglass.surface.admin import Admin
 from sandglass.surface.leaders import Leaders
@@ -32,6 +33,8 @@ from sandglass.web import server as web
 from sandglass.wire.convert import slice_body
 
 NODE_COUNT = 3
+GRACE_MS = 20_000
+"""Longer than a loaded machine takes to come back."""
 
 
 @dataclass
@@ -120,7 +123,8 @@ class SeveralNodes:
 
     async def _start_node(self, name: str) -> None:
         loop = NodeLoop(MemoryLog(), MemoryStore(), SystemClock(), slice_body)
-        broker, peers = Broker(loop, self._ids, node_name=name), Peers()
+        broker = Broker(loop, self._ids, node_name=name, session_grace_ms=GRACE_MS)
+        peers = Peers()
         await loop.start()
         leaders = Leaders(broker.loops, peers)
         node = OneNode(name, broker, peers, leaders)
@@ -130,7 +134,10 @@ class SeveralNodes:
         loops.node_at = self._node_at
         loops.look_around = self._look_around
         broker.groups.drop_elsewhere = Admin(broker, leaders).drop_elsewhere
-        node.grpc = await rpc.serve(broker, "127.0.0.1:0", leaders=leaders)
+        sessions = Sessions(broker, None, peers)
+        node.grpc = await rpc.serve(
+            broker, "127.0.0.1:0", session=sessions.serve, leaders=leaders
+        )
 
         async def scraped(_: HttpCounts) -> bytes:
             return b""
@@ -180,7 +187,7 @@ class SeveralNodes:
         topic = Topic(name, kind, refs, 3, 0, TopicSettings(max_deliveries=1))
         for place, ref in enumerate(refs):
             log, store = self.logs[ref.number] = MemoryLog(), MemoryStore()
-            loop = NodeLoop(log, store, SystemClock(), slice_body)
+            loop = self._loop(log, store)
             await loop.start()
             part = replace(topic, partitions=(ref,))
             operation = PutTopic(name, encode_topic(part))
@@ -198,6 +205,8 @@ class SeveralNodes:
             before.broker.loops.remove(ref.number, self._whereabouts(ref.number))
         if node is not None:
             node.broker.loops.add(ref.number, self.loops[ref.number])
+        for each in self.nodes:
+            each.broker.loops.moved(ref.number)
 
     async def take_over(self, ref: PartitionRef, node: OneNode) -> None:
         """Another leader begins, from what is in the log."""
@@ -208,9 +217,12 @@ class SeveralNodes:
         store.close()
         log.reopen()
         store.reopen()
-        self.loops[ref.number] = NodeLoop(log, store, SystemClock(), slice_body)
+        self.loops[ref.number] = self._loop(log, store)
         await self.loops[ref.number].start()
         self.lead(ref, node)
+
+    def _loop(self, log: MemoryLog, store: MemoryStore) -> NodeLoop:
+        return NodeLoop(log, store, SystemClock(), slice_body, session_grace_ms=GRACE_MS)
 
     def _whereabouts(self, number: int) -> NotLeaderError:
         leader = self.leader_of[number]

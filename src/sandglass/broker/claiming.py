@@ -5,9 +5,9 @@ will know them.
 That a session reads a group is a record of each partition, written when it subscribes and when
 that is over, never for a message. The rules stand in `sandglass.core.claim`.
 
-A client's session may reach this node by way of others, one after the other. Each of those opens
-a session of its own here, which reads for the client's. The last one that comes has what those
-before it held.
+A client's session may reach this node by way of others, one after the other. Each of those
+opens a session of its own here, which reads for the client's. The last one that comes has what
+those before it held.
 """
 
 import asyncio

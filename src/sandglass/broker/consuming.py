@@ -481,7 +481,7 @@ class Consumers:
                 self._end(subscription, error)
             else:
                 subscription.drop(number)
-                subscription.on_moved(number, error)
+                subscription.on_moved(subscription, number, error)
 
     async def stop(self) -> None:
         """Waits for what is being given back."""

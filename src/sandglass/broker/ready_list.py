@@ -6,9 +6,9 @@ something to hand out in one of them, and finds no credit, is *starved*: its par
 line of each subscription that could take it. New credit is offered to the first of the line,
 who have a turn. A group that has handed something out goes to the end of every line; one that
 found the credit gone stays at the head of the line from which it was offered. Credit that comes
-while a turn's messages are handed out finds its partition in line at the end of that turn. So a grant costs
-what it hands out, whatever waits, and no partition is passed over: whatever else wakes one, a
-starved group takes nothing before it is its turn.
+while a turn's messages are handed out finds its partition in line at the end of that turn. So a
+grant costs what it hands out, whatever waits, and no partition is passed over: whatever else
+wakes one, a starved group takes nothing before it is its turn.
 """
 
 from collections import OrderedDict

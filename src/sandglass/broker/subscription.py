@@ -21,7 +21,7 @@ from sandglass.core.lease import Consumer, Lease
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import SandglassError
 
-OnMoved = Callable[[int, SandglassError], None]
+OnMoved = Callable[["Subscription", int, SandglassError], None]
 """Told a partition, by its number, that is led elsewhere now, and the error that says where."""
 
 

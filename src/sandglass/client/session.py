@@ -14,6 +14,9 @@ Rules
 3. A session that a node doesn't know, or a subscription that its node gave up, is asked for
    anew and claims what it holds. After the grace without a connection nothing more is begun on;
    what was begun is held until its lease is over.
+4. A node that was left for another one, and is come back to within its grace, knows the session
+   as it was then: nothing goes on there. All is asked for anew, and what is there from before
+   is given back.
 """
 
 from collections import deque
@@ -60,6 +63,8 @@ class Session:
         self._client_name = client_name
         self._on_work = on_work
         self.session_id = ""
+        self._node_name = ""
+        """Of the node that greeted last."""
         self.is_open = False
         self.heartbeat_ms = 1000
         self.grace_ms = limits.SESSION_GRACE_MS_DEFAULT
@@ -333,10 +338,13 @@ class Session:
         self._sent_ms = now_ms
         self._subscribes.clear()
         self._unsubscribes.clear()
-        if welcome.is_resumed:
+        was_elsewhere = self._node_name not in {"", welcome.node_name}
+        self._node_name = welcome.node_name
+        if welcome.is_resumed and not was_elsewhere:
             self._resume(welcome)
         else:
             self._suspend_all()
+            self._leave_behind(welcome)
         self._ask_all(
             [
                 each
@@ -369,6 +377,16 @@ class Session:
             self.settling.suspend(subscription)
             if subscription.is_left and not subscription.is_claiming:
                 del self._subscriptions[subscription.id]
+
+    def _leave_behind(self, welcome: broker_pb2.Welcome) -> None:
+        """What the node has of the session from before it was at another one."""
+        mine = self.settling.tokens(self._all())
+        for lease in welcome.open_leases:
+            if (lease.partition_number, lease.token) not in mine:
+                name = (lease.subscription_id, lease.partition_number, lease.token)
+                self.settling.release_unknown(*name)
+        for subscription_id in {each.subscription_id for each in welcome.open_leases}:
+            self._unsubscribe(subscription_id)
 
     def _suspend_if_passing(self, ended: broker_pb2.SubscriptionEnded) -> None:
         subscription = self._subscriptions.get(ended.subscription_id)
@@ -475,6 +493,8 @@ class Session:
             self.settling.release_unknown(
                 delivery.subscription_id, delivery.partition_number, delivery.token
             )
+            if subscription is None:
+                self._unsubscribe(delivery.subscription_id)
             return
         check_delivery(delivery, len(subscription.partitions))
         lease = Lease(

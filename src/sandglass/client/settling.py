@@ -3,8 +3,8 @@ Outcomes and extensions on their way, and the keeping of leases.
 
 Rules
 1. An outcome stays until it is answered, and is sent again after a break if the session goes
-   on, or if the node couldn't take it just then. The second answer may then be that the lease
-   is lost, which says nothing: it is taken as done.
+   on, or if the node couldn't take it just then. If the first one may have been taken, the
+   second answer may be that the lease is lost, which says nothing: it is taken as done.
 2. A lease is extended when a third of it has passed, while its subscription is extending and
    read, or was left to be finished. An extension says how far the consumer has got: what it had
    not begun on isn't counted as an attempt, should it die. So one also goes out soon after a
@@ -42,8 +42,9 @@ from sandglass.wire.v1 import broker_pb2
 REPORT_INTERVAL_MS: Final = 100
 """How often, at most, a lease says how far its consumer has got."""
 
-CLAIM_BYTES_MAX: Final = limits.FRAME_BYTES_MAX
-"""The claims of one subscription: what is beyond them is due again."""
+CLAIM_BYTES_MAX: Final = limits.FRAME_BYTES_MAX * 3 // 4
+"""The claims of one subscription: what is beyond them is due again. The rest of its frame is
+for names and partitions."""
 
 _OUTCOME_TAG: Final = encode.tag(broker_pb2.ClientFrame.OUTCOMES_FIELD_NUMBER)
 _EXTEND_TAG: Final = encode.tag(broker_pb2.ClientFrame.EXTENDS_FIELD_NUMBER)
@@ -173,10 +174,8 @@ class Settling:
         """Outcomes that a node couldn't take are sent again; those of claims wait for them."""
         again, self._again = self._again, []
         for outcome in again:
-            if outcome.lease.subscription.is_claiming:
-                continue
-            outcome.is_repeated = True
-            self.outcomes.append(outcome.raw)
+            if not outcome.lease.subscription.is_claiming:
+                self.outcomes.append(outcome.raw)
 
     def report_begun(self, lease: Lease, now_ms: int) -> None:
         """Says how far the consumer has got, if it holds a message the node thinks unread."""
@@ -215,6 +214,7 @@ class Settling:
         error = from_wire(reply.error) if reply.HasField("error") else None
         is_claiming = outcome.lease.subscription.is_claiming
         if is_passing(error) or (is_claiming and error is not None):
+            outcome.is_repeated |= error is not None and error.is_result_unknown
             self._unanswered[reply.request_id] = outcome
             self._again.append(outcome)
             return
@@ -299,6 +299,11 @@ class Settling:
         """Subscriptions with outcomes that were not answered."""
         leases = [outcome.lease for outcome in self._unanswered.values()]
         return [lease.subscription for lease in (*leases, *list(self._noted))]
+
+    def tokens(self, known: Iterable[Subscription]) -> set[tuple[int, int]]:
+        """Of all that these hold, with the number of each one's partition."""
+        leases = [lease for subscription in known for lease in self._held(subscription)]
+        return {(lease.partition_number, lease.token) for lease in leases}
 
     def forget_sent(self) -> None:
         """The session is another one: nothing that waits for a frame is of use to it."""

@@ -137,7 +137,7 @@ def is_settled(
     view: View,
 ) -> bool:
     """
-    Is all that is claimed settled for good? Then an outcome of it counted whose answer was lost.
+    Is all that is claimed settled for good? Then an outcome counted whose answer was lost.
 
     Raises:
         InvalidError: no delivery was ever like this.

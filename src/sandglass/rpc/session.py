@@ -25,7 +25,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -36,7 +35,6 @@ from sandglass.broker.subscription import Session, Subscription
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Placed
-from sandglass.core.topic import Topic
 from sandglass.errors import (
     ConflictError,
     InternalError,
@@ -46,6 +44,7 @@ from sandglass.errors import (
 )
 from sandglass.rpc import calls
 from sandglass.rpc.outcomes import alike, all_places
+from sandglass.rpc.relaying.links import OnOutcome
 from sandglass.rpc.relaying.relay import Relay
 from sandglass.rpc.relaying.relays import Relays
 from sandglass.surface.claims import claimed_to_wire, claims_of
@@ -235,8 +234,13 @@ class SessionStream:
     def _taken_over(self, session: Session) -> list[pb.OpenLease]:
         """This stream receives for the session from now on; what that holds."""
         for subscription in session.subscriptions.values():
-            if subscription.id >= 0:
-                subscription.receiver = self
+            if subscription.id < 0:
+                continue
+            subscription.receiver = self
+            if subscription.on_moved is not None:
+                subscription.on_moved = self._moved
+                for number in sorted(subscription.moved):  # nobody may have been told
+                    self._moved(subscription, number, self.broker.loops.whereabouts(number))
         return [
             pb.OpenLease(
                 subscription_id=subscription.id,
@@ -281,17 +285,22 @@ class SessionStream:
     def _take_outcomes(self, items: list[pb.Outcome]) -> None:
         """Outcomes that are `alike`: if they can't be settled together, each is by itself."""
         if self._relay is None or not self._relay.outcomes(items):
-            self.settle(items, items[0].subscription_id)
+            self.settle(items, items[0].subscription_id, self._answer_outcome)
 
-    def settle(self, items: list[pb.Outcome], subscription_id: int) -> None:
+    def _answer_outcome(self, item: pb.Outcome, error: SandglassError | None) -> None:
+        if item.request_id or error is not None:
+            reply = pb.OutcomeReply(request_id=item.request_id, error=_error(error))
+            self._room_for(reply).outcomes.append(reply)
+
+    def settle(
+        self, items: list[pb.Outcome], subscription_id: int, answered: OnOutcome
+    ) -> None:
         """Outcomes that are `alike`, for a subscription of this node."""
         item = items[0]
 
         def done(error: SandglassError | None) -> None:
             for each in items:
-                if each.request_id or error is not None:
-                    reply = pb.OutcomeReply(request_id=each.request_id, error=_error(error))
-                    self._room_for(reply).outcomes.append(reply)
+                answered(each, error)
 
         try:
             subscription, partition = self._held(subscription_id, item.partition_number)
@@ -311,7 +320,7 @@ class SessionStream:
                 done(error)
                 return
             for each in items:
-                self.settle([each], subscription_id)
+                self.settle([each], subscription_id, answered)
 
     def _take_extend(self, item: pb.Extend) -> None:
         if self._relay is None or not self._relay.extend(item):
@@ -375,7 +384,7 @@ class SessionStream:
                 ack_timeout_ms=item.ack_timeout_ms,
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
-                on_moved=partial(self._moved, topic, item) if item.is_part else None,
+                on_moved=self._moved if item.is_part else None,
                 claims=claims_of(topic, item),
                 has_more_claims=item.has_more_claims,
                 reader=item.reader,
@@ -388,15 +397,10 @@ class SessionStream:
             reply.error.CopyFrom(status.to_wire(error))
         self._room_for(reply).subscribed.append(reply)
 
-    def _moved(
-        self, topic: Topic, item: pb.Subscribe, number: int, error: SandglassError
-    ) -> None:
+    def _moved(self, subscription: Subscription, number: int, error: SandglassError) -> None:
         """A partition of a part is led elsewhere now."""
-        ended = pb.SubscriptionEnded(
-            subscription_id=item.subscription_id, error=status.to_wire(error)
-        )
-        places = (place for place, ref in enumerate(topic.partitions) if ref.number == number)
-        ended.partition_numbers.extend(places)
+        ended = pb.SubscriptionEnded(subscription_id=subscription.id, error=_error(error))
+        ended.partition_numbers.append(subscription.places[number])
         self.tell_ended(ended)
 
     def _take_unsubscribe(self, item: pb.Unsubscribe) -> None:

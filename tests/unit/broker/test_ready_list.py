@@ -1,7 +1,7 @@
 """Credit of one subscription over many partitions: who has a turn, and in which order."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,11 +15,18 @@ from tests.unit.broker.shell import Consumer, Shell, running
 
 
 @dataclass(frozen=True, slots=True)
-class Handing:
-    """A receiver of two functions."""
+class Granting:
+    """A receiver that grants credit for a message whenever it is handed some."""
 
-    deliver: Callable[[Subscription, Delivery], None]
-    ended: Callable[[Subscription, SandglassError | None], None]
+    shell: Shell
+    consumer: Consumer
+
+    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
+        self.consumer.deliver(subscription, delivery)
+        self.shell.broker.consumers.grant(subscription, 1, 100)
+
+    def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
+        self.consumer.ended(subscription, error)
 
 
 @asynccontextmanager
@@ -149,13 +156,7 @@ async def test_credit_granted_from_inside_a_delivery_is_used(partition_count: in
     turn that no grant has brought about."""
     async with _filled(partition_count, message_count=0) as shell:
         consumer = await shell.consume(credit_count=1)
-        keep = consumer.deliver
-
-        def deliver(subscription: Subscription, delivery: Delivery) -> None:
-            keep(subscription, delivery)
-            shell.broker.consumers.grant(subscription, 1, 100)
-
-        consumer.subscription.receiver = Handing(deliver, consumer.ended)
+        consumer.subscription.receiver = Granting(shell, consumer)
         for place in range(partition_count):
             shell.produce_nowait(b"1", b"2", b"3", b"4", place=place)
         await shell.until(lambda: len(consumer.values) == 4 * partition_count)

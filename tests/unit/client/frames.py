@@ -26,7 +26,12 @@ class Table:
         self.work_count += 1
 
     def open(
-        self, *, is_resumed: bool = False, open_leases: Any = (), open_lease_count: int = 0
+        self,
+        *,
+        is_resumed: bool = False,
+        open_leases: Any = (),
+        open_lease_count: int = 0,
+        node_name: str = "node",
     ) -> list[Event]:
         """The node greets."""
         return self.receive(
@@ -35,6 +40,7 @@ class Table:
                 is_resumed=is_resumed,
                 session_grace_ms=GRACE_MS,
                 heartbeat_ms=HEARTBEAT_MS,
+                node_name=node_name,
                 open_leases=open_leases,
                 open_lease_count=open_lease_count,
             )

@@ -290,6 +290,68 @@ def test_an_outcome_that_the_node_can_not_take_just_now_is_sent_again() -> None:
     assert outcome == again
 
 
+@pytest.mark.parametrize("is_unknown", [False, True])
+def test_that_the_lease_of_one_sent_again_is_lost_says_nothing_if_it_may_have_been_taken(
+    *, is_unknown: bool
+) -> None:
+    table = open_table()
+    lease = table.deliver(table.subscribe(), 1)
+    lease.settle(0, ACK)
+    lease.waiters.append("waits")
+    (outcome,) = table.frame().outcomes
+    later = pb.Error(
+        code=14, reason="UNAVAILABLE", message="later", is_result_unknown=is_unknown
+    )
+    lost = pb.Error(code=9, reason="LEASE_LOST", message="lost")
+
+    table.receive(outcomes=[pb.OutcomeReply(request_id=outcome.request_id, error=later)])
+    table.tick(100)
+    table.frames()
+    (event,) = settled(
+        table.receive(outcomes=[pb.OutcomeReply(request_id=outcome.request_id, error=lost)])
+    )
+
+    assert is_unknown == (event.error is None)
+
+
+def test_a_node_that_was_left_for_another_knows_nothing_of_what_came_since() -> None:
+    """The session there goes on with what it had then, and must not be gone on with."""
+    table = open_table()
+    subscription = table.subscribe()
+    before = subscription.id
+    mine, other = table.deliver(subscription, 1), table.deliver(subscription, 1)
+    table.break_off()
+    table.open(node_name="another")
+    (request,) = table.frame().subscribes
+    granted(table, subscription, all_of(mine), pb.Claimed(is_late=True))
+    table.break_off()
+
+    stale = [pb.OpenLease(subscription_id=before, token=each) for each in (NEW, other.token)]
+    table.open(is_resumed=True, open_leases=stale)
+    frame = table.frame()
+
+    assert before != request.subscription_id
+    (again,) = frame.subscribes
+    assert [NEW] == [claim.token for claim in again.claims]
+    assert [(before, other.token)] == [
+        (each.subscription_id, each.token) for each in frame.outcomes
+    ]
+    assert [before] == [each.subscription_id for each in frame.unsubscribes]
+
+
+def test_a_subscription_that_nobody_knows_is_left() -> None:
+    table = open_table()
+    table.subscribe()
+
+    table.receive(deliveries=[pb.Delivery(subscription_id=999, token=3)])
+    frame = table.frame()
+
+    assert [(999, pb.OUTCOME_RELEASE)] == [
+        (each.subscription_id, each.kind) for each in frame.outcomes
+    ]
+    assert [999] == [each.subscription_id for each in frame.unsubscribes]
+
+
 def test_all_but_the_last_of_a_group_say_that_there_is_more() -> None:
     table = open_table()
     subscriptions = [table.subscribe() for _ in range(3)]

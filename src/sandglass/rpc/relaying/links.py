@@ -11,7 +11,7 @@ from sandglass.broker.broker import Broker
 from sandglass.broker.loops import is_replicated
 from sandglass.broker.subscription import Session
 from sandglass.core.topic import Topic
-from sandglass.errors import NotLeaderError
+from sandglass.errors import NotLeaderError, SandglassError
 from sandglass.rpc.relaying.upstream import Owner, Upstream
 from sandglass.wire.v1 import broker_pb2 as pb
 
@@ -19,6 +19,8 @@ HERE: Final = ""
 """The address of this node."""
 
 Reply: TypeAlias = pb.OutcomeReply | pb.ExtendReply | pb.ProduceReply | pb.Subscribed
+OnOutcome: TypeAlias = Callable[[pb.Outcome, SandglassError | None], None]
+"""Told what became of each outcome, whether an answer is wanted or not."""
 Dial: TypeAlias = Callable[[str], Any]
 """Opens a stream to the session of the node at an address."""
 
@@ -43,7 +45,9 @@ class Downstream(Protocol):
         """To the client, after the deliveries before it."""
         ...
 
-    def settle(self, items: list[pb.Outcome], subscription_id: int) -> None:
+    def settle(
+        self, items: list[pb.Outcome], subscription_id: int, answered: OnOutcome
+    ) -> None:
         """Outcomes that say the same of one delivery, for a subscription of this node."""
         ...
 

@@ -7,21 +7,32 @@ from the client's credit (`purse`). A delivery for which the client has no room 
 here, for at most half of its lease, and is then given back, uncounted.
 
 A partition that no part reads is homeless. Whoever owns this finds it a home.
+
+What the client holds is claimed there (`holdings`), and so is what the client itself claims. It
+is told what became of its claims when the leaders that there are have answered, `ANNOUNCE_MS`
+after the first at the latest. What the others will say is shown by its next outcome or
+extension; until then it holds what it held.
+
+A subscription that is over, and a drained part, are asked for anew all the same if the client
+holds something of them: without credit, for its outcomes alone.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandglass.broker.subscription import Subscription
 from sandglass.core.topic import Topic
 from sandglass.errors import SandglassError
+from sandglass.rpc.relaying.holdings import Holding, Holdings
 from sandglass.rpc.relaying.purse import Purse
 from sandglass.rpc.relaying.requests import WAIT_MS
 from sandglass.rpc.relaying.upstream import Upstream
 from sandglass.wire import status
 from sandglass.wire.v1 import broker_pb2 as pb
+
+ANNOUNCE_MS: Final = 500
 
 
 @dataclass(slots=True, eq=False)
@@ -29,9 +40,10 @@ class Part:
     """
     What one node serves of a subscription: `upstream` is the way to it, None for this node.
 
-    `id` is the subscription's there; this node's own are below 0, where no client's are.
-    `tokens` has the last one that came, by place of the partition: later ones that the node
-    knows were lost on their way.
+    `id` is the subscription's there; this node's own are below 0, where no client's are. One
+    that `is_over` hands out nothing any more. `tokens` has the last one that came, by place of
+    the partition: later ones that the node knows were lost on their way. `claims` is what it
+    was asked for, until it has answered.
     """
 
     id: int
@@ -41,6 +53,7 @@ class Part:
     is_open: bool = False
     is_over: bool = False
     tokens: dict[int, int] = field(default_factory=dict[int, int])
+    claims: list[Holding] = field(default_factory=list[Holding])
     local: Subscription | None = None
 
 
@@ -55,6 +68,10 @@ class Held:
 
 class Ways(Protocol):
     """How a subscription reaches its client, and its parts."""
+
+    def now_ms(self) -> int:
+        """Monotonic."""
+        ...
 
     def pass_on(self, wire: pb.Delivery) -> None:
         """To the client."""
@@ -94,17 +111,22 @@ class Parted:
     See the head of the file. All calls run in the event loop's thread.
 
     Invariant: each of the places wanted is in `homeless`, or in exactly one part of `by_place`
-    which has it among its own.
+    which has it among its own. `drained` are those of which nothing more is to come.
     """
 
     def __init__(
         self, item: pb.Subscribe, topic: Topic, places: Iterable[int], ways: Ways
     ) -> None:
+        self.holdings = Holdings()
+        self._claims = self._to_hold(item, topic, ways.now_ms())
+        self._answers: dict[int, pb.Claimed] = {}
+        """What leaders have said of the client's own claims, by the identity of each."""
         self.item = item
         self.id = item.subscription_id
         self.topic = topic
         self.purse = Purse(item.credit_count, item.credit_bytes)
         self.homeless: set[int] = set(places)
+        self.drained: set[int] = set()
         self.by_place: dict[int, Part] = {}
         self.parts: list[Part] = []
         self.trouble: SandglassError | None = None
@@ -112,17 +134,21 @@ class Parted:
         self.is_announced = False
         self.is_left = False
         self.is_over = False
+        self.failure: SandglassError | None = None
+        """Why it is over."""
         self._ways = ways
         self._held: deque[Held] = deque()
         self._is_away = False
         self._alone_ms: int | None = None
         """Since when no part of it is there."""
+        self._opened_ms: int | None = None
+        """When the first one came."""
 
     @property
     def is_waiting(self) -> bool:
         """Something of it has to be looked at again soon."""
         if self.is_over:
-            return False
+            return bool(self.homeless)
         return bool(self.homeless or self._held or not self.is_announced)
 
     # --- parts --------------------------------------------------------------------------------
@@ -134,7 +160,9 @@ class Parted:
         self.parts.append(part)
         for place in part.places:
             self.by_place[place] = part
-        self.purse.join(part)
+        part.is_over = self.is_over or part.places <= self.drained
+        if not part.is_over:
+            self.purse.join(part)
 
     def request(self, part: Part) -> pb.Subscribe:
         """What to ask a part's node for, now; the credit in it counts as lent."""
@@ -142,42 +170,113 @@ class Parted:
         item = pb.Subscribe()
         item.CopyFrom(self.item)
         item.subscription_id = max(0, part.id)
-        item.ClearField("claims")
         del item.partitions[:]
         item.partitions.extend(self.topic.partitions[each].id for each in sorted(part.places))
-        self.purse.forget(part)
         item.credit_count = item.credit_bytes = 0
-        for _, count, size_bytes in self.purse.top_up([part]):
-            item.credit_count, item.credit_bytes = count, size_bytes
-        item.is_part = not self.item.is_drain
+        if not part.is_over:
+            self.purse.forget(part)
+            for _, count, size_bytes in self.purse.top_up([part]):
+                item.credit_count, item.credit_bytes = count, size_bytes
+        item.is_drain = self.item.is_drain and not part.is_over
+        item.is_part = not item.is_drain
+        part.claims = self.holdings.to_claim(part.places, self._ways.now_ms())
+        item.claims.extend(holding.claim for holding in part.claims)
         return item
 
-    def opened(self, part: Part) -> None:
-        """A part's node serves it."""
-        if self.is_over or part not in self.parts:
-            self._ways.leave(part)
-            return
-        part.is_open = True
-        if not self.is_announced:
-            self.is_announced = True
-            ids = [ref.id for ref in self.topic.partitions]
-            self._ways.announce(pb.Subscribed(subscription_id=self.id, partitions=ids))
-        self.hand_on()
+    def opened(self, part: Part, answers: Sequence[pb.Claimed] = ()) -> set[tuple[int, int]]:
+        """
+        A part's node serves it, and has answered what was claimed.
 
-    def lost(self, part: Part, error: SandglassError, places: Iterable[int] = ()) -> None:
-        """A part is no more, or these partitions are none of it any more: they need a home."""
+        Returns:
+            What came too late: by place and the client's token.
+        """
         if part not in self.parts:
+            self._ways.leave(part)
+            return set()
+        part.is_open = True
+        late = self._take_answers(part, answers)
+        if part.is_over:
+            self._ways.leave(part)
+            return late
+        self.announce_if_due()
+        self.hand_on()
+        return late
+
+    def _take_answers(self, part: Part, answers: Sequence[pb.Claimed]) -> set[tuple[int, int]]:
+        now_ms, late = self._ways.now_ms(), set[tuple[int, int]]()
+        own = {id(holding) for holding in self._claims}
+        claims, part.claims = part.claims, []
+        for number, holding in enumerate(claims):
+            # Who knows no claims has granted none.
+            known = number < len(answers)
+            claimed = answers[number] if known else pb.Claimed(is_late=True)
+            if claimed.is_late:
+                late.add((holding.place, holding.claim.token))
+            self.holdings.answered(holding, claimed, now_ms)
+            top = max(part.tokens.get(holding.place, 0), claimed.token)
+            part.tokens[holding.place] = top
+            if not self.is_announced and id(holding) in own:
+                self._answers[id(holding)] = claimed
+                self.holdings.renamed(holding)
+        return late
+
+    def announce_if_due(self) -> None:
+        """The client is told that it has begun, and what became of its claims."""
+        if self.is_announced or self.is_over or not any(part.is_open for part in self.parts):
             return
-        gone = set(places) & part.places or set(part.places)
+        now_ms = self._ways.now_ms()
+        if self._opened_ms is None:
+            self._opened_ms = now_ms
+        is_asked = any(
+            id(holding) not in self._answers and holding.place in self.by_place
+            for holding in self._claims
+            if holding in self.holdings
+        )
+        if is_asked and now_ms - self._opened_ms < ANNOUNCE_MS:
+            return
+        self.is_announced = True
+        reply = pb.Subscribed(subscription_id=self.id)
+        reply.partitions.extend(ref.id for ref in self.topic.partitions)
+        reply.claims.extend(map(self._answer_to, self._claims))
+        self._claims, self._answers = [], {}
+        self._ways.announce(reply)
+
+    def _answer_to(self, holding: Holding) -> pb.Claimed:
+        known = self._answers.get(id(holding))
+        if known is not None:
+            return known
+        if holding not in self.holdings:
+            return pb.Claimed(is_late=True)
+        lease_ms = _lease_ms(self.item, self.topic)
+        return pb.Claimed(token=holding.claim.token, places=holding.places, lease_ms=lease_ms)
+
+    def _to_hold(self, item: pb.Subscribe, topic: Topic, now_ms: int) -> list[Holding]:
+        """What the client claims is held from now on, as far as is known here."""
+        lease_ms = _lease_ms(item, topic)
+        found = [
+            self.holdings.claimed(claim, lease_ms=lease_ms, now_ms=now_ms)
+            for claim in item.claims
+        ]
+        item.ClearField("claims")
+        return found
+
+    def lost(
+        self, part: Part, error: SandglassError, places: Iterable[int] | None = None
+    ) -> None:
+        """A part is no more, or these partitions are none of it any more: they need a home."""
+        gone = part.places & set(part.places if places is None else places)
+        if part not in self.parts or not gone:
+            return
         part.places -= gone
-        if self.is_over or part.is_over:
-            return
         self.trouble = error
-        if self.item.is_drain:
+        if self.item.is_drain and not part.is_over and not self.is_over:
             self.fail(error)
             return
         for place in gone:
             self.by_place.pop(place, None)
+        if part.is_over or self.is_over:
+            self.drained |= gone
+            gone &= {holding.place for holding in self.holdings.of(gone)}
         self.homeless |= gone
         if not part.places:
             self._drop(part)
@@ -203,21 +302,26 @@ class Parted:
     def finished(self, part: Part) -> None:
         """A part's drain is over."""
         part.is_over = True
+        self.drained |= part.places
         self.purse.leave(part)
         self._check_drained()
         self.lend()
 
     def _check_drained(self) -> None:
         is_drained = all(part.is_over for part in self.parts)
-        if not self.is_over and is_drained and not self.homeless and not self._held:
+        is_read = self.homeless <= self.drained
+        if not self.is_over and is_drained and is_read and not self._held:
             self.is_over = True
             self._ways.end(pb.SubscriptionEnded(subscription_id=self.id))
 
     def fail(self, error: SandglassError) -> None:
         """All of it ends, for a reason that the client is told."""
+        self.holdings.clear()
+        self.homeless.clear()
         if self.is_over:
             return
         self._end()
+        self.failure = error
         wire = status.to_wire(error)
         if self.is_announced:
             self._ways.end(pb.SubscriptionEnded(subscription_id=self.id, error=wire))
@@ -231,6 +335,7 @@ class Parted:
         self.is_left = True
         if not self.is_over:
             self._end()
+        self.homeless &= {holding.place for holding in self.holdings}
         self._ways.end(pb.SubscriptionEnded(subscription_id=self.id))
 
     def _end(self) -> None:
@@ -241,6 +346,7 @@ class Parted:
         for part in self.parts:
             if part.is_open and not part.is_over:
                 self._ways.leave(part)
+            part.is_over = True
 
     # --- credit and deliveries ----------------------------------------------------------------
 
@@ -275,7 +381,7 @@ class Parted:
             self._held.append(Held(part, wire, now_ms + wire.lease_ms // 2))
             return
         self.purse.handed_on(wire.count, size_bytes)
-        self._ways.pass_on(wire)
+        self._hand_on(wire)
         if not self._ways.is_holding():
             self._lend([part])
 
@@ -288,9 +394,13 @@ class Parted:
             self._held.popleft()
             self.purse.handed_on(held.wire.count, len(held.wire.batch))
             self._ways.renew(held.part, held.wire)
-            self._ways.pass_on(held.wire)
+            self._hand_on(held.wire)
         if self.item.is_drain and self.parts:
             self._check_drained()
+
+    def _hand_on(self, wire: pb.Delivery) -> None:
+        self.holdings.handed_on(wire, self._ways.now_ms())
+        self._ways.pass_on(wire)
 
     def expire(self, now_ms: int) -> None:
         """What was held back for too long goes back: somebody else may have room."""
@@ -320,3 +430,8 @@ class Parted:
     def has(self, part: Part) -> bool:
         """Is this a part of it that is wanted?"""
         return part in self.parts and not self.is_over
+
+
+def _lease_ms(item: pb.Subscribe, topic: Topic) -> int:
+    """How long what the client claims may well be leased to it, as far as is known here."""
+    return item.ack_timeout_ms or topic.settings.ack_timeout_ms

@@ -8,10 +8,10 @@ marks them so that they are never relayed again. Rules
 1. Numbers of partitions and tokens are the same everywhere, and go through as they are; so do
    the client's request ids of outcomes and extensions, since each goes to one node. Ids of
    subscriptions and produces are this node's own.
-2. An outcome goes to whoever leads its partition now. Where it knows nothing of the lease, that
-   is lost.
-3. A partition that changes its leader is read there as soon as there is one; the other
-   partitions of a subscription are not disturbed. A drain ends instead, and is asked for anew.
+2. An outcome goes to whoever leads its partition now; while nobody does, it waits.
+3. A partition that changes its leader is read there as soon as there is one, and what the
+   client holds of it is claimed there; the others of a subscription are not disturbed. A drain
+   ends instead, and is asked for anew.
 4. When the client breaks off, so does this node, towards the others: all sessions wait for
    their grace. When it comes back, they are resumed before it is greeted, and it is told all
    leases that it holds, wherever they are.
@@ -85,6 +85,10 @@ class Relay:
         self._stop_looking()
         await self._links.close()
 
+    def is_of(self, session: Session) -> bool:
+        """Is it this session's, and not an earlier one's of the same id?"""
+        return self._links.session is session
+
     # --- the client's items -------------------------------------------------------------------
 
     def is_own(self, topic: Topic) -> bool:
@@ -135,9 +139,9 @@ class Relay:
     def received(self, upstream: Upstream, frame: pb.ServerFrame) -> None:
         """See `Owner`."""
         for outcome in frame.outcomes:
-            self._subscribing.settled(upstream, outcome)
+            self._subscribing.settling.settled(upstream, outcome)
         for extend in frame.extends:
-            self._subscribing.extended(upstream, extend)
+            self._subscribing.settling.extended(upstream, extend)
         for subscribed in frame.subscribed:
             self._subscribing.subscribed(subscribed)
         for reply in frame.produces:
@@ -151,7 +155,7 @@ class Relay:
     def broken(self, upstream: Upstream) -> None:
         """See `Owner`."""
         self._producing.broken(upstream)
-        self._subscribing.broken(upstream)
+        self._subscribing.settling.broken(upstream)
         self._look_soon()
 
     def moved(self, number: int) -> None:

@@ -34,6 +34,10 @@ class Relays:
         """A session's relay, for the stream that it has now; and what it holds elsewhere."""
         dial = partial(self._dial, _metadata(context))
         relay = self._relays.get(session.id)
+        if relay is not None and not relay.is_of(session):
+            # The session of this id was over, and begins anew.
+            await relay.close()
+            relay = None
         if relay is None:
             relay = Relay(self._broker, session, dial, stream)
             self._relays[session.id] = relay
@@ -43,17 +47,21 @@ class Relays:
     async def left(self, relay: Relay, stream: Downstream, session: Session) -> None:
         """The session's stream is over."""
         if session.is_closed:
-            self._relays.pop(session.id, None)
+            if self._relays.get(session.id) is relay:
+                del self._relays[session.id]
             await relay.close()
             return
         await relay.detach(stream)
         asyncio.get_running_loop().call_later(
-            self._broker.consumers.session_grace_ms / 1000 + LATE_S, self._forget, session
+            self._broker.consumers.session_grace_ms / 1000 + LATE_S,
+            self._forget,
+            relay,
+            session,
         )
 
-    def _forget(self, session: Session) -> None:
-        if session.is_closed:
-            self._relays.pop(session.id, None)
+    def _forget(self, relay: Relay, session: Session) -> None:
+        if session.is_closed and self._relays.get(session.id) is relay:
+            del self._relays[session.id]
 
     def _dial(self, metadata: list[tuple[str, str]], address: str) -> Any:
         open_stream = cast(Any, self._peers.channel(address, may_wait=True)).stream_stream(

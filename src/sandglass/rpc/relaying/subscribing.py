@@ -1,16 +1,15 @@
 """
-Subscriptions of a session whose partitions several nodes lead, and the outcomes of what came.
+Subscriptions of a session whose partitions several nodes lead.
 
 Each is `parted`; here its parts are asked for, at the nodes that lead the partitions, and here
-come their answers and messages.
+come their answers and messages. Outcomes are `settling`'s.
 """
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Final
 
 from sandglass.broker.subscription import Subscription
 from sandglass.core import limits
@@ -19,21 +18,19 @@ from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import (
     BusyError,
     ConflictError,
-    LeaseLostError,
     NotFoundError,
     NotLeaderError,
     SandglassError,
     UnavailableError,
 )
-from sandglass.rpc.relaying.links import HERE, Downstream, Links
+from sandglass.rpc.relaying.links import HERE, Links
 from sandglass.rpc.relaying.parted import Part, Parted
+from sandglass.rpc.relaying.settling import PASSING, Settling
 from sandglass.rpc.relaying.upstream import Upstream
+from sandglass.surface.claims import claimed_to_wire, claims_of
 from sandglass.surface.consume import delivery_to_wire
 from sandglass.wire import status
 from sandglass.wire.v1 import broker_pb2 as pb
-
-PASSING: Final = (BusyError, NotLeaderError, UnavailableError)
-"""Reasons for which a partition is asked for again."""
 
 
 class Subscribing:
@@ -46,16 +43,20 @@ class Subscribing:
         """By id: those at other nodes above 0, those here below."""
         self._leases: list[pb.OpenLease] | None = None
         """While the client is being greeted: what it holds."""
+        self.settling = Settling(links, self._subscriptions)
 
     @property
     def is_waiting(self) -> bool:
         """Something has to be looked at again soon."""
-        return any(each.is_waiting for each in self._subscriptions.values())
+        return self.settling.is_waiting or any(
+            each.is_waiting for each in self._subscriptions.values()
+        )
 
     # --- the session's life -------------------------------------------------------------------
 
     def away(self) -> None:
         """The client has gone; it may come back."""
+        self.settling.away()
         for parted in self._subscriptions.values():
             parted.away()
 
@@ -66,9 +67,39 @@ class Subscribing:
     def came_back(self) -> list[pb.OpenLease]:
         """It is greeted; returns what it holds."""
         leases, self._leases = self._leases or [], None
-        for parted in self._subscriptions.values():
+        for parted in [*self._subscriptions.values()]:
+            self._leave_moved(parted)
+            leases += self._unserved(parted)
             parted.back()
         return leases
+
+    def _leave_moved(self, parted: Parted) -> None:
+        """Partitions that came to be led elsewhere while nobody was told."""
+        for place, part in [*parted.by_place.items()]:
+            number = parted.topic.partitions[place].number
+            try:
+                home = self._links.home(number)
+            except SandglassError:
+                continue
+            if home != _address(part):
+                self._lost(parted, part, _led_at(number, home), [place])
+
+    def _unserved(self, parted: Parted) -> list[pb.OpenLease]:
+        """What the client holds of partitions that nobody serves just now."""
+        served = {
+            place
+            for place, part in parted.by_place.items()
+            if part.is_open and (part.upstream is None or part.upstream.is_open)
+        }
+        return [
+            pb.OpenLease(
+                subscription_id=parted.id,
+                partition_number=holding.place,
+                token=holding.claim.token,
+            )
+            for holding in parted.holdings
+            if holding.place not in served
+        ]
 
     def _own_leases(self) -> list[pb.OpenLease]:
         """What the client holds of this node's parts."""
@@ -79,6 +110,7 @@ class Subscribing:
             if subscription.id in self._parts:
                 place = subscription.places[number]
                 parted = self._parts[subscription.id][0]
+                token = parted.holdings.tokens().get((place, token), token)
                 found.append(
                     pb.OpenLease(subscription_id=parted.id, partition_number=place, token=token)
                 )
@@ -92,45 +124,16 @@ class Subscribing:
         these.
         """
         parted = self._subscriptions.get(items[0].subscription_id)
-        if parted is None:
-            return False
-        part = parted.by_place.get(items[0].partition_number)
-        if part is not None and part.upstream is None:
-            self._of_stream().settle(items, part.id)
-            return True
-        for item in items:
-            if part is None or part.upstream is None:
-                self._links.answer(_lost_lease(item.request_id))
-            else:
-                item.subscription_id = part.id
-                part.upstream.settle(item)
-        return True
+        if parted is not None:
+            self.settling.outcomes(parted, items)
+        return parted is not None
 
     def extend(self, item: pb.Extend) -> bool:
         """As `outcomes`, for an extension."""
         parted = self._subscriptions.get(item.subscription_id)
-        if parted is None:
-            return False
-        part = parted.by_place.get(item.partition_number)
-        if part is None or (part.upstream is not None and not part.upstream.is_open):
-            error = UnavailableError("the partition has no leader just now")
-            if part is None:
-                error = LeaseLostError("the partition has changed its leader")
-            self._links.answer(
-                pb.ExtendReply(
-                    request_id=item.request_id, token=item.token, error=status.to_wire(error)
-                )
-            )
-        elif part.upstream is None:
-            self._of_stream().extend(item, part.id)
-        else:
-            item.subscription_id = part.id
-            part.upstream.extend(item)
-        return True
-
-    def _of_stream(self) -> Downstream:
-        assert self._links.stream is not None, "the client's items come over its stream"
-        return self._links.stream
+        if parted is not None:
+            self.settling.extend(parted, item)
+        return parted is not None
 
     # --- subscriptions ------------------------------------------------------------------------
 
@@ -139,7 +142,7 @@ class Subscribing:
         Begins a subscription, and sees to its answer.
 
         Raises:
-            SandglassError: nothing was begun.
+            SandglassError: nothing was begun; or a claim is none.
         """
         known = self._subscriptions
         if item.subscription_id in known:
@@ -154,7 +157,10 @@ class Subscribing:
                     field="subscription_id",
                 )
             self._forget(left)
+        claims_of(topic, item)
         item.reader = item.reader or self._links.session.id
+        for other in self._of_group(item):
+            other.item.has_more_claims = False  # it has come
         places = {ref.number: place for place, ref in enumerate(topic.partitions)}
         parted = Parted(
             item,
@@ -191,7 +197,7 @@ class Subscribing:
             try:
                 limits.check_range(amount, field=field, low=0, high=high)
             except SandglassError as error:
-                parted.fail(error)
+                self._fail(parted, error)
                 return True
         parted.grant(item.count, item.bytes)
         return True
@@ -207,7 +213,7 @@ class Subscribing:
             del self._parts[part_id]
 
     def _find_homes(self, parted: Parted) -> None:
-        if parted.is_over or self._links.stream is None or not parted.homeless:
+        if self._links.stream is None or not parted.homeless:
             return
         by_home: dict[str, set[int]] = {}
         for place in sorted(parted.homeless):
@@ -216,7 +222,7 @@ class Subscribing:
             except SandglassError as error:
                 parted.trouble = error
                 if not isinstance(error, PASSING):
-                    parted.fail(error)
+                    self._fail(parted, error)
                     return
                 continue
             by_home.setdefault(home, set()).add(place)
@@ -235,10 +241,35 @@ class Subscribing:
         if part.upstream is None:
             self._links.spawn(self._subscribe_here(parted, part))
         elif part.upstream.is_open:
-            part.upstream.subscribe(parted.request(part))
+            part.upstream.subscribe(self._request(parted, part))
+
+    def _request(self, parted: Parted, part: Part) -> pb.Subscribe:
+        item = parted.request(part)
+        item.has_more_claims |= self._has_more(parted, part)
+        return item
+
+    def _has_more(self, parted: Parted, part: Part) -> bool:
+        """Will another subscription to the group claim something there, too?"""
+        home = _address(part)
+        return any(
+            place not in other.by_place
+            or _address(other.by_place[place]) != home
+            or not other.by_place[place].is_asked
+            for other in self._of_group(parted.item)
+            if other is not parted
+            for place in {each.place for each in other.holdings.of(part.places)}
+        )
+
+    def _of_group(self, item: pb.Subscribe) -> list[Parted]:
+        """The subscriptions that are to the same group."""
+        return [
+            parted
+            for parted in self._subscriptions.values()
+            if _group(parted.item) == _group(item)
+        ]
 
     async def _subscribe_here(self, parted: Parted, part: Part) -> None:
-        item = parted.request(part)
+        item = self._request(parted, part)
         topic = parted.topic
         try:
             part.local = await self._links.broker.consumers.subscribe(
@@ -257,20 +288,30 @@ class Subscribing:
                 is_drain=item.is_drain,
                 reader=item.reader,
                 on_moved=partial(self._moved_away, parted, part),
+                claims=claims_of(topic, item),
+                has_more_claims=item.has_more_claims,
             )
         except SandglassError as error:
             self.part_ended(parted, part, error)
             return
         if self._links.stream is None:
             part.local.hold()
-        parted.opened(part)
+        self._opened(parted, part, [*claimed_to_wire(part.local)])
+
+    def _opened(self, parted: Parted, part: Part, answers: Sequence[pb.Claimed]) -> None:
+        late = parted.opened(part, answers)
+        self.settling.opened(parted, part, late)
 
     def _moved_away(
-        self, parted: Parted, part: Part, number: int, error: SandglassError
+        self,
+        parted: Parted,
+        part: Part,
+        subscription: Subscription,
+        number: int,
+        error: SandglassError,
     ) -> None:
         """A partition that was led here is led elsewhere."""
-        numbers = [ref.number for ref in parted.topic.partitions]
-        parted.lost(part, error, [numbers.index(number)])
+        self._lost(parted, part, error, [subscription.places[number]])
         self._links.look_soon()
 
     def part_ended(self, parted: Parted, part: Part, error: SandglassError | None) -> None:
@@ -285,10 +326,14 @@ class Subscribing:
             known = self._links.broker.loops.topic(parted.topic.name)
             is_passing = known is not None and known.partitions == parted.topic.partitions
         if is_passing:
-            parted.lost(part, error)
+            self._lost(parted, part, error)
             self._links.look_soon()
         else:
-            parted.fail(error)
+            self._fail(parted, error)
+
+    def _fail(self, parted: Parted, error: SandglassError) -> None:
+        parted.fail(error)
+        self.settling.failed(parted, error)
 
     # --- what other nodes say -----------------------------------------------------------------
 
@@ -302,52 +347,31 @@ class Subscribing:
             if welcome.is_resumed and part.is_open:
                 parted.resumed(part)
             elif not part.is_asked:
-                if parted.has(part):
-                    upstream.subscribe(parted.request(part))
+                if part in parted.parts:
+                    upstream.subscribe(self._request(parted, part))
             else:
                 # The node doesn't have it, or may or may not: it is asked for anew.
-                self._drop_outcomes(part)
-                parted.lost(part, NotLeaderError(f"node {upstream.address} began anew"))
+                error = NotLeaderError(f"node {upstream.address} began anew")
+                self._lost(parted, part, error)
         if not welcome.is_resumed:
-            for request_id in [*upstream.outcomes]:
-                del upstream.outcomes[request_id]
-                self._links.answer(_lost_lease(request_id, is_result_unknown=True))
+            self.settling.put_off_all(upstream)
 
     def _take_leases(self, upstream: Upstream, welcome: pb.Welcome) -> None:
         """Names to a client that comes back what it holds; otherwise gives back what never
         arrived here."""
+        tokens_of: dict[int, dict[tuple[int, int], int]] = {}
         for lease in welcome.open_leases:
             parted, part = self._parts.get(lease.subscription_id, (None, None))
             place = lease.partition_number
             if parted is not None and self._leases is not None:
+                tokens = tokens_of.setdefault(parted.id, parted.holdings.tokens())
                 lease.subscription_id = parted.id
+                lease.token = tokens.get((place, lease.token), lease.token)
                 self._leases.append(lease)
+            elif part is not None and not part.is_open:
+                continue  # the answer to what was claimed is missing: it is claimed again
             elif part is None or lease.token > part.tokens.get(place, 0):
-                self._release(upstream, lease.subscription_id, place, lease.token)
-
-    def _release(self, upstream: Upstream, part_id: int, place: int, token: int) -> None:
-        upstream.settle(
-            pb.Outcome(
-                subscription_id=part_id,
-                partition_number=place,
-                token=token,
-                kind=pb.OUTCOME_RELEASE,
-            )
-        )
-
-    def settled(self, upstream: Upstream, reply: pb.OutcomeReply) -> None:
-        """A node has answered an outcome."""
-        sent = upstream.outcomes.pop(reply.request_id, None)
-        if sent is None:
-            return
-        if sent.is_repeated and reply.error.reason == LeaseLostError.code:
-            reply.ClearField("error")
-        self._links.answer(reply)
-
-    def extended(self, upstream: Upstream, reply: pb.ExtendReply) -> None:
-        """A node has answered an extension."""
-        if upstream.extends.pop(reply.request_id, None) is not None:
-            self._links.answer(reply)
+                upstream.release(lease.subscription_id, place, lease.token)
 
     def subscribed(self, reply: pb.Subscribed) -> None:
         """A node has answered a part."""
@@ -357,14 +381,14 @@ class Subscribing:
         if reply.HasField("error"):
             self.part_ended(parted, part, status.from_wire(reply.error))
         else:
-            parted.opened(part)
+            self._opened(parted, part, reply.claims)
 
     def delivered(self, upstream: Upstream, delivery: pb.Delivery) -> None:
         """Messages have come from a node."""
         parted, part = self._parts.get(delivery.subscription_id, (None, None))
         if parted is None or part is None or self._links.stream is None:
-            self._release(
-                upstream, delivery.subscription_id, delivery.partition_number, delivery.token
+            upstream.release(
+                delivery.subscription_id, delivery.partition_number, delivery.token
             )
         else:
             parted.delivered(part, delivery, self._links.now_ms())
@@ -381,9 +405,7 @@ class Subscribing:
             return
         error = status.from_wire(ended.error) if ended.HasField("error") else None
         if ended.partition_numbers and error is not None:
-            for place in ended.partition_numbers:
-                self._drop_outcomes(part, place)
-            parted.lost(part, error, ended.partition_numbers)
+            self._lost(parted, part, error, ended.partition_numbers)
             self._links.look_soon()
         else:
             self.part_ended(parted, part, error)
@@ -399,13 +421,13 @@ class Subscribing:
 
     def moved(self, number: int, home: str) -> None:
         """Somebody else leads a partition."""
-        error = NotLeaderError(f"partition {number} is led elsewhere", leader=home)
-        for parted in [*self._subscriptions.values()]:
+        subscriptions = [*self._subscriptions.values()]
+        for parted in subscriptions:
             for place, ref in enumerate(parted.topic.partitions):
                 part = parted.by_place.get(place)
                 if ref.number == number and part is not None and _address(part) != home:
-                    self._drop_outcomes(part, place)
-                    parted.lost(part, error, [place])
+                    self._lost(parted, part, _led_at(number, home), [place])
+        for parted in subscriptions:
             self._find_homes(parted)
 
     def look(self, now_ms: int) -> None:
@@ -413,25 +435,34 @@ class Subscribing:
         for parted in [*self._subscriptions.values()]:
             parted.expire(now_ms)
             self._find_homes(parted)
+            parted.announce_if_due()
             if parted.is_given_up(now_ms):
-                parted.fail(parted.trouble or UnavailableError("no leader answered"))
+                self._fail(parted, parted.trouble or UnavailableError("no leader answered"))
+        self.settling.look()
 
     def used(self) -> set[Upstream | None]:
         """The ways on which something lies."""
         return {part.upstream for _, part in self._parts.values() if part.places}
 
-    def _drop_outcomes(self, part: Part, place: int | None = None) -> None:
-        """Outcomes that its node has not answered, of one partition or all: leases are lost."""
-        if part.upstream is None:
-            return
-        for request_id, sent in [*part.upstream.outcomes.items()]:
-            item = sent.item
-            if item.subscription_id == part.id and place in {None, item.partition_number}:
-                del part.upstream.outcomes[request_id]
-                self._links.answer(_lost_lease(request_id, is_result_unknown=True))
-        part.upstream.answered()
+    def _lost(
+        self,
+        parted: Parted,
+        part: Part,
+        error: SandglassError,
+        places: Iterable[int] | None = None,
+    ) -> None:
+        """A part is no more, or these partitions are none of it any more."""
+        gone = set(part.places if places is None else places)
+        parted.lost(part, error, gone)
+        self.settling.put_off(part, gone)
+        if parted.failure is not None:
+            self.settling.failed(parted, parted.failure)
 
     # --- what subscriptions say ---------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """See `Ways`."""
+        return self._links.now_ms()
 
     def pass_on(self, wire: pb.Delivery) -> None:
         """See `Ways`."""
@@ -463,14 +494,18 @@ class Subscribing:
 
     def give_back(self, part: Part, wire: pb.Delivery) -> None:
         """See `Ways`."""
-        item = pb.Outcome(
-            partition_number=wire.partition_number, token=wire.token, kind=pb.OUTCOME_RELEASE
-        )
         if part.upstream is not None:
-            item.subscription_id = part.id
-            part.upstream.settle(item)
+            part.upstream.release(part.id, wire.partition_number, wire.token)
         elif self._links.stream is not None:
-            asyncio.get_running_loop().call_soon(self._links.stream.settle, [item], part.id)
+            item = pb.Outcome(
+                partition_number=wire.partition_number,
+                token=wire.token,
+                kind=pb.OUTCOME_RELEASE,
+            )
+            # Not within the turn that hands it out: the lease has to be there.
+            asyncio.get_running_loop().call_soon(
+                self._links.stream.settle, [item], part.id, lambda *_: None
+            )
 
     def renew(self, part: Part, wire: pb.Delivery) -> None:
         """See `Ways`."""
@@ -515,13 +550,13 @@ class _Here:
         self._owner.part_ended(self._parted, self._part, error)
 
 
+def _group(item: pb.Subscribe) -> tuple[str, str, str]:
+    return item.topic, item.channel, item.group
+
+
 def _address(part: Part) -> str:
     return HERE if part.upstream is None else part.upstream.address
 
 
-def _lost_lease(request_id: int, *, is_result_unknown: bool = False) -> pb.OutcomeReply:
-    error = LeaseLostError(
-        "the partition has changed its leader since the delivery",
-        is_result_unknown=is_result_unknown,
-    )
-    return pb.OutcomeReply(request_id=request_id, error=status.to_wire(error))
+def _led_at(number: int, home: str) -> NotLeaderError:
+    return NotLeaderError(f"partition {number} is led elsewhere", leader=home)

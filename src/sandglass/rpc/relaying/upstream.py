@@ -47,9 +47,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """An outcome that is unanswered."""
+    """
+    An outcome that is unanswered: of the client's `subscription_id`. Times are monotonic: until
+    when it may wait for a leader, and before which it isn't sent again. One that `is_repeated`
+    may have been taken before.
+    """
 
     item: pb.Outcome
+    subscription_id: int
+    until_ms: int
+    not_before_ms: int = 0
     is_repeated: bool = False
 
 
@@ -261,11 +268,22 @@ class Upstream:
         """The node takes what is sent more slowly than it comes."""
         return self._queued_bytes > QUEUE_BYTES_MAX
 
-    def settle(self, item: pb.Outcome) -> None:
+    def settle(self, sent: Sent) -> None:
         """Sends an outcome; it goes again after a break, if an answer is wanted."""
-        if item.request_id:
-            self.outcomes[item.request_id] = Sent(item)
+        if sent.item.request_id:
+            self.outcomes[sent.item.request_id] = sent
         if self.is_open:
+            self._room_for(sent.item).outcomes.append(sent.item)
+
+    def release(self, subscription_id: int, place: int, token: int) -> None:
+        """Gives a delivery back, in this stream only; nobody waits for an answer."""
+        if self.is_open:
+            item = pb.Outcome(
+                subscription_id=subscription_id,
+                partition_number=place,
+                token=token,
+                kind=pb.OUTCOME_RELEASE,
+            )
             self._room_for(item).outcomes.append(item)
 
     def extend(self, item: pb.Extend) -> None:

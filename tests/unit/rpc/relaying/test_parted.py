@@ -6,7 +6,7 @@ import pytest
 
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import NotFoundError, NotLeaderError
-from sandglass.rpc.relaying.parted import Part, Parted
+from sandglass.rpc.relaying.parted import ANNOUNCE_MS, Part, Parted
 from sandglass.rpc.relaying.requests import WAIT_MS
 from sandglass.wire.v1 import broker_pb2 as pb
 
@@ -34,6 +34,10 @@ class Seen:
     renewed: list[int] = field(default_factory=list[int])
     left: list[int] = field(default_factory=list[int])
     holds: bool = False
+    now: int = 0
+
+    def now_ms(self) -> int:
+        return self.now
 
     def pass_on(self, wire: pb.Delivery) -> None:
         self.passed.append(wire)
@@ -322,3 +326,201 @@ def test_a_part_whose_session_goes_on_is_lent_its_share_anew(seen: Seen) -> None
     parted.resumed(first)
 
     assert [(part, count) for part, count, _ in seen.lent] == [(1, 150)]
+
+
+# --- claims -----------------------------------------------------------------------------------
+
+
+def claim(token: int, place: int = 0, count: int = 2) -> pb.Claim:
+    return pb.Claim(
+        partition_number=place,
+        token=token,
+        attempt=1,
+        run_due_ms=[100],
+        run_first_index=[token],
+        run_count=[count],
+    )
+
+
+def granted(token: int, count: int = 1) -> pb.Claimed:
+    return pb.Claimed(token=token, places=[0, count], lease_ms=LEASE_MS)
+
+
+def again(parted: Parted, places: set[int], part_id: int = 3) -> tuple[Part, pb.Subscribe]:
+    """The part that is asked for next, and how."""
+    part = Part(part_id, None, places)
+    parted.add(part)
+    return part, parted.request(part)
+
+
+def claiming(seen: Seen, *claims: pb.Claim) -> Parted:
+    """Subscription 7, which the client asks for with claims."""
+    item = pb.Subscribe(
+        subscription_id=7,
+        topic="t",
+        group="g",
+        credit_count=600,
+        credit_bytes=1 << 20,
+        claims=claims,
+    )
+    return Parted(item, TOPIC, range(4), seen)
+
+
+def test_what_the_client_holds_is_claimed_at_the_next_leader_of_its_partition(
+    seen: Seen,
+) -> None:
+    parted = parted_of(seen)
+    first, second = in_two(parted)
+    for part, token, place in ((first, 1, 0), (first, 2, 1), (first, 3, 1), (second, 4, 2)):
+        parted.delivered(part, delivery(token, place), 0)
+    parted.holdings.settled(1, 2, [])
+
+    parted.lost(first, MOVED, [1])
+    part, asked = again(parted, {1})
+
+    assert [3] == [each.token for each in asked.claims]
+    assert set() == parted.opened(part, [granted(50)])
+    assert 50 == part.tokens[1]
+    assert [7] == [each.subscription_id for each in seen.announced]
+
+
+def test_what_was_held_back_is_not_claimed(seen: Seen) -> None:
+    """The client never saw it: it is due again."""
+    parted = parted_of(seen, credit=1)
+    first, _ = in_two(parted)
+    parted.delivered(first, delivery(1), 0)
+    parted.delivered(first, delivery(2), 0)
+
+    parted.lost(first, MOVED)
+    _, asked = again(parted, {0, 1})
+
+    assert [1] == [each.token for each in asked.claims]
+
+
+def test_what_comes_too_late_is_told_and_held_no_more(seen: Seen) -> None:
+    parted = parted_of(seen)
+    first, _ = in_two(parted)
+    for token in (1, 2, 3):
+        parted.delivered(first, delivery(token), 0)
+    parted.lost(first, MOVED)
+    part, _ = again(parted, {0, 1})
+
+    late = parted.opened(part, [pb.Claimed(is_late=True), pb.Claimed()])
+
+    assert {(0, 1), (0, 3)} == late, "and so is what a node that knows no claims leaves out"
+    assert 0 == len(parted.holdings)
+
+
+def test_the_client_is_told_what_became_of_its_claims_when_all_have_answered(
+    seen: Seen,
+) -> None:
+    parted = claiming(seen, claim(1, 2), claim(2, 0), claim(3, 0))
+    first, second = Part(1, None, {0, 1}), Part(2, None, {2, 3})
+    for part in (first, second):
+        parted.add(part)
+    asked = [parted.request(part) for part in (first, second)]
+
+    parted.opened(first, [granted(20, 2), pb.Claimed(is_late=True)])
+    assert [] == seen.announced
+    parted.opened(second, [granted(10, 2)])
+
+    assert [[2, 3], [1]] == [[each.token for each in item.claims] for item in asked]
+    [reply] = seen.announced
+    assert [10, 20, 0] == [each.token for each in reply.claims]
+    assert [False, False, True] == [each.is_late for each in reply.claims]
+    assert {(2, 10): 10, (0, 20): 20} == parted.holdings.tokens(), "it goes by these now"
+
+
+def test_claims_of_partitions_without_leader_are_held_as_they_were(seen: Seen) -> None:
+    parted = claiming(seen, claim(1, 2), claim(2, 0))
+    first, _ = again(parted, {0, 1})
+
+    parted.opened(first, [granted(20, 2)])
+    second, asked = again(parted, {2, 3}, 4)
+    parted.opened(second, [granted(10, 2)])
+
+    [reply] = seen.announced
+    assert [1, 20] == [each.token for each in reply.claims]
+    assert [[0, 2], [0, 2]] == [list(each.places) for each in reply.claims]
+    assert TOPIC.settings.ack_timeout_ms == reply.claims[0].lease_ms
+    assert [1] == [each.token for each in asked.claims]
+    assert 1 == parted.holdings.tokens()[2, 10]
+
+
+def test_the_client_waits_a_while_for_leaders_that_are_asked_and_then_no_longer(
+    seen: Seen,
+) -> None:
+    parted = claiming(seen, claim(1, 2))
+    first, _ = again(parted, {0, 1})
+    again(parted, {2, 3}, 4)
+    parted.opened(first)
+
+    seen.now = ANNOUNCE_MS - 1
+    parted.announce_if_due()
+    assert [] == seen.announced
+    seen.now += 1
+    parted.announce_if_due()
+    parted.announce_if_due()
+
+    [reply] = seen.announced
+    assert [1] == [each.token for each in reply.claims]
+
+
+def test_who_has_left_is_asked_for_without_credit_where_it_holds_something(
+    seen: Seen,
+) -> None:
+    parted = parted_of(seen)
+    first, second = in_two(parted)
+    parted.delivered(first, delivery(1), 0)
+    parted.unsubscribe()
+
+    parted.lost(first, MOVED)
+    parted.lost(second, MOVED)
+
+    assert ({0}, True) == (parted.homeless, parted.is_waiting)
+    part, asked = again(parted, {0})
+    assert (0, 0, [1]) == (
+        asked.credit_count,
+        asked.credit_bytes,
+        [each.token for each in asked.claims],
+    )
+    parted.opened(part, [granted(50)])
+    assert (part, False) == (parted.by_place[0], parted.is_waiting)
+    assert seen.left[-1] == part.id, "its leases stand"
+
+
+def test_a_drained_part_is_asked_for_without_a_drain(seen: Seen) -> None:
+    parted = parted_of(seen, is_drain=True)
+    first, second = in_two(parted)
+    parted.delivered(first, delivery(1), 0)
+    parted.finished(first)
+
+    parted.lost(first, MOVED)
+    _, asked = again(parted, {0})
+    parted.finished(second)
+
+    assert (False, 0) == (asked.is_drain, asked.credit_count)
+    [ended] = seen.ends
+    assert not ended.HasField("error")
+
+
+def test_what_failed_holds_nothing(seen: Seen) -> None:
+    """Its client is told, and claims by itself."""
+    parted = parted_of(seen)
+    first, _ = in_two(parted)
+    parted.delivered(first, delivery(1), 0)
+
+    parted.fail(MOVED)
+    parted.lost(first, MOVED)
+
+    assert (0, set(), False) == (len(parted.holdings), parted.homeless, parted.is_waiting)
+
+
+def test_who_hears_twice_that_a_partition_moved_loses_nothing_else(seen: Seen) -> None:
+    parted = parted_of(seen)
+    first, _ = in_two(parted)
+
+    parted.lost(first, MOVED, [1])
+    parted.lost(first, MOVED, [1])
+
+    assert ({1}, {0}) == (parted.homeless, first.places)
