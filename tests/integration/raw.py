@@ -10,7 +10,7 @@ import grpc.aio
 from sandglass.testing import Broker
 from sandglass.wire.v1 import admin_pb2, admin_pb2_grpc, broker_pb2, broker_pb2_grpc
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 def batch(*values: bytes) -> bytes:

@@ -18,6 +18,14 @@ from tests.integration.raw import RawSession, Wire, batch, values_of, wire
 
 @pytest.fixture
 async def client() -> AsyncIterator[Wire]:
+    """Of a node that waits for broken sessions for longer than any machine is busy."""
+    async with Broker(session_grace_ms=60_000) as broker, wire(broker) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[Wire]:
+    """Of a node that hardly waits for broken sessions."""
     async with Broker(session_grace_ms=300) as broker, wire(broker) as connected:
         yield connected
 
@@ -42,13 +50,17 @@ async def test_a_scheduled_message_comes_at_its_time_and_not_before(client: Wire
     session = await client.session()
     await session.subscribe("t")
 
-    placed = (await client.produce("t", b"later", delay_ms=[300])).placed[0]
-    await client.produce("t", b"now")
+    later = pb.ProduceRequest(
+        request_id=1, topic="t", batch=batch(b"later"), count=1, delay_ms=[300]
+    )
+    now = pb.ProduceRequest(request_id=2, topic="t", batch=batch(b"now"), count=1)
+    await session.send(produces=[later, now])
+    reply = await session.take(pb.ProduceReply, lambda reply: reply.request_id == 1)
     first, second = await session.delivery(), await session.delivery()
 
     assert values_of(first) == [b"now"]
     assert values_of(second) == [b"later"]
-    assert second.run_due_ms[0] == placed.run_due_ms[0]
+    assert second.run_due_ms[0] == reply.placed[0].run_due_ms[0]
 
 
 async def test_a_message_for_now_overtakes_one_that_was_scheduled_before_it(
@@ -194,17 +206,18 @@ async def test_a_wrong_outcome_among_others_is_refused_alone(client: Wire) -> No
 
 async def test_a_nack_with_a_delay_waits_for_it(client: Wire) -> None:
     await client.create("t")
-    await client.produce("t", b"x")
+    await client.produce("t", b"long", b"short")
     session = await client.session()
     await session.subscribe("t")
     delivery = await session.delivery()
 
-    await session.outcome(delivery, pb.OUTCOME_NACK, delay_ms=200)
+    await session.outcome(delivery, pb.OUTCOME_NACK, places=[0, 1], delay_ms=3_600_000)
     status = await client.group("t")
+    await session.outcome(delivery, pb.OUTCOME_NACK, places=[1, 1], delay_ms=200)
     again = await session.delivery()
 
     assert status.retry_count == 1
-    assert again.attempt == 2
+    assert (values_of(again), again.attempt) == ([b"short"], 2)
 
 
 async def test_a_release_counts_no_attempt(client: Wire) -> None:
@@ -241,27 +254,49 @@ async def test_after_max_deliveries_a_message_is_a_dead_letter_with_its_history(
     assert int.from_bytes(original[6:], "big") == placed.first_index + 1
 
 
-async def test_a_lease_ends_after_ack_timeout_and_is_kept_by_extend(client: Wire) -> None:
+async def test_a_lease_ends_after_ack_timeout(client: Wire) -> None:
     await client.create("t")
     await client.produce("t", b"x")
     session = await client.session()
     await session.subscribe("t", ack_timeout_ms=150)
     delivery = await session.delivery()
-    extend = pb.Extend(
-        request_id=5, subscription_id=1, token=delivery.token, lease_ms=400, begun_count=1
-    )
 
-    await session.send(extends=[extend])
-    kept = await session.take(pb.ExtendReply)
     again = await session.delivery()
     late = await session.ack(delivery)
 
-    assert not kept.HasField("error")
-    assert again.attempt == 2
+    assert again.attempt > delivery.attempt
     assert late.error.reason == "LEASE_LOST"
 
 
-async def test_a_consumer_that_vanishes_gives_back_after_its_grace(client: Wire) -> None:
+async def test_extend_says_anew_when_a_lease_ends(client: Wire) -> None:
+    """Longer than `ack_timeout` at first, and then so short that it ends."""
+    await client.create("t")
+    await client.produce("t", b"x")
+    session = await client.session()
+    await session.subscribe("t", ack_timeout_ms=60_000)
+    delivery = await session.delivery()
+
+    ends_ms: list[int] = []
+    for lease_ms in (3_600_000, 400):
+        extend = pb.Extend(
+            request_id=5,
+            subscription_id=1,
+            token=delivery.token,
+            lease_ms=lease_ms,
+            begun_count=1,
+        )
+        await session.send(extends=[extend])
+        kept = await session.take(pb.ExtendReply)
+        assert not kept.HasField("error")
+        ends_ms.append(kept.lease_ends_ms)
+    again = await session.delivery()
+
+    assert ends_ms[0] - ends_ms[1] > 3_000_000
+    assert again.attempt == 2
+
+
+async def test_a_consumer_that_vanishes_gives_back_after_its_grace(hasty: Wire) -> None:
+    client = hasty
     await client.create("t")
     await client.produce("t", b"begun", b"not begun")
     session = await client.session()
@@ -334,7 +369,8 @@ async def test_leases_that_one_frame_cannot_list_follow_in_others(
     assert not any(frame.deliveries for frame in before)
 
 
-async def test_a_session_that_comes_back_too_late_is_a_new_one(client: Wire) -> None:
+async def test_a_session_that_comes_back_too_late_is_a_new_one(hasty: Wire) -> None:
+    client = hasty
     await client.create("t")
     session = await client.session()
     session.cut()

@@ -124,10 +124,13 @@ class Outcomes:
         """As `extend`, for whoever has the token of a lease of `group`."""
         limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
         loop = self.loops.of(group.partition)
-        moment = loop.moment()
-        ends_ms = loop.partition(group.partition).extend(
+        moment, partition = loop.moment(), loop.partition(group.partition)
+        first_ms = partition.deadlines.first_ms()
+        ends_ms = partition.extend(
             group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
         )
+        if partition.deadlines.first_ms() != first_ms:
+            loop.ready(group.partition)  # it ends before the loop would wake
         return moment.wall_ms + ends_ms - moment.lease_ms
 
     def _group(self, subscription: Subscription, partition: int) -> Group:
