@@ -47,7 +47,7 @@ ROUTE_USER = "route"
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 """One entry holds an atom of 4 MiB and a little; the engine's own hard limit is 64 MiB."""
 
-START_S = 10.0
+START_S = 30.0
 STOP_S = 8.0
 HEALTH_S = 1.0
 """How often the server is looked at, and how long its answer may take."""
@@ -235,7 +235,7 @@ class Engine:
         else:
             await self._launch()
         try:
-            await self._wait_for_port()
+            await self._wait_for_ports()
         except BaseException:
             await self.stop()
             raise
@@ -293,24 +293,36 @@ class Engine:
         )
         self.pid = self._process.pid
 
-    async def _wait_for_port(self) -> None:
+    async def _wait_for_ports(self) -> None:
+        """Clients' port answers before the others are opened, of which one may be in use."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + START_S
         while True:
             if not self._is_alive():
                 raise self._ended()
-            with suppress(OSError):
-                _, writer = await asyncio.open_connection(
-                    self.config.bind_addr, self.config.client_port
-                )
-                writer.close()
+            is_late = loop.time() > end_s
+            if (self._ports() or is_late) and await self._answers():
                 return
-            if loop.time() > end_s:
+            if is_late:
                 raise UnavailableError(
                     f"the engine did not answer on port {self.config.client_port} within"
                     f" {START_S:g} s; see {self.config.directory / 'engine.log'}"
                 )
             await asyncio.sleep(0.02)
+
+    def _ports(self) -> Path | None:
+        """Where the server that runs has written its ports, once it listens on all of them."""
+        return next(self.config.directory.glob(f"*_{self.pid}.ports"), None)
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(
+                self.config.bind_addr, self.config.client_port
+            )
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     def _is_alive(self) -> bool:
         if self._process is not None:
@@ -372,7 +384,7 @@ class Engine:
         return not self._probe("/healthz?js-enabled-only=true")
 
     def _probe(self, path: str) -> bool:
-        ports = next(self.config.directory.glob(f"*_{self.pid}.ports"), None)
+        ports = self._ports()
         try:
             base = json.loads(ports.read_text())["monitoring"][0] if ports else ""
             if not base.startswith("http://127.0.0.1:"):
