@@ -29,9 +29,13 @@ class Onlooker:
             return
         self._is_look_wanted = True
         node, history, moment = self.world.node, self.world.history, self.world.moment
+        is_quiet = not node.queue and not node.is_syncing
+        chance = self.world.report.event_count
+        partitions: dict[int, Partition] = {}
         for known, partition, group in self._groups():
             history.commit(known, group.committed(partition.closed, node.view))
-            if not node.queue and not node.is_syncing:
+            if is_quiet:
+                partitions[partition.number] = partition
                 counted = (
                     group.acked_count,
                     group.dead_count,
@@ -43,10 +47,9 @@ class Onlooker:
                     ],
                 )
                 history.count(known, counted, max(partition.now_ms, moment.wall_ms))
-                check_standings(history, known, partition, group, node.view)
-                check_index_order(
-                    history, partition, node.view, chance=self.world.report.event_count
-                )
+                check_standings(history, known, partition, group, node.view, chance=chance)
+        for partition in partitions.values():
+            check_index_order(history, partition, node.view, chance=chance)
 
     def rest(self, moment: Moment) -> None:
         """If the node waits for something to come, what may be handed out has been."""
