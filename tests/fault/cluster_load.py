@@ -5,13 +5,13 @@ and none comes again to its group once its acknowledgement was taken.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Generic, Protocol, TypeVar
 
 from sandglass import AsyncClient, Message, SandglassError
-from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
 
 TOPIC = "orders"
@@ -22,11 +22,21 @@ PAUSE_S = 0.05
 BATCH_COUNT = 20
 
 
+class Cluster(Protocol):
+    """Nodes that may be killed, paused and cut off meanwhile."""
+
+    @property
+    def nodes(self) -> Sequence[NodeProcess]: ...
+
+
+ClusterT = TypeVar("ClusterT", bound=Cluster)
+
+
 @dataclass
-class Load:
+class Load(Generic[ClusterT]):
     """Producers and consumers that try each node in turn; values are numbers, each its own."""
 
-    cluster: ClusterProcesses
+    cluster: ClusterT
     sent: Counter[bytes] = field(default_factory=Counter[bytes])
     """How often a value was sent: without an answer it is sent again."""
     taken: list[bytes] = field(default_factory=list[bytes])
@@ -148,7 +158,7 @@ class Load:
 
 
 @asynccontextmanager
-async def loaded(cluster: ClusterProcesses) -> AsyncIterator[Load]:
+async def loaded(cluster: ClusterT) -> AsyncIterator[Load[ClusterT]]:
     """A topic of three replicas, and its load; at the end all that was taken is there."""
     load = Load(cluster)
     await load.create()

@@ -17,16 +17,17 @@ from tests.fault.small_disk import small_disk
 
 pytestmark = pytest.mark.fault
 
+Processes = Load[ClusterProcesses]
 DISK_MIB = 128
 
 
 @pytest.fixture
-async def load(tmp_path: Path) -> AsyncIterator[Load]:
+async def load(tmp_path: Path) -> AsyncIterator[Processes]:
     async with ClusterProcesses(tmp_path) as cluster, loaded(cluster) as load:
         yield load
 
 
-async def kill(load: Load, *nodes: NodeProcess) -> None:
+async def kill(load: Processes, *nodes: NodeProcess) -> None:
     """These nodes and their engines end without a word."""
     for node in nodes:
         node.kill()
@@ -35,12 +36,12 @@ async def kill(load: Load, *nodes: NodeProcess) -> None:
         await node.wait()
 
 
-async def start(load: Load, *nodes: NodeProcess) -> None:
+async def start(load: Processes, *nodes: NodeProcess) -> None:
     await asyncio.gather(*[node.start() for node in nodes])
     await load.cluster.joined(*nodes)
 
 
-async def test_a_leader_that_was_stopped_comes_back_as_a_follower(load: Load) -> None:
+async def test_a_leader_that_was_stopped_comes_back_as_a_follower(load: Processes) -> None:
     first = await load.leader()
     others = [node for node in load.nodes if node is not first]
     async with load.going_on():
@@ -50,7 +51,7 @@ async def test_a_leader_that_was_stopped_comes_back_as_a_follower(load: Load) ->
         await load.produce(via=others)
 
 
-async def test_a_node_is_killed_again_and_again(load: Load) -> None:
+async def test_a_node_is_killed_again_and_again(load: Processes) -> None:
     async with load.going_on():
         for _ in range(3):
             leader = await load.leader()
@@ -60,7 +61,7 @@ async def test_a_node_is_killed_again_and_again(load: Load) -> None:
             await start(load, leader)
 
 
-async def test_an_engine_is_killed(load: Load) -> None:
+async def test_an_engine_is_killed(load: Processes) -> None:
     async with load.going_on():
         for node in load.cluster.nodes:
             load.cluster.kill_engine(node)
@@ -68,7 +69,7 @@ async def test_an_engine_is_killed(load: Load) -> None:
                 await load.produce()
 
 
-async def test_a_node_and_its_engine_are_killed(load: Load) -> None:
+async def test_a_node_and_its_engine_are_killed(load: Processes) -> None:
     async with load.going_on():
         leader = await load.leader()
         await kill(load, leader)
@@ -77,7 +78,7 @@ async def test_a_node_and_its_engine_are_killed(load: Load) -> None:
         await start(load, leader)
 
 
-async def test_two_are_killed_and_come_back(load: Load) -> None:
+async def test_two_are_killed_and_come_back(load: Processes) -> None:
     leader = await load.leader()
     other = next(node for node in load.nodes if node is not leader)
     await kill(load, leader, other)
@@ -85,14 +86,14 @@ async def test_two_are_killed_and_come_back(load: Load) -> None:
     await load.produce()
 
 
-async def test_all_are_killed_and_come_back(load: Load) -> None:
+async def test_all_are_killed_and_come_back(load: Processes) -> None:
     await load.produce()
     await kill(load, *load.cluster.nodes)
     await start(load, *load.cluster.nodes)
     await load.produce()
 
 
-async def test_a_node_comes_back_with_nothing(load: Load) -> None:
+async def test_a_node_comes_back_with_nothing(load: Processes) -> None:
     """Its disk was lost: it has its name, and takes everything from the others."""
     async with load.going_on():
         leader = await load.leader()

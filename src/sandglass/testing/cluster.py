@@ -21,11 +21,11 @@ from typing import Final
 from sandglass.adapters.engine import ACCOUNT_USER, EngineConfig
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.placement import STREAM as BUCKET_STREAM
-from sandglass.testing.engines import free_ports
+from sandglass.testing.ports import free_ports
 from sandglass.testing.process import NodeProcess
 from sandglass.testing.wires import Wires
 
-JOIN_S_MAX: Final = 60.0
+JOIN_S_MAX: Final = 90.0
 
 
 class ClusterProcesses:

@@ -6,7 +6,6 @@ The engines of a small cluster, on loopback, without nodes: for tests of what st
 """
 
 import asyncio
-import socket
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,33 +13,10 @@ from typing import Final
 
 from sandglass.adapters.engine import ACCOUNT_USER, Engine, EngineConfig
 from sandglass.adapters.nats import Connection
-from sandglass.adapters.system import SystemEntropy
-from sandglass.errors import SandglassError
+from sandglass.errors import SandglassError, UnavailableError
+from sandglass.testing.ports import free_ports
 
-QUORUM_S_MAX: Final = 30.0
-PORT_MIN: Final = 12_000
-PORT_MAX: Final = 32_000
-
-
-def free_ports(count: int) -> list[int]:
-    """
-    Ports of loopback that nobody listens on just now. Below those that the system gives to
-    outgoing connections: one of them would take the port of an engine that is away.
-    """
-    entropy, sockets = SystemEntropy(), list[socket.socket]()
-    try:
-        while len(sockets) < count:
-            drawn = int.from_bytes(entropy.token_bytes(4), "big")
-            found = socket.socket()
-            try:
-                found.bind(("127.0.0.1", PORT_MIN + drawn % (PORT_MAX - PORT_MIN)))
-                sockets.append(found)
-            except OSError:
-                found.close()
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+QUORUM_S_MAX: Final = 60.0
 
 
 class Engines:
@@ -83,11 +59,7 @@ class Engines:
 
     async def connect(self, number: int = 0) -> Connection:
         """A connection to one of them, closed at the end of the block."""
-        config = self.engines[number].config
-        connection = Connection(
-            (config.url,), ACCOUNT_USER, config.password(ACCOUNT_USER), f"test{number}"
-        )
-        await connection.connect()
+        connection = await connect_to(self.engines[number].config, f"test{number}")
         self._connections.append(connection)
         return connection
 
@@ -111,3 +83,20 @@ class Engines:
                     await connection.call("STREAM.DELETE.PROBE")
                     return
                 await asyncio.sleep(0.05)
+
+
+async def connect_to(config: EngineConfig, name: str) -> Connection:
+    """
+    A connection to a running engine.
+
+    Raises:
+        TimeoutError: it didn't answer.
+    """
+    password = config.password(ACCOUNT_USER)
+    async with asyncio.timeout(QUORUM_S_MAX):
+        while True:
+            connection = Connection((config.url,), ACCOUNT_USER, password, name)
+            # A busy machine may take longer than a connection waits.
+            with suppress(UnavailableError):
+                await connection.connect()
+                return connection

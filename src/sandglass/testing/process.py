@@ -22,8 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-START_S_MAX: Final = 30.0
-STOP_S_MAX: Final = 20.0
+from sandglass.testing.ports import free_ports
+
+START_S_MAX: Final = 60.0
+STOP_S_MAX: Final = 60.0
 _POLL_S: Final = 0.01
 _COMMAND: Final = ("-m", "sandglass.cli.server")
 
@@ -46,6 +48,7 @@ class NodeProcess:
         name: what it calls itself.
         flags: further flags of `sandglass`.
         command: arguments of Python that run it, for a node with faults built in.
+        prefix: a command that runs Python, for a node in surroundings of its own.
         stderr_path: where what it says is kept; by default beside `data`.
     """
 
@@ -56,12 +59,14 @@ class NodeProcess:
         name: str = "test",
         flags: Sequence[str] = (),
         command: Sequence[str] = _COMMAND,
+        prefix: Sequence[str] = (),
         stderr_path: Path | None = None,
     ) -> None:
         self.data = data
         self.name = name
         self.flags = list(flags)
         self.command = list(command)
+        self.prefix = list(prefix)
         self.stderr_path = stderr_path or data.with_name(data.name + ".stderr")
         self.grpc_port = 0
         self.http_port = 0
@@ -126,7 +131,8 @@ class NodeProcess:
 
     async def start(self, *, grpc_port: int = 0) -> None:
         """
-        Starts it, and waits until it serves.
+        Starts it, and waits until it serves: on a free port, if none is given, which nobody
+        else takes while it is away.
 
         Raises:
             NodeEndedError: it ended instead.
@@ -149,7 +155,7 @@ class NodeProcess:
         arguments = [
             *self.command,
             f"--data={self.data}",
-            f"--grpc_port={grpc_port}",
+            f"--grpc_port={grpc_port or free_ports(1)[0]}",
             "--http_port=0",
             "--bind_addr=127.0.0.1",
             f"--name={self.name}",
@@ -158,7 +164,7 @@ class NodeProcess:
         ]
         with self.stderr_path.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*self.prefix, sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
