@@ -34,7 +34,7 @@ from types import FunctionType, TracebackType
 from typing import Any, Final
 
 from sandglass import AsyncClient, Message
-from sandglass.testing.engines import free_ports
+from sandglass.testing.ports import free_ports
 from tests.tidy.tree import ROOT, name_of, text_of, tracked
 
 ADDRESS: Final = "127.0.0.1:7170"
@@ -129,7 +129,7 @@ class Reader:
                     assert 0 == await self._node.wait()
         finally:
             if self._node is not None and self._node.returncode is None:
-                self._node.kill()
+                self._node.terminate()  # with its engine, if it has one
                 await self._node.wait()
 
     async def do(self, block: Block) -> None:

@@ -16,7 +16,7 @@ from sandglass.wire.v1 import admin_pb2, broker_pb2
 from sandglass.wire.v1 import keyvalue_pb2 as kv
 from tests.integration.several_nodes import OneNode, SeveralNodes, several_nodes
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 Reply = TypeVar("Reply", bound=Wire)
 KEYS = [b"k%d" % number for number in range(30)]
 

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from sandglass.core import limits
-from sandglass.testing.engines import free_ports
+from sandglass.testing.ports import free_ports
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0
+WAIT_S = 60.0
 FREE_PORTS = ("--grpc_port", "0", "--http_port", "0")
 HANGUP = pytest.param(
     signal.SIGHUP,
@@ -98,7 +98,7 @@ class Server:
 
 @contextmanager
 def serving(home: Path, *arguments: str) -> Iterator[Server]:
-    """A `sandglass` that has said that it serves; killed at the end if it still does."""
+    """A `sandglass` that has said that it serves; stopped at the end, with its engine."""
     process = subprocess.Popen(
         [str(BIN / "sandglass"), "--log_format", "json", *arguments],
         stderr=subprocess.PIPE,
@@ -113,6 +113,8 @@ def serving(home: Path, *arguments: str) -> Iterator[Server]:
             while not lines or lines[-1]["message"] != "serving":
                 lines.append(json.loads(process.stderr.readline()))
             yield Server(process, home, lines)
+            process.terminate()
+            process.wait(WAIT_S)
         finally:
             process.kill()
 
@@ -810,7 +812,7 @@ def test_a_signal_stops_it_well_and_everything_is_there_again(
             assert consumer.stdout is not None
             assert consumer.stdout.readline() == b"v\n"
             node.process.send_signal(number)
-            assert node.process.wait(10) == 0
+            assert node.process.wait(WAIT_S) == 0
             consumer.kill()
         assert node.process.stderr is not None
         said = [json.loads(line) for line in node.process.stderr]

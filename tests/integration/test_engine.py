@@ -12,9 +12,10 @@ import pytest
 from sandglass.adapters.engine import Engine, EngineConfig, find_binary
 from sandglass.adapters.nats import Connection
 from sandglass.errors import PreconditionError
-from sandglass.testing.engines import Engines, free_ports
+from sandglass.testing.engines import Engines
+from sandglass.testing.ports import free_ports
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def config(directory: Path, **changes: object) -> EngineConfig:

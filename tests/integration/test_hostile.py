@@ -19,7 +19,7 @@ from sandglass.wire.v1 import admin_pb2
 from sandglass.wire.v1 import broker_pb2 as pb
 from tests.integration.raw import RawSession, Wire, values_of, wire
 
-WAIT_S = 30
+WAIT_S = 60
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.integration.hostile import Known, hostile, tagged
 from tests.integration.raw import batch
 
 CALL_S = 2.0
-END_S = 30
+END_S = 60
 
 DOCUMENTED = {
     *("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "ABORTED"),
@@ -119,7 +119,7 @@ async def opened(runner: asyncio.Runner) -> AsyncIterator[Node]:
         Broker(session_grace_ms=100) as broker,
         grpc.aio.insecure_channel(broker.address) as channel,
         AsyncClient(broker.address) as client,
-        httpx.AsyncClient(base_url=f"http://{broker.http_address}", timeout=30) as http,
+        httpx.AsyncClient(base_url=f"http://{broker.http_address}", timeout=60) as http,
     ):
         await client.create_topic("witness")
         topic = await client.create_topic("t", partitions=2)

@@ -25,8 +25,8 @@ from sandglass.core.view import Changes, Row
 from sandglass.replication.making import Made
 from sandglass.replication.snapshot import Generations, Manifest
 from sandglass.telemetry import Counts
-from sandglass.testing.engines import Engines
 from sandglass.wire.convert import slice_body
+from tests.visitors import Visitor
 
 DEADLINE_S = 60.0
 NUMBER = limits.REPLICATED_NUMBER_MIN
@@ -143,13 +143,13 @@ class Host:
 class Hosts:
     """Made on one engine each."""
 
-    def __init__(self, engines: Engines, directory: Path) -> None:
-        self._engines = engines
+    def __init__(self, visitor: Visitor, directory: Path) -> None:
+        self._visitor = visitor
         self._directory = directory
         self._hosts: list[Host] = []
 
     async def begin(self, number: int, *, is_new: bool = True) -> Host:
-        connection = await self._engines.connect(number)
+        connection = await self._visitor.connect(number)
         stream = Stream(connection, NUMBER)
         placement = JetStreamPlacement(connection)
         await stream.create(3)
@@ -171,11 +171,10 @@ class Hosts:
 
 
 @pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
-    async with Engines(tmp_path) as engines:
-        hosts = Hosts(engines, tmp_path)
-        yield hosts
-        await hosts.end_all()
+async def hosts(visitor: Visitor, tmp_path: Path) -> AsyncIterator[Hosts]:
+    hosts = Hosts(visitor, tmp_path)
+    yield hosts
+    await hosts.end_all()
 
 
 @pytest.fixture(autouse=True)

@@ -175,7 +175,7 @@ async def http_lines(
 ) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     async with (
-        httpx.AsyncClient(base_url=node.url, timeout=30) as client,
+        httpx.AsyncClient(base_url=node.url, timeout=DEADLINE_S) as client,
         client.stream("GET", path, params=query) as response,
     ):
         assert 200 == response.status_code
@@ -246,7 +246,7 @@ async def test_every_route_answers_at_a_node_that_leads_nothing(
 ) -> None:
     """All that concerns a partition, in turn."""
     place = f"/topics/t/{topic.partitions[0].id}"
-    async with httpx.AsyncClient(base_url=nodes.nodes[0].url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=nodes.nodes[0].url, timeout=DEADLINE_S) as client:
 
         async def asked(method: str, path: str, body: Any = None) -> dict[str, Any]:
             response = await client.request(method, path, json=body)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.testing.engines import free_ports
+from sandglass.testing.ports import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,6 @@ The wheel is built from this tree, and installed at the versions that requiremen
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.testing.engines import free_ports
+from sandglass.testing.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 RUN_S_MAX = 200
@@ -79,12 +78,8 @@ def environment(directory: Path, wheel: Path, pins: Path, extra: str) -> Path:
 @contextmanager
 def node(binaries: Path, data: Path) -> Iterator[str]:
     """The tour's node, on a free port; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    engine = [
-        f"--{name}={free}" for name, free in zip(ENGINE_PORTS, free_ports(2), strict=True)
-    ]
+    port, *others = free_ports(3)
+    engine = [f"--{name}={free}" for name, free in zip(ENGINE_PORTS, others, strict=True)]
     settings = ("--grpc_port", str(port), "--http_port", "0", "--data", str(data), *engine)
     process = subprocess.Popen(
         [
@@ -105,7 +100,7 @@ def node(binaries: Path, data: Path) -> Iterator[str]:
 
 
 def wait_until_it_serves(sandctl: Path, address: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + RUN_S_MAX
     command = [str(sandctl), "--addrs", address, "topics", "list"]
     while subprocess.run(command, capture_output=True, check=False).returncode:
         assert time.monotonic() < deadline

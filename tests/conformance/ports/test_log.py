@@ -488,7 +488,7 @@ def test_append_and_sync_go_on_side_by_side(harness: Harness) -> None:
     for number in range(300):
         log.append([str(number).encode(), RECORD])
     done.set()
-    syncing.join(timeout=30)
+    syncing.join(timeout=60)
 
     assert not syncing.is_alive()
     assert wrong == []

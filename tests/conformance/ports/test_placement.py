@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -10,23 +9,23 @@ from sandglass.adapters.memory_placement import MemoryPlacement
 from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.errors import ConflictError
 from sandglass.ports import Placement
-from sandglass.testing.engines import Engines
+from tests.visitors import visiting
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture(params=["memory", "jetstream"])
 async def placements(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[tuple[Placement, Placement]]:
     """Two views of one bucket."""
     if request.param == "memory":
         placement = MemoryPlacement()
         yield placement, placement
         return
-    async with Engines(tmp_path) as engines:
-        first = JetStreamPlacement(await engines.connect(0))
-        second = JetStreamPlacement(await engines.connect(1))
+    async with visiting(request.getfixturevalue("engine_configs")) as visitor:
+        first = JetStreamPlacement(await visitor.connect(0))
+        second = JetStreamPlacement(await visitor.connect(1))
         await first.create(3)
         await first.open()
         await second.open()

@@ -9,7 +9,7 @@ from sandglass.adapters.engine_snapshots import EngineSnapshots
 from sandglass.adapters.folder_snapshots import FolderSnapshots
 from sandglass.adapters.memory_snapshots import MemorySnapshots
 from sandglass.ports import SnapshotStore
-from sandglass.testing.engines import Engines
+from tests.visitors import visiting
 
 
 @pytest.fixture(params=["memory", "folder", "engine"])
@@ -24,10 +24,10 @@ async def stores(
         folder = tmp_path / "a" / "b"
         yield FolderSnapshots(folder), FolderSnapshots(folder)
     else:
-        async with Engines(tmp_path) as engines:
+        async with visiting(request.getfixturevalue("engine_configs")) as visitor:
             yield (
-                EngineSnapshots(await engines.connect(0), 3),
-                EngineSnapshots(await engines.connect(1), 3),
+                EngineSnapshots(await visitor.connect(0), 3),
+                EngineSnapshots(await visitor.connect(1), 3),
             )
 
 

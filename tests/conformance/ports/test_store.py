@@ -66,7 +66,7 @@ class RocksHarness:
 
     def crash(self) -> None:
         after = self._directory.with_name(self._directory.name + "-after")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         # A copy takes its time: it counts when the files stayed the same meanwhile.
         while not self._is_copied(after):
             assert time.monotonic() < deadline
@@ -152,7 +152,7 @@ def write(store: Store, rows: dict[bytes, bytes | None], *cuts: tuple[bytes, byt
 
 def write_at(store: Store, changes: Changes, position: int) -> None:
     """As the node does: a stalled store is asked again."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             return store.write(changes, position)
@@ -346,7 +346,7 @@ def test_crash_leaves_an_exact_prefix_that_reaches_the_flushed_position(
         assert flushed_position <= flushed <= position
         flushed_position = flushed
     # A flush runs in the background: the first may still be under way.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not flushed_position:
         assert time.monotonic() < deadline
         time.sleep(0.002)

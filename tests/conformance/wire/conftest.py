@@ -28,7 +28,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
 PROTO = Path(__file__).parents[3] / "proto"
-CALL_TIMEOUT_S = 30
+CALL_TIMEOUT_S = 60
 COMMAND = (
     *(sys.executable, "-m", "sandglass.cli.server"),
     *("--grpc_port", "0", "--http_port", "0", "--log_format", "json"),
@@ -122,7 +122,6 @@ class Client:
         group: str = "g",
         name: str = "c",
         channel: str = "",
-        timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Any]:
         """What is ready now."""
         request = self.pb.ConsumeFromGroupRequest(
@@ -132,7 +131,7 @@ class Client:
             consumerName=name,
             channel=channel,
         )
-        return list(self.broker.ConsumeFromGroup(request, timeout=timeout_s))
+        return list(self.broker.ConsumeFromGroup(request, timeout=CALL_TIMEOUT_S))
 
     def consume_until(self, topic: str, partition: str, count: int, **place: Any) -> list[Any]:
         """Polls, as clients do, until there have been `count` messages."""
@@ -319,7 +318,7 @@ def running(
         finally:
             process.send_signal(signal.SIGKILL if is_killed else signal.SIGTERM)
             try:
-                code = process.wait(15)
+                code = process.wait(CALL_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

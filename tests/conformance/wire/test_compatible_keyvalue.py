@@ -40,12 +40,12 @@ def put(client: Client, topic: str, key: bytes, value: bytes, **fields) -> bytes
 
 def get(client: Client, topic: str, key: bytes, clustering: bytes = b"", **fields):
     request = client.pb.GetRequest(topic=topic, key=key, clusteringKey=clustering, **fields)
-    return client.internal.GetByKey(request, timeout=30)
+    return client.internal.GetByKey(request, timeout=60)
 
 
 def has(client: Client, topic: str, key: bytes, clustering: bytes = b"", **fields) -> bool:
     request = client.pb.GetRequest(topic=topic, key=key, clusteringKey=clustering, **fields)
-    return client.internal.HasKey(request, timeout=30).exists
+    return client.internal.HasKey(request, timeout=60).exists
 
 
 # --- tests of the first Sandglass -------------------------------------------------------------

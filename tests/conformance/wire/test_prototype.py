@@ -107,7 +107,7 @@ def test_acks_move_the_last_offsets_as_the_contract_has_it(client, topic):
 
 def test_a_group_gets_thirty_then_twenty_then_those_again_until_they_die(client, topic):
     """Three more rounds after the first delivery: `max_deliveries` is 4."""
-    ack_timeout_s = 1.0
+    ack_timeout_s = 2.0
     [partition] = client.create_with(
         topic, ack_timeout_ms=int(ack_timeout_s * 1000), max_deliveries=4
     )
@@ -376,20 +376,16 @@ def test_what_is_answered_is_visible_at_once(client, topic):
 
 
 def test_the_time_to_ack_counts_from_the_delivery(client, topic):
-    ack_timeout_s = 2.0
+    due_s, ack_timeout_s = 2.5, 2.0
     [partition] = client.create_with(topic, ack_timeout_ms=int(ack_timeout_s * 1000))
-    [offset] = client.produce(topic, client.later(2500, value=b"late"))
-    got = client.consume_until(topic, partition, 1)
-    delivered = time.monotonic()
-    assert [offset] == offsets_of(got)
+    produced = time.monotonic()
+    [offset] = client.produce(topic, client.later(int(due_s * 1000), value=b"late"))
+    assert [offset] == offsets_of(client.consume_until(topic, partition, 1))
 
-    again = client.consume(topic, partition)
-    if time.monotonic() - delivered < ack_timeout_s:
-        assert [] == again
-
-    again += client.consume_until(topic, partition, 1 - len(again))
-    # The call that brought it may have begun a little before its end.
-    assert time.monotonic() - delivered > ack_timeout_s - 0.5
+    client.consume_until(topic, partition, 1)
+    # Not delivered before it was due, nor again before its lease had ended. A clock that is
+    # being set right may gain a little.
+    assert time.monotonic() - produced > due_s + ack_timeout_s - 0.1
 
 
 def test_what_comes_due_behind_later_messages_is_not_lost(client, topic):
@@ -422,7 +418,7 @@ def test_consumers_that_leave_at_any_moment_harm_nobody(client, topic):
         stream.cancel()
 
     left = set(offsets)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while left:
         assert time.monotonic() < deadline
         got = offsets_of(client.consume(topic, partition))

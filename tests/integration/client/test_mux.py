@@ -26,7 +26,7 @@ from sandglass import (
 from sandglass.testing.broker import Broker
 
 MS = timedelta(milliseconds=1)
-WAIT_S = 20
+WAIT_S = 60
 
 
 @pytest.fixture
@@ -163,10 +163,10 @@ async def test_handlers_finish_when_the_mux_stops_and_the_rest_is_given_back(
     begun: list[bytes] = []
     mux = AsyncMux(client, group="g", concurrency=2)
 
-    @mux.on("a", credit=10, ack_timeout=500 * MS)
+    @mux.on("a", credit=10, ack_timeout=1000 * MS)
     async def handle(message: AsyncReceived) -> None:
         begun.append(message.value)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(1.5)
 
     await client.produce_many("a", [str(each) for each in range(10)])
     async with running(mux) as task:
@@ -341,12 +341,12 @@ async def test_threads_finish_when_the_mux_stops_and_the_rest_is_given_back(
 
     def handle(message: Received) -> None:
         begun.append(message.value)
-        threading.Event().wait(1.2)
+        threading.Event().wait(1.5)
 
     await client.produce_many("a", [str(each) for each in range(10)])
     with Client(broker.address) as synchronous:
         mux = Mux(synchronous, group="g", concurrency=2)
-        mux.add("a", handle, credit=10, ack_timeout=500 * MS)
+        mux.add("a", handle, credit=10, ack_timeout=1000 * MS)
         async with running(mux) as task:
             await until(lambda: len(begun) == 2)
             mux.stop()

@@ -30,7 +30,7 @@ from sandglass.client.events import Produce
 from sandglass.testing.broker import Broker
 
 MS = timedelta(milliseconds=1)
-WAIT_S = 20
+WAIT_S = 60
 
 Result = TypeVar("Result")
 

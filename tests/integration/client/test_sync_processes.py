@@ -143,8 +143,8 @@ async def test_ctrl_c_ends_a_call_that_waits(broker: Broker, wait: str) -> None:
     script = f"""
 import threading
 client.list_topics()
-threading.Timer(0.3, lambda: print("waiting", flush=True)).start()
 try:
+    threading.Timer(0.3, lambda: print("waiting", flush=True)).start()
     {wait}
 except KeyboardInterrupt:
     print("interrupted", client.produce("t", "x").index, flush=True)

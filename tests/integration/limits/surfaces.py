@@ -264,7 +264,7 @@ async def _compatible(place: Place) -> AsyncIterator[Surface]:
 @asynccontextmanager
 async def _http(place: Place) -> AsyncIterator[Surface]:
     base = f"http://{place.http_address}"
-    async with httpx.AsyncClient(base_url=base, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=base, timeout=60) as http:
         yield Http(place, http)
 
 

@@ -33,7 +33,7 @@ async def broker(
 @pytest.fixture
 async def http(broker: Broker) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        base_url=f"http://{broker.http_address}", timeout=30
+        base_url=f"http://{broker.http_address}", timeout=60
     ) as client:
         yield client
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass

@@ -127,7 +127,7 @@ async def test_an_error_among_server_sent_events_is_an_event_of_its_own(
 async def test_a_node_that_stops_ends_its_streams_and_exits_in_time(tmp_path: Path) -> None:
     async with NodeProcess(tmp_path / "data") as node:
         url = f"http://127.0.0.1:{node.http_port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
             config = {"name": "t", "numPartitions": 1, "replicationFactor": 1}
             assert 200 == (await http.post("/topics", json=config)).status_code
             partition = (await http.get("/topics/t")).json()["partitions"][0]
@@ -140,7 +140,7 @@ async def test_a_node_that_stops_ends_its_streams_and_exits_in_time(tmp_path: Pa
                     lines = [line async for line in stream.aiter_lines()]
                 assert b"" == await idle.rest()
 
-        assert 0 == await node.wait(10)
+        assert 0 == await node.wait()
         assert "Traceback" not in node.stderr
 
     error = json.loads(lines[-1])["error"]
@@ -183,7 +183,7 @@ async def test_the_names_of_a_node_are_a_setting(tmp_path: Path) -> None:
     flags = ["--http_hosts=queue.example", "--advertise_addr=other.example"]
     async with NodeProcess(tmp_path / "data", flags=flags) as node:
         url = f"http://127.0.0.1:{node.http_port}/livez"
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             for host, code in (
                 ("queue.example", 200),
                 ("other.example:99", 200),
@@ -240,7 +240,7 @@ async def test_without_a_token_only_the_probes_answer(tmp_path: Path, token_file
     flags = [f"--token_file={token_file}"]
     async with NodeProcess(tmp_path / "data", flags=flags) as node:
         url = f"http://127.0.0.1:{node.http_port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
             for path in ("/livez", "/readyz"):
                 assert 200 == (await http.get(path)).status_code
             others: list[tuple[str, str]] = [
@@ -270,7 +270,7 @@ async def test_a_stream_ends_when_its_token_is_revoked(
     sent: dict[str, Any] = {"authorization": f"Bearer {TOKEN}"}
     async with NodeProcess(tmp_path / "data", flags=flags) as node:
         url = f"http://127.0.0.1:{node.http_port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30, headers=sent) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60, headers=sent) as http:
             config = {"name": "t", "numPartitions": 1, "replicationFactor": 1}
             assert 200 == (await http.post("/topics", json=config)).status_code
             partition = (await http.get("/topics/t")).json()["partitions"][0]
@@ -292,7 +292,7 @@ async def test_a_call_that_waits_ends_when_its_token_is_revoked(
     sent: dict[str, Any] = {"authorization": f"Bearer {TOKEN}"}
     async with NodeProcess(tmp_path / "data", flags=flags) as node:
         url = f"http://127.0.0.1:{node.http_port}"
-        async with httpx.AsyncClient(base_url=url, timeout=30, headers=sent) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=60, headers=sent) as http:
             config = {"name": "t", "numPartitions": 1, "replicationFactor": 1}
             assert 200 == (await http.post("/topics", json=config)).status_code
             body = {"group": "g", "consumer": "c", "waitMs": 60_000}
@@ -307,7 +307,7 @@ async def test_a_call_that_waits_ends_when_its_token_is_revoked(
 
 async def test_a_node_that_stops_lets_go_of_calls_that_wait(broker: Broker) -> None:
     url = f"http://{broker.http_address}"
-    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         config = {"name": "t", "numPartitions": 1, "replicationFactor": 1}
         assert 200 == (await http.post("/topics", json=config)).status_code
         body = {"group": "g", "consumer": "c", "waitMs": 60_000}
@@ -328,7 +328,7 @@ async def test_with_a_certificate_it_speaks_https_alone(tmp_path: Path) -> None:
     async with NodeProcess(tmp_path / "data", flags=flags) as node:
         trusting = ssl.create_default_context(cafile=str(authority.file))
         url = f"https://localhost:{node.http_port}"
-        async with httpx.AsyncClient(base_url=url, verify=trusting, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=url, verify=trusting, timeout=60) as http:
             assert "ok" == (await http.get("/livez")).text
         async with Raw(f"127.0.0.1:{node.http_port}") as raw:
             await raw.send(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")

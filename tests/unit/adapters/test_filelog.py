@@ -762,7 +762,7 @@ def test_kill_in_full_flight_loses_nothing_that_was_durable(tmp_path: Path) -> N
         lines += [line for line in child.stdout if line.endswith("\n")]
         reported = int(lines[-1].removeprefix("durable "))
         child.stdout.close()
-        child.wait(timeout=10)
+        child.wait(timeout=60)
 
         log = FileLog(tmp_path, segment_bytes=65536, reserve_bytes=0)
         found = list(log.read(1))

@@ -16,7 +16,7 @@ from sandglass.replication.entry import Entry, EntryKind, encode
 from sandglass.replication.reader import Reader
 from sandglass.replication.writer import Phase, Writer
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @dataclass

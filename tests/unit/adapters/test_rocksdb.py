@@ -49,7 +49,7 @@ def write(store: RocksStore, rows: dict[bytes, bytes | None]) -> None:
     store.write(Changes(rows), store.applied_position + 1)
 
 
-def eventually(condition: Callable[[], bool], *, deadline_s: float = 20) -> None:
+def eventually(condition: Callable[[], bool], *, deadline_s: float = 60) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end

@@ -66,7 +66,7 @@ def test_killed_in_full_flight_it_is_an_exact_prefix(directory: Path) -> None:
             flushed_position = int(child.stdout.readline())
     finally:
         child.kill()
-        child.wait(timeout=30)
+        child.wait(timeout=60)
         # The last line may be torn.
         lines = child.stdout.read().split("\n")[:-1]
         child.stdout.close()
@@ -161,7 +161,7 @@ def child_fill(folder: Path) -> None:
     print("full")
 
     filler.unlink()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while store.applied_position < refused:
         assert time.monotonic() < deadline
         try:

@@ -21,7 +21,7 @@ from sandglass.testing.faults import FaultyLog, FaultyStore, ManualClock
 from sandglass.wire.convert import cut_batch, slice_body
 from sandglass.wire.v1 import broker_pb2
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 @dataclass(slots=True)

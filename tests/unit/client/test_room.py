@@ -95,7 +95,7 @@ def test_threads_never_take_more_than_there_is(monkeypatch: pytest.MonkeyPatch) 
         for _ in range(200):
             woken = threading.Event()
             if not shared.stand(Waiter(1, 1, woken.set)):
-                assert woken.wait(20)
+                assert woken.wait(60)
             seen.append(shared.count)
             shared.give_back(1, 1)
 

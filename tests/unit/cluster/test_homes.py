@@ -13,7 +13,7 @@ from sandglass.core import limits
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import ConflictError, UnavailableError
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 class LostPlacement(MemoryPlacement):

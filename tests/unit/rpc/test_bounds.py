@@ -15,7 +15,7 @@ from sandglass.rpc.server import serve
 from tests.unit.rpc.fake_broker import FakeBroker
 
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-WAIT_S = 30
+WAIT_S = 60
 
 
 @asynccontextmanager

@@ -125,7 +125,7 @@ async def test_a_call_under_way_ends_when_its_token_is_revoked_with_its_result_u
     batch = broker_pb2.MessageBatch(messages=[broker_pb2.Message(value=b"a")])
     request = broker_pb2.ProduceRequest(topic="t", batch=batch.SerializeToString(), count=1)
     call = BrokerStub(channel).Produce(request, metadata=GOOD)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not broker.batches:
             await asyncio.sleep(0.01)
 
@@ -153,6 +153,6 @@ async def test_a_stream_that_nobody_reads_ends_for_the_node_all_the_same(broker,
         await call.read()
         access.guard.replace({})
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ended.wait()
     await surface.stop()
