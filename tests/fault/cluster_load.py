@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
 
-from sandglass import AsyncClient, Message, SandglassError
+from sandglass import (
+    AsyncClient,
+    AsyncReceived,
+    LeaseLostError,
+    Message,
+    SandglassError,
+    UnavailableError,
+)
 from sandglass.testing.process import NodeProcess
 
 TOPIC = "orders"
@@ -47,9 +54,9 @@ class Load(Generic[ClusterT]):
     """Those whose acknowledgement had no answer: it was taken, or they come again."""
     _next: int = 0
 
-    async def create(self, partitions: int = 1) -> None:
+    async def create(self, partitions: int = 1, factor: int = 3) -> None:
         async with asyncio.timeout(DEADLINE_S), AsyncClient(self.nodes[0].address) as client:
-            await client.create_topic(TOPIC, replication_factor=3, partitions=partitions)
+            await client.create_topic(TOPIC, replication_factor=factor, partitions=partitions)
         await self.produce()
 
     @property
@@ -142,6 +149,36 @@ class Load(Generic[ClusterT]):
             task.cancel()
             await asyncio.wait([task])
 
+    @asynccontextmanager
+    async def being_read(self) -> AsyncIterator[None]:
+        """A consumer takes what comes all the while, over whichever nodes serve it."""
+
+        async def read() -> None:
+            addresses = [node.address for node in self.cluster.nodes]
+            async with (
+                AsyncClient(*addresses) as client,
+                client.consume(TOPIC, group=GROUP) as messages,
+            ):
+                async for message in messages:
+                    await self._settle(message)
+
+        task = asyncio.create_task(read())
+        try:
+            yield
+        finally:
+            assert not task.done(), task.exception()
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _settle(self, message: AsyncReceived) -> None:
+        self.unsure.add(message.value)
+        try:
+            await message.ack(wait=True)
+        except (LeaseLostError, UnavailableError):
+            return  # it comes again, or its acknowledgement was taken
+        self.settled[message.value] += 1
+        self.unsure.discard(message.value)
+
     def missing(self, taken: list[bytes]) -> set[bytes]:
         """What of this was not handed out."""
         return set(taken) - self.settled.keys() - self.unsure
@@ -158,10 +195,12 @@ class Load(Generic[ClusterT]):
 
 
 @asynccontextmanager
-async def loaded(cluster: ClusterT) -> AsyncIterator[Load[ClusterT]]:
-    """A topic of three replicas, and its load; at the end all that was taken is there."""
+async def loaded(
+    cluster: ClusterT, *, partitions: int = 1, factor: int = 3
+) -> AsyncIterator[Load[ClusterT]]:
+    """A topic, and its load; at the end all that was taken is there."""
     load = Load(cluster)
-    await load.create()
+    await load.create(partitions, factor)
     yield load
     await load.drain()
     load.check()

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sandglass.adapters.memory_log import MemoryLog
 from sandglass.adapters.memory_store import MemoryStore
@@ -68,8 +69,18 @@ class SharedDict:
     ) -> Topic:
         raise AssertionError("tests make topics by themselves")
 
-    async def change_topic(self, topic: Topic) -> None:
+    async def change_topic(
+        self,
+        topic: Topic,
+        changes: Mapping[str, Any],
+        partition_count: int = 0,
+        replication_factor: int = 0,
+    ) -> Topic:
+        assert partition_count in {0, len(topic.partitions)}, "tests let topics grow"
+        assert replication_factor in {0, topic.replication_factor}, "tests say who leads"
+        topic = replace(topic, settings=replace(topic.settings, **changes))
         self.topics[topic.name] = topic
+        return topic
 
     async def delete_topic(self, topic: Topic) -> None:
         del self.topics[topic.name]
@@ -89,6 +100,7 @@ class OneNode:
     broker: Broker
     peers: Peers
     leaders: Leaders
+    sessions: Sessions | None = None
     grpc: rpc.Surface | None = None
     http: web.Surface | None = None
     is_alive: bool = True
@@ -134,9 +146,9 @@ class SeveralNodes:
         loops.node_at = self._node_at
         loops.look_around = self._look_around
         broker.groups.drop_elsewhere = Admin(broker, leaders).drop_elsewhere
-        sessions = Sessions(broker, None, peers)
+        node.sessions = Sessions(broker, None, peers)
         node.grpc = await rpc.serve(
-            broker, "127.0.0.1:0", session=sessions.serve, leaders=leaders
+            broker, "127.0.0.1:0", session=node.sessions.serve, leaders=leaders
         )
 
         async def scraped(_: HttpCounts) -> bytes:
@@ -186,16 +198,29 @@ class SeveralNodes:
         )
         topic = Topic(name, kind, refs, 3, 0, TopicSettings(max_deliveries=1))
         for place, ref in enumerate(refs):
-            log, store = self.logs[ref.number] = MemoryLog(), MemoryStore()
-            loop = self._loop(log, store)
-            await loop.start()
-            part = replace(topic, partitions=(ref,))
-            operation = PutTopic(name, encode_topic(part))
-            await loop.commit(loop.machine.record([operation], loop.moment()))
-            self.loops[ref.number] = loop
-            self.lead(ref, self.nodes[place % NODE_COUNT])
+            await self._begin(topic, ref, self.nodes[place % NODE_COUNT])
         self.shared.topics[name] = topic
         return topic
+
+    async def grow(self, topic: Topic) -> Topic:
+        """With one partition more, which the last node leads."""
+        number = limits.REPLICATED_NUMBER_MIN + len(self.loops)
+        ref = PartitionRef(str(self._ids.next()), number)
+        topic = replace(topic, partitions=(*topic.partitions, ref))
+        await self._begin(topic, ref, self.nodes[-1])
+        self.shared.topics[topic.name] = topic
+        for node in self.nodes:
+            node.broker.loops.changed(topic)
+        return topic
+
+    async def _begin(self, topic: Topic, ref: PartitionRef, node: OneNode) -> None:
+        log, store = self.logs[ref.number] = MemoryLog(), MemoryStore()
+        loop = self._loop(log, store)
+        await loop.start()
+        operation = PutTopic(topic.name, encode_topic(replace(topic, partitions=(ref,))))
+        await loop.commit(loop.machine.record([operation], loop.moment()))
+        self.loops[ref.number] = loop
+        self.lead(ref, node)
 
     def lead(self, ref: PartitionRef, node: OneNode | None) -> None:
         """From here on this node leads a partition."""

@@ -53,6 +53,7 @@ class StreamState:
     size_bytes: int = 0
     count: int = 0
     """Of messages."""
+    replica_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,20 @@ class Stream:
             },
         )
 
+    async def replicate(self, replica_count: int) -> None:
+        """
+        Lets so many members hold it.
+
+        Raises:
+            NotFoundError: there is none.
+            PreconditionError: the engine has fewer members than that.
+            UnavailableError: no quorum.
+        """
+        info = await self.info()
+        if info["config"]["num_replicas"] != replica_count:
+            config = {**info["config"], "num_replicas": replica_count}
+            await self.connection.call(f"STREAM.UPDATE.{self.name}", config)
+
     async def delete(self) -> None:
         """Takes it away; without one nothing happens."""
         with suppress(NotFoundError):
@@ -125,6 +140,7 @@ class Stream:
             info["created"],
             state["bytes"],
             state["messages"],
+            info["config"]["num_replicas"],
         )
 
     async def check(self, reader: Reader) -> StreamState:
@@ -192,6 +208,8 @@ class Follower:
         self.reader = reader
         self.end = 0
         """The stream's end when reading began."""
+        self.replica_count = 0
+        """How many members held the stream then."""
         self._on_accepted = on_accepted
         self._on_frozen = on_frozen
         self._tail: Tail | None = None
@@ -214,7 +232,7 @@ class Follower:
         if self.reader.frozen is not None:
             self._freeze()
             return
-        self.end = state.last_sequence
+        self.end, self.replica_count = state.last_sequence, state.replica_count
         self._look()
         self._tail = Tail(
             self.stream.connection,

@@ -204,31 +204,68 @@ class Catalog:
         finally:
             self._creating.discard(name)
 
-    async def change_topic(self, name: str, **changes: Any) -> Topic:
+    async def change_topic(
+        self,
+        name: str,
+        *,
+        partition_count: int = 0,
+        replication_factor: int = 0,
+        **changes: Any,
+    ) -> Topic:
         """
-        Changes settings of a topic: those of `TopicSettings` that are given.
+        Changes settings of a topic: those of `TopicSettings` that are given; and lets it have
+        more partitions, and another number of replicas, where these are not 0.
 
         Raises:
             NotFoundError: there is no such topic.
-            InvalidError: a setting outside its limits.
+            InvalidError: a setting or number outside its limits.
+            PreconditionError: fewer partitions; or more, of a KV topic; more replicas than
+                members; or a change between one replica and several.
+            UnavailableError: of a replicated topic: no quorum.
         """
         topic = self._changing.get(name) or self.topic(name)
         self.loops.check_home(name)
+        if partition_count:
+            check_growth(topic, partition_count)
+        if replication_factor:
+            check_factor(topic, replication_factor)
+        if is_replicated(topic.partitions[0].number):
+            assert self.loops.shared is not None
+            return await self.loops.shared.change_topic(
+                topic, changes, partition_count, replication_factor
+            )
         settings = replace(topic.settings, **changes)
         settings.check()
-        topic = self._changing[name] = replace(topic, settings=settings)
+        return await self._change_own(
+            self._grown(replace(topic, settings=settings), partition_count)
+        )
+
+    async def _change_own(self, topic: Topic) -> Topic:
+        name = topic.name
+        self._changing[name] = topic
+        operation = PutTopic(name, encode_topic(topic))
+        record = self.loop.machine.record([operation], self.loop.moment())
+
+        def landed(error: SandglassError | None) -> None:
+            self._landed(name)
+            if error is None:
+                self.loops.changed(topic)
+
         try:
-            if is_replicated(topic.partitions[0].number):
-                assert self.loops.shared is not None
-                await self.loops.shared.change_topic(topic)
-                return topic
-            operation = PutTopic(name, encode_topic(topic))
-            record = self.loop.machine.record([operation], self.loop.moment())
-            await self.loop.commit(record, lambda _: self._landed(name))
+            await self.loop.commit(record, landed)
         finally:
             if self._changing.get(name) is topic:
                 del self._changing[name]
         return topic
+
+    def _grown(self, topic: Topic, partition_count: int) -> Topic:
+        """With as many partitions: those that it has, and new ones behind them."""
+        machine = self.loop.machine
+        first = machine.assigned_partition
+        more = max(0, partition_count - len(topic.partitions))
+        machine.assigned_partition += more
+        refs = (PartitionRef(str(self.ids.next()), first + place) for place in range(more))
+        return replace(topic, partitions=(*topic.partitions, *refs))
 
     async def delete_topic(self, name: str) -> None:
         """
@@ -257,3 +294,54 @@ class Catalog:
             self._landed(name)
 
         await self.loop.commit(machine.record([operation], self.loop.moment()), deleted)
+
+
+def check_growth(topic: Topic, partition_count: int) -> None:
+    """
+    May a topic have so many partitions from here on?
+
+    Raises:
+        InvalidError: more than any may.
+        PreconditionError: fewer than it has; or it is a KV topic.
+    """
+    limits.check_range(
+        partition_count, field="partition_count", low=1, high=limits.PARTITION_COUNT_MAX
+    )
+    before_count = len(topic.partitions)
+    if partition_count < before_count:
+        raise PreconditionError(
+            f"topic '{topic.name}' has {before_count} partitions, and none can be taken away:"
+            " make another topic, and produce to that one",
+            field="partition_count",
+        )
+    if topic.kind is TopicKind.KV and partition_count > before_count:
+        raise PreconditionError(
+            f"topic '{topic.name}' is a KV topic: with more than its {before_count} partitions"
+            " keys would be looked for where they were not put. Make another topic, and put"
+            " its entries there",
+            field="partition_count",
+        )
+
+
+def check_factor(topic: Topic, replication_factor: int) -> None:
+    """
+    May a topic have so many replicas from here on?
+
+    Raises:
+        InvalidError: more than any may.
+        PreconditionError: one instead of several, or several instead of one.
+    """
+    limits.check_range(
+        replication_factor,
+        field="replication_factor",
+        low=1,
+        high=limits.REPLICATION_FACTOR_MAX,
+    )
+    before = topic.replication_factor
+    if min(before, replication_factor) == 1 and before != replication_factor:
+        raise PreconditionError(
+            f"topic '{topic.name}' has replication_factor {before}: it can't become"
+            f" {replication_factor}, for a topic with one replica lives in the log of a node,"
+            " and others in logs of their own. Make another topic, and produce to that one",
+            field="replication_factor",
+        )

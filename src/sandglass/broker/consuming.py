@@ -6,8 +6,9 @@ refused here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from itertools import count
+from typing import Any
 
 from sandglass.broker import claiming
 from sandglass.broker.drain import Drain
@@ -16,7 +17,13 @@ from sandglass.broker.groups import Groups, check_kind
 from sandglass.broker.loops import Loops
 from sandglass.broker.outcomes import Outcomes
 from sandglass.broker.ready_list import ReadyList
-from sandglass.broker.subscription import OnMoved, Receiver, Session, Subscription
+from sandglass.broker.subscription import (
+    OnGrown,
+    OnMoved,
+    Receiver,
+    Session,
+    Subscription,
+)
 from sandglass.core import limits
 from sandglass.core.claim import Claim
 from sandglass.core.dispatch import Delivery
@@ -68,6 +75,7 @@ class Consumers:
         loops.on_dispatched = self._dispatched
         loops.on_stopped = self._stopped
         loops.on_lost = self._lost
+        loops.on_changed.append(self._changed)
 
     @property
     def reading_count(self) -> int:
@@ -91,6 +99,7 @@ class Consumers:
         is_from_now: bool = False,
         is_drain: bool = False,
         on_moved: OnMoved | None = None,
+        on_grown: OnGrown | None = None,
         claims: Sequence[tuple[int, Claim]] = (),
         has_more_claims: bool = False,
         reader: str = "",
@@ -130,12 +139,14 @@ class Consumers:
             Consumer(key, credit_count, credit_bytes, ack_timeout_ms),
             receiver,
             on_moved=on_moved,
+            on_grown=on_grown,
+            session=session,
         )
         if session is not None:
             subscription.reader = reader or session.id
             self._join(session, subscription)
         try:
-            await self._make_groups(subscription, is_from_now=is_from_now)
+            await self._make_groups(subscription, subscription.refs, is_from_now=is_from_now)
             if session is not None:
                 await claiming.come_back(
                     self.loops,
@@ -181,12 +192,14 @@ class Consumers:
             # The client is here now; what it doesn't claim of that is due after the grace.
             self.detach(other, other.attachment)
 
-    async def _make_groups(self, subscription: Subscription, *, is_from_now: bool) -> None:
+    async def _make_groups(
+        self, subscription: Subscription, refs: Sequence[PartitionRef], *, is_from_now: bool
+    ) -> None:
         start, wait = self.groups.join(
             subscription.topic, subscription.group, is_from_now=is_from_now
         )
         waits = [] if wait is None else [wait]
-        for ref in subscription.refs:
+        for ref in refs:
             loop = self.loops.of(ref.number)
             record = admit_group(
                 loop.partition(ref.number),
@@ -200,7 +213,7 @@ class Consumers:
                 waits.append(loop.commit(record))
         if waits:
             await asyncio.gather(*waits)
-        for ref in subscription.refs:
+        for ref in refs:
             loop = self.loops.of(ref.number)
             creating = loop.partition(ref.number).groups.creating
             while (subscription.channel, subscription.group) in creating:
@@ -224,10 +237,44 @@ class Consumers:
         self._subscriptions[subscription.consumer.key] = subscription
         if subscription.drain_targets is not None:
             self._drains[subscription.consumer.key] = subscription
-        for ref in subscription.refs:
+        self._read(subscription, subscription.refs)
+        self._grow_soon(subscription)
+
+    def _read(self, subscription: Subscription, refs: Sequence[PartitionRef]) -> None:
+        for ref in refs:
             partition = self.loops.partition(ref.number)
             partition.add_consumer(subscription.groups[ref.number], subscription.consumer)
             self.loops.ready(ref.number)
+
+    def _changed(self, topic: Topic) -> None:
+        for subscription in [*self._subscriptions.values()]:
+            if subscription.topic.name == topic.name:
+                self._grow_soon(subscription)
+
+    def _grow_soon(self, subscription: Subscription) -> None:
+        """Who reads all partitions of a topic reads those too that it has got meanwhile."""
+        topic = self.loops.topic(subscription.topic.name)
+        if topic is not None and subscription.is_outgrown_by(topic):
+            self._spawn(self._grow(subscription, topic))
+
+    async def _grow(self, subscription: Subscription, topic: Topic) -> None:
+        assert subscription.on_grown is not None
+        refs = subscription.grow(topic)
+        try:
+            await self._make_groups(subscription, refs, is_from_now=False)
+            if subscription.session is not None:
+                await claiming.attach(self.loops, subscription.session, subscription)
+            if not subscription.is_closed:
+                # Told before anything comes of them.
+                subscription.on_grown(subscription)
+                self._read(subscription, refs)
+        except SandglassError as error:
+            self._end(subscription, error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def grant(self, subscription: Subscription, credit_count: int, credit_bytes: int) -> None:
         """
@@ -424,11 +471,7 @@ class Consumers:
         for subscription in subscriptions:
             self._forget(subscription)
         if any(group.leases for group in groups):
-            task = asyncio.create_task(
-                give_back(self.loops, groups, keys, is_goodbye=is_goodbye)
-            )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(give_back(self.loops, groups, keys, is_goodbye=is_goodbye))
 
     # --- what the loop tells ------------------------------------------------------------------
 

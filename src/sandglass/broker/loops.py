@@ -62,6 +62,8 @@ class Loops:
         """The cluster, as it is known here."""
         self.on_moved: list[Callable[[int], None]] = []
         """Told a partition that somebody else leads than before, as far as is known here."""
+        self.on_changed: list[Callable[[Topic], None]] = []
+        """Told a topic that may have more partitions than before."""
         self._led: dict[int, NodeLoop] = {}
         self._listen(own)
 
@@ -173,6 +175,11 @@ class Loops:
         """A partition may be led by somebody else than before."""
         for told in self.on_moved:
             told(number)
+
+    def changed(self, topic: Topic) -> None:
+        """A topic may have more partitions than before."""
+        for told in self.on_changed:
+            told(topic)
 
     def remove(self, number: int, error: SandglassError) -> None:
         """The node leads a replicated partition no longer; who reads it is told why."""

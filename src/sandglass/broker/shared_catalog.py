@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sandglass.core.topic import Topic, TopicGroup, TopicKind, TopicSettings
 
@@ -130,12 +130,22 @@ class SharedCatalog(Protocol):
         """A topic of this node's own log has come, changed, or gone: others will hear of it."""
         ...
 
-    async def change_topic(self, topic: Topic) -> None:
+    async def change_topic(
+        self,
+        topic: Topic,
+        changes: Mapping[str, Any],
+        partition_count: int = 0,
+        replication_factor: int = 0,
+    ) -> Topic:
         """
-        Puts a topic's settings in place of those it had.
+        Changes settings of a replicated topic, by their names, as they stand when it is done;
+        and lets it have at least so many partitions, and so many replicas of each, 2 or more,
+        where these are not 0.
 
         Raises:
+            InvalidError: a setting outside its limits.
             NotFoundError: it was deleted.
+            PreconditionError: there are fewer members than replicas.
             UnavailableError: no quorum.
         """
         ...

@@ -24,6 +24,8 @@ from sandglass.errors import SandglassError
 OnMoved = Callable[["Subscription", int, SandglassError], None]
 """Told a partition, by its number, that is led elsewhere now, and the error that says where."""
 
+OnGrown = Callable[["Subscription"], None]
+
 
 class Receiver(Protocol):
     """Where a subscription's messages go."""
@@ -68,6 +70,12 @@ class Subscription:
     on_moved: OnMoved | None = None
     """Of a part of a subscription, which goes on without partitions that are led elsewhere; one
     without it ends when that happens."""
+    on_grown: OnGrown | None = None
+    """Of one that reads all partitions of its topic: told, before anything comes of them, that
+    there are more. Where there is none, it goes on with those that it began with."""
+    is_grown: bool = False
+    """It reads more partitions than it began with."""
+    session: "Session | None" = None
     reader: str = ""
     """The id of the session that its groups know, and that claims."""
     claimed: list[Lease | None] = field(default_factory=list[Lease | None])
@@ -81,6 +89,20 @@ class Subscription:
 
     def __post_init__(self) -> None:
         self.places = {ref.number: place for place, ref in enumerate(self.topic.partitions)}
+
+    def is_outgrown_by(self, topic: Topic) -> bool:
+        """Has the topic more partitions, all of which this is to read?"""
+        known = self.topic.partitions
+        is_same = topic.partitions[: len(known)] == known
+        return self.on_grown is not None and is_same and len(topic.partitions) > len(known)
+
+    def grow(self, topic: Topic) -> list[PartitionRef]:
+        """It is to read the partitions that its topic has got, which are returned."""
+        more = [*topic.partitions[len(self.topic.partitions) :]]
+        self.topic, self.is_grown = topic, True
+        self.refs = [*self.refs, *more]
+        self.places = {ref.number: place for place, ref in enumerate(topic.partitions)}
+        return more
 
     def drop(self, number: int) -> None:
         """A partition is led elsewhere, and not read here any more."""

@@ -14,16 +14,17 @@ The catalog of a cluster, in what its members agree on.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from sandglass.adapters.jetstream import Stream
 from sandglass.adapters.nats import Connection
 from sandglass.cluster.homes import Homes
 from sandglass.cluster.members import Members, key_part
 from sandglass.cluster.placed import TOPICS, Placed, topic_key
+from sandglass.cluster.placing import held_counts, with_factor
 from sandglass.core import limits
 from sandglass.core.machine import decode_group, encode_group
 from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, TopicSettings
@@ -93,6 +94,8 @@ class ClusterCatalog:
         """The replicated topics, by name."""
         self.drained: set[str] = set()
         """Members that lead nothing, and get no replicas, because an operator wants it so."""
+        self.on_changed: Callable[[Topic], None] = lambda _: None
+        """Told a topic that has other partitions than it had, as far as is known here."""
         self.homes = Homes(placement, members.me.name, own_topics)
         self._topics: dict[str, Topic] = {}
         self._partitions: dict[int, tuple[Topic, tuple[str, ...]]] = {}
@@ -131,35 +134,49 @@ class ClusterCatalog:
         settings: TopicSettings,
     ) -> Topic:
         """See `SharedCatalog.create_topic`."""
-        members = self._able_members(replication_factor)
+        self._able_members(replication_factor)
         if topic_key(name) in self.placement.entries:
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
             )
-        first = await self._take_numbers(partition_count)
-        refs = tuple(
-            PartitionRef(str(self.ids.next()), first + place)
-            for place in range(partition_count)
-        )
-        replicas = tuple(
-            tuple(
-                members[(first + place + rank) % len(members)]
-                for rank in range(replication_factor)
-            )
-            for place in range(partition_count)
-        )
+        refs, replicas = await self._new_partitions(partition_count, replication_factor)
         topic = Topic(name, kind, refs, replication_factor, self.clock.wall_ms(), settings)
-        for ref in refs:
-            await Stream(self.connection, ref.number).create(replication_factor)
         try:
             await self.placement.set(topic_key(name), Placed(topic, replicas).encode(), 0)
         except ConflictError:
-            for ref in refs:
-                await Stream(self.connection, ref.number).delete()
+            await self._delete_streams(refs)
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
             ) from None
         return topic
+
+    def _with_factor(self, placed: Placed, factor: int) -> Placed:
+        before = placed.topic.replication_factor
+        able = self._able_members(factor if factor > before else 0)
+        held = held_counts(self.placed.values())
+        replicas = tuple(with_factor(names, factor, able, held) for names in placed.replicas)
+        return Placed(replace(placed.topic, replication_factor=factor), replicas)
+
+    async def _new_partitions(
+        self, count: int, factor: int
+    ) -> tuple[tuple[PartitionRef, ...], tuple[tuple[str, ...], ...]]:
+        """Partitions with streams of their own, and who is to hold them."""
+        members = self._able_members(factor)
+        first = await self._take_numbers(count)
+        refs = tuple(
+            PartitionRef(str(self.ids.next()), first + place) for place in range(count)
+        )
+        replicas = tuple(
+            tuple(members[(first + place + rank) % len(members)] for rank in range(factor))
+            for place in range(count)
+        )
+        for ref in refs:
+            await Stream(self.connection, ref.number).create(factor)
+        return refs, replicas
+
+    async def _delete_streams(self, refs: Iterable[PartitionRef]) -> None:
+        for ref in refs:
+            await Stream(self.connection, ref.number).delete()
 
     async def claim(self, topic: Topic) -> None:
         """See `SharedCatalog.claim`."""
@@ -175,20 +192,57 @@ class ClusterCatalog:
         """See `SharedCatalog.publish`."""
         self.homes.publish(name)
 
-    async def change_topic(self, topic: Topic) -> None:
+    async def change_topic(
+        self,
+        topic: Topic,
+        changes: Mapping[str, Any],
+        partition_count: int = 0,
+        replication_factor: int = 0,
+    ) -> Topic:
         """See `SharedCatalog.change_topic`."""
-        key = topic_key(topic.name)
         while True:
-            entry = self.placement.entries.get(key)
-            if entry is None:
-                raise NotFoundError(
-                    f"ErrTopicNotFound: topic {topic.name!r} not found", field="topic"
-                )
-            placed = replace(Placed.decode(entry.value), topic=topic)
             with suppress(ConflictError):
-                await self.placement.set(key, placed.encode(), entry.revision)
-                return
+                topic = await self._change_topic(
+                    topic, changes, partition_count, replication_factor
+                )
+                break
             await asyncio.sleep(AGAIN_S)
+        if replication_factor:
+            for ref in topic.partitions:
+                await Stream(self.connection, ref.number).replicate(replication_factor)
+        return topic
+
+    async def _change_topic(
+        self,
+        topic: Topic,
+        changes: Mapping[str, Any],
+        partition_count: int,
+        replication_factor: int,
+    ) -> Topic:
+        key = topic_key(topic.name)
+        entry = self.placement.entries.get(key)
+        before = None if entry is None else Placed.decode(entry.value)
+        if entry is None or before is None or before.is_at_home:
+            raise NotFoundError(
+                f"ErrTopicNotFound: topic {topic.name!r} not found", field="topic"
+            )
+        settings = replace(before.topic.settings, **changes)
+        settings.check()
+        placed = replace(before, topic=replace(before.topic, settings=settings))
+        if replication_factor:
+            placed = self._with_factor(placed, replication_factor)
+        more = partition_count - len(placed.topic.partitions)
+        refs: tuple[PartitionRef, ...] = ()
+        if more > 0:
+            refs, new = await self._new_partitions(more, placed.topic.replication_factor)
+            grown = replace(placed.topic, partitions=(*placed.topic.partitions, *refs))
+            placed = Placed(grown, (*placed.replicas, *new))
+        try:
+            await self.placement.set(key, placed.encode(), entry.revision)
+        except ConflictError:
+            await self._delete_streams(refs)
+            raise
+        return placed.topic
 
     async def delete_topic(self, topic: Topic) -> None:
         """See `SharedCatalog.delete_topic`."""
@@ -324,9 +378,12 @@ class ClusterCatalog:
             for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True):
                 self._partitions[ref.number] = (placed.topic, names)
         topic = self.homes.topics.get(name) if is_at_home else placed and placed.topic
-        self._topics.pop(name, None)
-        if topic is not None:
-            self._topics[name] = topic
+        known = self._topics.pop(name, None)
+        if topic is None:
+            return
+        self._topics[name] = topic
+        if known is not None and known.partitions != topic.partitions:
+            self.on_changed(topic)
 
     def _on_drained(self, node: str, is_drained: bool) -> None:
         if is_drained:

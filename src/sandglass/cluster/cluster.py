@@ -37,6 +37,7 @@ from sandglass.cluster.replica import Replica, State
 from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
 from sandglass.cluster.snapshots import Snapshots, open_snapshots
 from sandglass.cluster.steward import REMOVED, ClusterSteward, remove_engine
+from sandglass.cluster.streams import Streams
 from sandglass.core import limits
 from sandglass.core.machine import encode_group, encode_topic
 from sandglass.core.partition import Slicer
@@ -134,6 +135,7 @@ class Cluster:
         """Why the node has not joined; empty once it has."""
         self.leaders: Leaders | None = None
         self.sight: Sight | None = None
+        self._streams: Streams | None = None
         self._connection: Connection | None = None
         self._placement: JetStreamPlacement | None = None
         self._store: RocksStore | None = None
@@ -190,6 +192,8 @@ class Cluster:
             await self.catalog.homes.stop()
         if self.snapshots is not None:
             await self.snapshots.stop()
+        if self._streams is not None:
+            await self._streams.stop()
         await asyncio.gather(*[each.stop() for each in self.replicas.values()])
         if self.members is not None:
             await self.members.leave()
@@ -297,9 +301,11 @@ class Cluster:
             lambda: own.topics,
             self.snapshots.forget,
         )
+        self.catalog.on_changed = self.loops.changed
         self._placement.follow(self._on_entry)
         self._store = self._open_store()
         self.leaders = Leaders(self.catalog, members, self.replicas, self.clock)
+        self._streams = Streams(self.catalog, self.replicas)
         self.sight = Sight(self.catalog, members, self.leaders, self.replicas)
         self.loops.shared = self.catalog
         self.loops.steward = ClusterSteward(
@@ -393,6 +399,8 @@ class Cluster:
                 await self._reconcile_all()
                 await self.leaders.consider()
                 await self._widen()
+                if self._streams is not None:
+                    self._streams.look()
             except SandglassError as error:
                 logger.warning("cluster: %s", error)
                 await asyncio.sleep(TURN_S)
@@ -433,6 +441,7 @@ class Cluster:
         assert self._store is not None
         assert self._connection is not None
         assert self.snapshots is not None
+        assert self.leaders is not None
         me = self.config.engine.name
         wanted = {
             ref.number
@@ -458,9 +467,12 @@ class Cluster:
             self.replicas[number] = replica
             replica.start()
         for number in self.replicas.keys() - wanted:
+            is_deleted = self.catalog.placed_of(number) is None
+            if not is_deleted and self.leaders.has_to_stay(self.replicas[number]):
+                continue
             replica = self.replicas.pop(number)
-            if self.catalog.placed_of(number) is None:
-                # Deleted: nobody takes it over, and its stream may be gone already.
+            if is_deleted:
+                # Nobody takes it over, and its stream may be gone already.
                 replica.drop()
             await replica.stop()
             StorePart(self._store, number).wipe()

@@ -9,7 +9,8 @@ are spread evenly as long as everybody is there.
    doesn't lead within some time, the next in order may.
 2. A leader that is not the first hands over to the one that is, once that has been there, with
    all that it holds read, for some time: whoever comes and goes moves nothing.
-3. A node that is drained, or stops, hands over to the first of those that are left.
+3. A node that is drained, stops, or is no longer one of a partition's replicas hands over to
+   the first of those that are left; its replica stays until then.
 4. Handing over: what is queued is finished, the offsets are closed exactly, and the entry is
    released, in favour of the heir, who opens its epoch at once. A few partitions at a time, so
    that none waits for all the others.
@@ -198,15 +199,15 @@ class Leaders:
             return
         now_ms = self.clock.monotonic_ms()
         given_ms = self._given_ms.get(replica.number)
-        is_drained = self.me in self.catalog.drained
-        if not is_drained and given_ms is not None and now_ms - given_ms < GIVEN_MS:
+        is_to_end = self._is_to_end(replica.number)
+        if not is_to_end and given_ms is not None and now_ms - given_ms < GIVEN_MS:
             return
         self._given_ms[replica.number] = now_ms
         self._begin_hand_over(replica, heir)
 
     def _heir(self, number: int) -> str:
         """The first in order that could lead at once; this node, unless it is to end that."""
-        is_ending = self._is_stopping or self.me in self.catalog.drained
+        is_ending = self._is_stopping or self._is_to_end(number)
         for name in self._order(number):
             if name == self.me:
                 if not is_ending:
@@ -214,6 +215,16 @@ class Leaders:
             elif self.is_there(name) and self._is_ready(name, number, at_once=is_ending):
                 return name
         return ""
+
+    def _is_to_end(self, number: int) -> bool:
+        """Is this node to lead a partition no longer, for good or for a while?"""
+        return self.me in self.catalog.drained or self.me not in self._order(number)
+
+    def has_to_stay(self, replica: Replica) -> bool:
+        """A replica that the node is to hold no longer: does it lead still, or hand over?"""
+        leadership, me = self.catalog.leadership(replica.number), self.members.me
+        is_mine = (leadership.node, leadership.incarnation) == (me.name, me.incarnation)
+        return is_mine or replica.number in self.heirs
 
     def _is_ready(self, name: str, number: int, *, at_once: bool) -> bool:
         """Has a member read its replica of a partition, and been there for some time?"""

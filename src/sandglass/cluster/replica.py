@@ -84,6 +84,8 @@ class Replica:
         """Why it is frozen, or doesn't get on."""
         self.epoch = 0
         """The one that it leads, or wants to."""
+        self.engine_count = 0
+        """How many engines hold the stream, as it was when reading began or put right since."""
         self.loop: NodeLoop | None = None
         self._part = part
         self._clock = clock
@@ -226,6 +228,7 @@ class Replica:
         )
         try:
             await follower.open()
+            self.engine_count = follower.replica_count
             await follower.current()
             if self._frozen is not None:
                 return

@@ -27,6 +27,7 @@ from sandglass.adapters.nats import Connection
 from sandglass.cluster.catalog import DRAINED, ClusterCatalog
 from sandglass.cluster.members import PREFIX, Members, key_part
 from sandglass.cluster.placed import Placed, topic_key
+from sandglass.cluster.placing import fewest, held_counts
 from sandglass.errors import NotFoundError, PreconditionError
 from sandglass.ports import Placement
 
@@ -124,12 +125,7 @@ class ClusterSteward:
         """
         alive = [member.name for member in self.members.alive]
         able = [name for name in alive if name != node and name not in self.catalog.drained]
-        held = Counter(
-            name
-            for placed in self.catalog.placed.values()
-            for names in placed.replicas
-            for name in names
-        )
+        held = held_counts(self.catalog.placed.values())
         moved: list[tuple[Placed, int]] = []
         for name, placed in sorted(self.catalog.placed.items()):
             if not any(node in names for names in placed.replicas):
@@ -160,8 +156,7 @@ class ClusterSteward:
                 " topic",
                 field="node",
             )
-        heir = min(free, key=lambda name: (held[name], name))
-        held[heir] += 1
+        heir = fewest(free, held)
         return tuple(heir if name == node else name for name in names)
 
     async def _narrow(self, node: str) -> None:

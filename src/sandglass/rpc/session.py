@@ -230,6 +230,20 @@ class SessionStream:
             self._reply = pb.ServerFrame(open_leases=leases[first : first + most])
         self._reply_bytes = self._reply.ByteSize()
         self._wake()
+        self._repeat_grown(session)
+
+    def _repeat_grown(self, session: Session) -> None:
+        """The client may have missed that its subscriptions have got more partitions."""
+        for subscription in session.subscriptions.values():
+            if subscription.is_grown and subscription.id >= 0:
+                self.tell_grown(subscription)
+        if self._relay is not None:
+            self._relay.repeat_grown()
+
+    def tell_grown(self, subscription: Subscription) -> None:
+        """A subscription reads more partitions from here on."""
+        ids = [ref.id for ref in subscription.topic.partitions]
+        self.answer(pb.Subscribed(subscription_id=subscription.id, partitions=ids))
 
     def _taken_over(self, session: Session) -> list[pb.OpenLease]:
         """This stream receives for the session from now on; what that holds."""
@@ -385,6 +399,7 @@ class SessionStream:
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
                 on_moved=self._moved if item.is_part else None,
+                on_grown=None if item.partitions or item.is_drain else _tell_grown,
                 claims=claims_of(topic, item),
                 has_more_claims=item.has_more_claims,
                 reader=item.reader,
@@ -571,6 +586,12 @@ class SessionStream:
         while self._heard:
             self._heard = False
             await asyncio.sleep(SILENCE_FACTOR * HEARTBEAT_MS / 1000)
+
+
+def _tell_grown(subscription: Subscription) -> None:
+    stream = subscription.receiver  # of the connection that its session has now
+    assert isinstance(stream, SessionStream)
+    stream.tell_grown(subscription)
 
 
 def _bytes_at_most(delivery: pb.Delivery) -> int:

@@ -96,7 +96,12 @@ class Admin:
 
     async def _set_topic(self, request: admin_pb2.SetTopicRequest) -> admin_pb2.SetTopicReply:
         changes = values.changes_of(request.settings)
-        topic = await self._broker.catalog.change_topic(request.name, **changes)
+        topic = await self._broker.catalog.change_topic(
+            request.name,
+            partition_count=request.partition_count,
+            replication_factor=request.replication_factor,
+            **changes,
+        )
         return admin_pb2.SetTopicReply(topic=values.topic_to_wire(topic))
 
     async def delete_topic(

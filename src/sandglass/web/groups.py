@@ -20,6 +20,8 @@ from sandglass.wire import gateway
 from sandglass.wire.v1 import admin_pb2
 
 TOPIC_SETTINGS: Final = ("retentionMs", "ackTimeoutMs", "maxDeliveries", "backoff")
+TOPIC_SHAPE: Final = ("partitionCount", "replicationFactor")
+"""What else may be changed of a topic."""
 GROUP_SETTINGS: Final = ("ackTimeoutMs", "maxDeliveries", "backoff")
 
 _FIELDS: Final = {
@@ -34,12 +36,12 @@ class Groups:
         self._admin = Admin(broker, leaders)
 
     async def set_topic(self, request: Request) -> Response:
-        """What is given of `Settings`, and nothing else; the `Topic`."""
-        fields = await read_known(request, *TOPIC_SETTINGS)
-        wire = admin_pb2.SetTopicRequest(
-            name=request.path_params["topic"],
-            settings=gateway.to_message(fields, admin_pb2.TopicSettings),
-        )
+        """What is given of `TopicChange`, and nothing else; the `Topic`."""
+        fields = await read_known(request, *TOPIC_SETTINGS, *TOPIC_SHAPE)
+        shape = {name: fields.pop(name) for name in TOPIC_SHAPE if name in fields}
+        wire = gateway.to_message(shape, admin_pb2.SetTopicRequest)
+        wire.name = request.path_params["topic"]
+        wire.settings.CopyFrom(gateway.to_message(fields, admin_pb2.TopicSettings))
         return answer((await self._admin.set_topic(wire)).topic)
 
     async def create(self, request: Request) -> Response:

@@ -135,7 +135,7 @@ PATHS: Final[Part] = {
             "Change settings of a topic: what is given, and nothing else.",
             TOPIC,
             tag="topics",
-            body="Settings",
+            body="TopicChange",
             gives="Topic",
         ),
         "delete": _call("Delete a topic with its messages and groups.", TOPIC, tag="topics"),

@@ -81,6 +81,15 @@ SCHEMAS: Final[Part] = {
         maxDeliveries=_number("Attempts before a dead letter."),
         backoff=_ref("Backoff"),
     ),
+    "TopicChange": _object(
+        "What is to change of a topic: as `Settings`, and what it is made of.",
+        retentionMs=_text("As in `Settings`."),
+        ackTimeoutMs=_text("As in `Settings`."),
+        maxDeliveries=_number("As in `Settings`."),
+        backoff=_ref("Backoff"),
+        partitionCount=_number("So many from here on: more, of a timer topic."),
+        replicationFactor=_number("So many replicas from here on."),
+    ),
     "Groups": _object(
         "The groups of a topic, and how they stand.",
         groups=_list(_ref("GroupStatus"), "One for each partition and channel that it reads."),

@@ -85,6 +85,17 @@ def test_a_group_is_made_once_set_and_deleted(http, topic):
     assert {} == ok(http.get(f"/topics/{topic}/groups"))
 
 
+def test_a_topic_gets_more_partitions_and_none_goes(http, topic):
+    shown = ok(http.patch(f"/topics/{topic}", json={"partitionCount": 3, "maxDeliveries": 4}))
+    fewer = http.patch(f"/topics/{topic}", json={"partitionCount": 2})
+
+    assert (3, 4) == (len(shown["partitions"]), shown["settings"]["maxDeliveries"])
+    assert ("PRECONDITION", "partition_count") == (
+        fewer.headers["Sandglass-Reason"],
+        fewer.headers["Sandglass-Field"],
+    )
+
+
 def test_a_group_is_moved_to_a_place_in_all_partitions(http, topic, partition):
     path = f"{topic}/{partition}"
     produce(http, path, b"0", b"1")
@@ -116,6 +127,8 @@ def test_a_group_is_moved_to_an_offset_in_one_partition(http, topic, partition):
     [
         ("PATCH", "", {"ackTimeout": "30s"}, "ackTimeout"),
         ("PATCH", "", {"maxDeliveries": "many"}, "maxDeliveries"),
+        ("PATCH", "", {"partitionCount": 1025}, "partition_count"),
+        ("PATCH", "", {"partitionCount": "many"}, "partitionCount"),
         ("POST", "/groups", {}, "group"),
         ("POST", "/groups", {"name": "g", "begin": "now"}, "begin"),
         ("POST", "/groups", {"name": "g", "start": "then"}, "start"),

@@ -40,7 +40,7 @@ class Engine:
             return {"message": {"data": data}}
         state = {"first_seq": self.first_sequence, "last_seq": len(self.raws)}
         state |= {"bytes": 0, "messages": len(self.raws)}
-        return {"created": self.created, "state": state}
+        return {"created": self.created, "state": state, "config": {"num_replicas": 3}}
 
     async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> Stored:
         del subject

@@ -208,9 +208,41 @@ def set_(
     backoff: Annotated[
         str, typer.Option("--backoff", metavar="BACKOFF", help=values.BACKOFF_HELP)
     ] = "",
+    num_partitions: Annotated[
+        int,
+        typer.Option(
+            "--num_partitions",
+            "-p",
+            metavar="N",
+            help="So many partitions from here on: more, of a timer topic. Some keys go to new"
+            " ones then.",
+            show_default=False,
+        ),
+    ] = 0,
+    replication_factor: Annotated[
+        int,
+        typer.Option(
+            "--replication_factor",
+            "-r",
+            metavar="N",
+            help="So many nodes hold each partition from here on.",
+            show_default=False,
+        ),
+    ] = 0,
 ) -> None:
     """Change settings of a topic: those that are given."""
     wanted = values.settings_of(ack_timeout, max_deliveries, backoff, retention)
+    if num_partitions:
+        wanted["partitions"] = limits.check_range(
+            num_partitions, field="--num_partitions", low=1, high=limits.PARTITION_COUNT_MAX
+        )
+    if replication_factor:
+        wanted["replication_factor"] = limits.check_range(
+            replication_factor,
+            field="--replication_factor",
+            low=1,
+            high=limits.REPLICATION_FACTOR_MAX,
+        )
     if not wanted:
         raise InvalidError("no setting is given", field="settings")
 

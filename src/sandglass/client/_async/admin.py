@@ -59,19 +59,39 @@ class AsyncAdmin:
         ack_timeout: timedelta | None = None,
         max_deliveries: int | None = None,
         backoff: BackoffLike | None = None,
+        partitions: int | None = None,
+        replication_factor: int | None = None,
     ) -> Topic:
         """
         Changes the settings of a topic that are given.
 
+        Args:
+            partitions: so many of them from here on. Some keys go to new ones then.
+            replication_factor: so many nodes hold each of them from here on.
+
         Raises:
             InvalidError: a value outside its range.
+            PreconditionError: fewer partitions; or more, of a KV topic; more replicas than
+                there are nodes.
         """
+        if partitions is not None:
+            limits.check_range(
+                partitions, field="partitions", low=1, high=limits.PARTITION_COUNT_MAX
+            )
         settings = admin_pb2.TopicSettings()
         if retention is not None:
             low, high = limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
             settings.retention_ms = span_ms(retention, field="retention", low=low, high=high)
         _set(settings, ack_timeout, max_deliveries, backoff)
-        request = admin_pb2.SetTopicRequest(name=name, settings=settings)
+        if replication_factor is not None:
+            high = limits.REPLICATION_FACTOR_MAX
+            limits.check_range(replication_factor, field="replication_factor", low=1, high=high)
+        request = admin_pb2.SetTopicRequest(
+            name=name,
+            settings=settings,
+            partition_count=partitions or 0,
+            replication_factor=replication_factor or 0,
+        )
         parse = admin_pb2.SetTopicReply.FromString
         return topic_of((await self._unary.call("SetTopic", request, parse)).topic)
 

@@ -132,6 +132,8 @@ class Parted:
         self.trouble: SandglassError | None = None
         """Why it has homeless partitions."""
         self.is_announced = False
+        self.is_grown = False
+        """It reads more partitions than it began with."""
         self.is_left = False
         self.is_over = False
         self.failure: SandglassError | None = None
@@ -182,6 +184,22 @@ class Parted:
         part.claims = self.holdings.to_claim(part.places, self._ways.now_ms())
         item.claims.extend(holding.claim for holding in part.claims)
         return item
+
+    def announce_again(self) -> None:
+        """The client is told which partitions there are now."""
+        if self.is_announced and not self.is_over:
+            ids = [ref.id for ref in self.topic.partitions]
+            self._ways.announce(pb.Subscribed(subscription_id=self.id, partitions=ids))
+
+    def grow(self, topic: Topic) -> None:
+        """The topic as it is now: if all of it is read, so are partitions that it has got."""
+        known, ids = ([ref.id for ref in each.partitions] for each in (self.topic, topic))
+        is_whole = not self.item.partitions and not self.item.is_drain and not self.is_over
+        if not is_whole or ids == known or ids[: len(known)] != known:
+            return
+        self.topic, self.is_grown = topic, True
+        self.homeless |= {*range(len(known), len(ids))}
+        self.announce_again()
 
     def opened(self, part: Part, answers: Sequence[pb.Claimed] = ()) -> set[tuple[int, int]]:
         """

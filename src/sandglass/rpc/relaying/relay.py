@@ -123,6 +123,10 @@ class Relay:
         """The client reads again."""
         self._subscribing.go_on()
 
+    def repeat_grown(self) -> None:
+        """See `Subscribing.repeat_grown`."""
+        self._subscribing.repeat_grown()
+
     async def until_room(self) -> None:
         """Waits while a node takes what it is sent more slowly than it comes."""
         for upstream in [*self._links.upstreams.values()]:
@@ -168,6 +172,10 @@ class Relay:
             return  # whoever reads it is told, or its way breaks
         self._producing.moved(number, home)
         self._subscribing.moved(number, home)
+
+    def changed(self, topic: Topic) -> None:
+        """See `Subscribing.changed`."""
+        self._subscribing.changed(topic)
 
     # --- time ---------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.subscription import Session
+from sandglass.core.topic import Topic
 from sandglass.rpc.calls import Context
 from sandglass.rpc.forwarding import FORWARDED, PASSED_ON, Peers
 from sandglass.rpc.relaying.links import Downstream
@@ -27,6 +28,7 @@ class Relays:
         self._peers = peers
         self._relays: dict[str, Relay] = {}
         broker.loops.on_moved.append(self._moved)
+        broker.loops.on_changed.append(self._changed)
 
     async def joined(
         self, session: Session, stream: Downstream, context: Context
@@ -72,6 +74,10 @@ class Relays:
     def _moved(self, number: int) -> None:
         for relay in [*self._relays.values()]:
             relay.moved(number)
+
+    def _changed(self, topic: Topic) -> None:
+        for relay in [*self._relays.values()]:
+            relay.changed(topic)
 
 
 def was_forwarded(context: Context) -> bool:

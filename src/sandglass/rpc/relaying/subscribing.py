@@ -202,6 +202,19 @@ class Subscribing:
         parted.grant(item.count, item.bytes)
         return True
 
+    def changed(self, topic: Topic) -> None:
+        """A topic may have more partitions: who reads all of them reads the new ones, too."""
+        for parted in self._subscriptions.values():
+            if parted.topic.name == topic.name:
+                parted.grow(topic)
+        self._links.look_soon()
+
+    def repeat_grown(self) -> None:
+        """The client, which has come back, may not know what has got more partitions."""
+        for parted in self._subscriptions.values():
+            if parted.is_grown:
+                parted.announce_again()
+
     def go_on(self) -> None:
         """The client reads again."""
         for parted in self._subscriptions.values():

@@ -1,6 +1,6 @@
 """A subscription in parts, without a network: what its client sees, and what its parts do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -524,3 +524,34 @@ def test_who_hears_twice_that_a_partition_moved_loses_nothing_else(seen: Seen) -
     parted.lost(first, MOVED, [1])
 
     assert ({1}, {0}) == (parted.homeless, first.places)
+
+
+# --- topics that grow -------------------------------------------------------------------------
+
+
+def test_a_topic_that_gets_more_partitions_is_read_whole(seen: Seen) -> None:
+    parted = parted_of(seen)
+    in_two(parted)
+    more = replace(TOPIC, partitions=(*TOPIC.partitions, PartitionRef("p4", 4)))
+
+    parted.grow(more)
+    parted.grow(more)
+
+    assert {4} == parted.homeless
+    assert [4, 5] == [len(each.partitions) for each in seen.announced]
+    third = Part(3, None, {4})
+    parted.add(third)
+    assert ["p4"] == list(parted.request(third).partitions)
+
+
+def test_only_who_reads_all_of_the_same_topic_grows_with_it(seen: Seen) -> None:
+    named, drain, whole = parted_of(seen), parted_of(seen, is_drain=True), parted_of(seen)
+    named.item.partitions[:] = ["p0", "p1", "p2", "p3"]
+    more = (*TOPIC.partitions, PartitionRef("p4", 4))
+    another = (PartitionRef("q0", 9), *more[1:])
+
+    named.grow(replace(TOPIC, partitions=more))
+    drain.grow(replace(TOPIC, partitions=more))
+    whole.grow(replace(TOPIC, partitions=another))
+
+    assert [{0, 1, 2, 3}] * 3 == [each.homeless for each in (named, drain, whole)]
