@@ -149,6 +149,8 @@ def _decode(raw: bytes) -> Entry:
     found = EntryKind(kind)
     if (n == 0) != (found is EntryKind.FENCE):
         raise ValueError(f"a {found.name.lower()} entry has n = {n}")
+    if known > n:
+        raise ValueError(f"with n = {n} it says that n = {known} was accepted before")
     return Entry(found, writer, epoch, n, known, position, chain, tuple(records))
 
 

@@ -74,6 +74,7 @@ def test_newer_version_is_called_newer_and_not_damaged() -> None:
         (lambda rest: b"\x09" + rest[1:], "9 is not a valid EntryKind"),
         (lambda rest: b"\x01" + rest[1:], "a fence entry has n = 7"),
         (lambda rest: rest[:25] + bytes(8) + rest[33:], "a records entry has n = 0"),
+        (lambda rest: rest[:33] + b"\x08" + rest[34:], "n = 7 it says that n = 8 was"),
         (lambda rest: rest[:53] + bytes(4), "it carries no record"),
         (lambda rest: rest + b"more", "it ends at"),
         (lambda rest: rest[:-1], "it ends at"),
