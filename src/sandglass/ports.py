@@ -96,6 +96,30 @@ class Log(Protocol):
         ...
 
 
+class PipelinedLog(Log, Protocol):
+    """
+    A log that makes durable by itself what it is given, in order, and takes more meanwhile.
+    Nobody calls its `sync`.
+    """
+
+    on_durable: Callable[[], None]
+    """Told when `durable_position` has gone up, or there is more room."""
+
+    @property
+    def room_bytes(self) -> int:
+        """How much it would send on at once; what it is given beyond that waits in it."""
+        ...
+
+    async def synced(self) -> int:
+        """
+        Waits until what was appended is durable; returns `durable_position`.
+
+        Raises:
+            UnavailableError: it takes nothing more; what isn't durable may be there or not.
+        """
+        ...
+
+
 class Store(View, Protocol):
     """
     The view: ordered rows that `apply` makes. After a crash it is an exact prefix of what was

@@ -55,5 +55,7 @@ def test_histories_of_a_cluster_are_rich_enough_to_mean_something() -> None:
     assert sum(report.lost_count for report in reports) > 5
     assert sum(report.handed_over_count for report in reports) > 5
     assert sum(report.outdated_count for report in reports) > 0
+    assert sum(report.overlapped_count for report in reports) > 500
+    assert sum(report.torn_count for report in reports) > 10
     assert sum(report.claimed_count for report in reports) > 3
     assert sum(report.frozen_count for report in reports) > 3

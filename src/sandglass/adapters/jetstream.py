@@ -286,6 +286,7 @@ class JetStreamLog:
     writer: Writer
     clock: Clock
     on_deposed: Callable[[], None] = lambda: None
+    on_durable: Callable[[], None] = lambda: None
     _outbox: deque[Outgoing] = field(default_factory=deque)
     _sent_ms: dict[int, int] = field(default_factory=dict)
     """By n: when it was first sent."""
@@ -311,6 +312,11 @@ class JetStreamLog:
     def durable_position(self) -> int:
         """The highest position that a majority has, and every replica accepts."""
         return self.writer.committed_position
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more goes out at once. See `PipelinedLog`."""
+        return self.writer.room_bytes
 
     def append(self, records: Sequence[bytes], *, may_use_reserve: bool = False) -> int:
         """Takes records, and sends them on; each record is atomic. See `Log.append`."""
@@ -475,6 +481,7 @@ class JetStreamLog:
         self._marks.append(mark)
         self._changed.set()
         self._pump()
+        self.on_durable()
 
     # --- doubt --------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ from sandglass.errors import SandglassError
 Done = Callable[[SandglassError | None], None]
 """Told when a record is applied, or why it isn't."""
 
+RECORD_BYTES = 100
+"""What a record counts for that waits, beside what was produced with it."""
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -32,12 +35,19 @@ class Waiting:
     answer_count: int = 1
     """How many requests `done` answers."""
 
+    @property
+    def weight_bytes(self) -> int:
+        """Some measure of its size, before it is encoded."""
+        return RECORD_BYTES + self.size_bytes
+
 
 @dataclass(slots=True)
 class Inbox:
     """The records of one log that wait, in the order in which they go there."""
 
     waiting: list[Waiting] = field(default_factory=list[Waiting])
+    size_bytes: int = 0
+    """By the weight of each."""
 
     def __bool__(self) -> bool:
         return bool(self.waiting)
@@ -45,6 +55,7 @@ class Inbox:
     def add(self, each: Waiting) -> None:
         """Behind all others."""
         self.waiting.append(each)
+        self.size_bytes += each.weight_bytes
 
     def add_promise(self, promise: Record) -> None:
         """
@@ -55,10 +66,12 @@ class Inbox:
         waiting = self.waiting
         places = reversed(range(len(waiting)))
         place = next((n + 1 for n in places if waiting[n].record.partition == NODE), 0)
-        waiting.insert(place, Waiting(promise, None))
+        each = Waiting(promise, None)
+        waiting.insert(place, each)
+        self.size_bytes += each.weight_bytes
 
-    def encoded(self) -> list[bytes]:
-        """The first records, as many as a turn takes."""
+    def encoded(self, bytes_max: int) -> list[bytes]:
+        """The first records, as many as a turn takes, and the one that goes beyond so much."""
         raws: list[bytes] = []
         size_bytes = rows = answers = 0
         for each in self.waiting[: limits.TURN_APPEND_COUNT_MAX]:
@@ -67,7 +80,7 @@ class Inbox:
             rows += sum([row_count(operation) for operation in each.record.operations])
             answers += each.answer_count
             if (
-                size_bytes >= limits.TURN_APPEND_BYTES_MAX
+                size_bytes >= min(bytes_max, limits.TURN_APPEND_BYTES_MAX)
                 or rows >= limits.TURN_APPEND_ROW_COUNT_MAX
                 or answers >= limits.TURN_ANSWER_COUNT_MAX
             ):
@@ -77,12 +90,14 @@ class Inbox:
     def take(self, count: int) -> list[Waiting]:
         """Takes the first so many: the log has them."""
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        self.size_bytes -= sum([each.weight_bytes for each in taken])
         return taken
 
     def take_appends(self) -> list[Waiting]:
         """Takes what was produced."""
         taken = [each for each in self.waiting if each.is_append]
         self.waiting = [each for each in self.waiting if not each.is_append]
+        self.size_bytes -= sum([each.weight_bytes for each in taken])
         return taken
 
     def retract(self, refused: list[Waiting], partitions: dict[int, Partition]) -> None:

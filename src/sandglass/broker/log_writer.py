@@ -1,18 +1,18 @@
 """
-Queued records on their way into the log: one append and one sync at a time, in a thread.
+Queued records on their way into the log: many in one append, in order, and back when they are
+durable. How they become that: `sandglass.broker.syncs`.
 
 On a full disk what was produced is taken back, and all else uses the log's reserve.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandglass.broker.inbox import Inbox, Waiting
+from sandglass.broker.syncs import Pipeline, Syncs, ThreadSync
 from sandglass.errors import BusyError, NoSpaceError
-from sandglass.ports import Log
+from sandglass.ports import Log, PipelinedLog
 from sandglass.telemetry import Counts
 
 logger = logging.getLogger(__name__)
@@ -28,55 +28,70 @@ class LogWriter:
     log: Log
     stats: Counts
     stopwatch_ns: Callable[[], int]
-    """For measuring; the sync thread asks it."""
+    """For measuring; another thread may ask it."""
     wake: Callable[[], None]
-    """Told, in the loop's thread, when a sync has ended."""
+    """Told, in the loop's thread, when something has become durable, or may be appended."""
 
     inbox: Inbox = field(default_factory=Inbox)
     syncing: list[Waiting] = field(default_factory=list[Waiting])
     """Appended, and not yet known to be durable."""
-    synced: Callable[[], Awaitable[int]] | None = None
-    """Awaits the log, where it isn't synced in a thread."""
+    syncs: Syncs = field(init=False)
     is_full: bool = False
     """The log can't get another segment: producers wait, outcomes use the reserve."""
     is_short_of_files: bool = False
     """What it lacks for another segment is a descriptor, not space."""
     again_ms: int = 0
     """No room, not even in the reserve: when to try once more; 0 if there is."""
-    _sync: asyncio.Future[int] | None = None
-    _thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="sandglass-sync")
-    )
+
+    def __post_init__(self) -> None:
+        self.syncs = ThreadSync(self.log, self.stats, self.stopwatch_ns, self.wake)
+
+    def take_over(self, log: PipelinedLog) -> None:
+        """From here on this log is written, which takes more while entries are under way."""
+        assert not self.syncs.is_under_way, "the log before isn't done"
+        self.syncs.close(wait=False)
+        self.log = log
+        self.syncs = Pipeline(log, self.stats, self.stopwatch_ns, self.wake)
 
     @property
     def is_syncing(self) -> bool:
-        """A sync runs, or its end hasn't been taken: nothing can be appended."""
-        return self._sync is not None
+        """Something was appended, and it isn't taken that it is durable."""
+        return self.syncs.is_under_way
 
     @property
     def is_synced(self) -> bool:
-        """A sync has ended: `take_synced`."""
-        return self._sync is not None and self._sync.done()
+        """Something has become durable: `take_synced`."""
+        return self.syncs.is_over
+
+    def room_bytes(self, intake_bytes: int) -> int:
+        """How much may be appended just now, where beside the inbox so much waits; or 0."""
+        return self.syncs.room_bytes(intake_bytes + self.inbox.size_bytes)
 
     def take_synced(self) -> list[Waiting]:
         """
-        Takes what the sync that has ended made durable.
+        Takes what has become durable, in order.
 
         Raises:
             SandglassError: the outcome of the write is unknown.
         """
-        assert self._sync is not None
-        self.stats.sync_ms.observe(self._sync.result() / 1_000_000)
-        durable, self._sync, self.syncing = self.syncing, None, []
+        count = self.syncs.take(len(self.syncing))
+        durable, self.syncing = self.syncing[:count], self.syncing[count:]
         return durable
 
     def append(
-        self, steady_ms: int, take_back: Callable[[list[Waiting]], None], *, may_wait: bool
+        self,
+        steady_ms: int,
+        take_back: Callable[[list[Waiting]], None],
+        *,
+        room_bytes: int,
+        may_wait: bool,
     ) -> None:
         """
-        Gives the log what is queued, as much as a turn takes, and begins to sync it.
+        Gives the log what is queued, as much as a turn takes, and sees to it that it becomes
+        durable.
 
         Args:
+            room_bytes: so much, and the record that goes beyond it.
             take_back: given what was produced and finds no room; it is out of the inbox.
             may_wait: where not even the reserve has room, it is tried again later.
 
@@ -84,7 +99,7 @@ class LogWriter:
             BusyError: there is no room at all, and it may not wait.
         """
         self.again_ms = 0
-        raws = self.inbox.encoded()
+        raws = self.inbox.encoded(room_bytes)
         if not raws:
             return
         try:
@@ -92,12 +107,12 @@ class LogWriter:
         except BusyError as error:
             self.note_no_room(error)
             take_back(self.inbox.take_appends())
-            raws = self.inbox.encoded()
+            raws = self.inbox.encoded(room_bytes)
             if not raws or not self._append_to_reserve(raws, steady_ms, may_wait=may_wait):
                 return
-        self.syncing = self.inbox.take(len(raws))
-        self.stats.record_count += len(self.syncing)
-        self.start_sync()
+        self.syncing += self.inbox.take(len(raws))
+        self.stats.record_count += len(raws)
+        self.syncs.begin()
 
     def _append_to_reserve(self, raws: list[bytes], steady_ms: int, *, may_wait: bool) -> bool:
         """What no producer waits for; false if there isn't even room for that."""
@@ -120,7 +135,12 @@ class LogWriter:
             BusyError: there is no room.
         """
         self.log.append([raw], may_use_reserve=True)
-        await self._begin_sync()
+        await self.syncs.finish()
+
+    def settle(self) -> None:
+        """Asked now and then: a log that is quiet may note that it is."""
+        if not self.inbox:
+            self.syncs.settle()
 
     def note_no_room(self, error: BusyError) -> None:
         """From now on producers are refused, until the house is kept."""
@@ -135,28 +155,6 @@ class LogWriter:
             return BusyError("the node has too many files open", retry_after_ms=retry_after_ms)
         return NoSpaceError("the disk is full", retry_after_ms=retry_after_ms)
 
-    def start_sync(self) -> None:
-        """Begins to sync what was appended, if anything."""
-        self.stats.sync_count += 1
-        self._sync = self._begin_sync()
-        self._sync.add_done_callback(lambda _: self.wake())
-
     def close(self, *, wait: bool = True) -> None:
-        """Ends the thread; what it is about is waited for, or not."""
-        self._thread.shutdown(wait=wait)
-
-    def _begin_sync(self) -> "asyncio.Future[int]":
-        if self.synced is not None:
-            return asyncio.ensure_future(self._await_log(self.synced))
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._timed_sync)
-
-    async def _await_log(self, synced: Callable[[], Awaitable[int]]) -> int:
-        began_ns = self.stopwatch_ns()
-        await synced()
-        return self.stopwatch_ns() - began_ns
-
-    def _timed_sync(self) -> int:
-        """In the sync thread; how long it took, in ns."""
-        began_ns = self.stopwatch_ns()
-        self.log.sync()
-        return self.stopwatch_ns() - began_ns
+        """Ends; what it is about is waited for, or not."""
+        self.syncs.close(wait=wait)

@@ -56,7 +56,7 @@ from sandglass.errors import (
     SandglassError,
     UnavailableError,
 )
-from sandglass.ports import Clock, Log, Store
+from sandglass.ports import Clock, Log, PipelinedLog, Store
 from sandglass.telemetry import Counts
 
 logger = logging.getLogger(__name__)
@@ -141,10 +141,6 @@ class NodeLoop:
     """Durable, and not yet in the view: if it fails, they are told so."""
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _housekeeping_ms: int = 0
-    _seen_sync_count: int = 0
-    """When the house was kept."""
-    _settled_sync_count: int = 0
-    """With the last sync of nothing."""
     _has_delivered: bool = False
     """The last turn handed something out."""
     _told_count: int = 0
@@ -222,18 +218,17 @@ class NodeLoop:
         reached_ms, steady_ms = self.machine.clocks(self.view)
         return codec.encode(self.machine.opening(epoch, Moment(reached_ms, steady_ms, 0)))
 
-    async def take_over(
-        self, log: Log, synced: Callable[[], Awaitable[int]], mark_at: Callable[[int], bytes]
-    ) -> None:
+    async def take_over(self, log: PipelinedLog, mark_at: Callable[[int], bytes]) -> None:
         """
         Begins to lead a replicated log, whose last record applied opened the epoch.
 
         Args:
-            synced: waits until what was appended is durable.
-            mark_at: what the store keeps beside an applied position.
+            mark_at: what the store keeps beside an applied position at which the log was
+                durable.
         """
-        self.log = self._writer.log = log
-        self._writer.synced, self._applier.mark_at = synced, mark_at
+        self.log = log
+        self._writer.take_over(log)
+        self._applier.mark_at = mark_at
         await self._start_clocks()
         self.machine.take_over(self.moment())
         self._begin()
@@ -418,8 +413,8 @@ class NodeLoop:
             self._fail(error)
 
     def _want_turn(self) -> None:
-        # While a sync runs nothing can be appended; its end brings a turn.
-        if not self._writer.is_syncing:
+        # While nothing can be appended, whatever changes that brings a turn.
+        if self._writer.room_bytes(self._intake.size_bytes):
             self._kick.set()
 
     def _has_queued(self) -> bool:
@@ -495,12 +490,19 @@ class NodeLoop:
 
     def _append(self, moment: Moment) -> None:
         """Hands what is queued to the log, with a promise where one is due."""
-        if self._writer.is_syncing or moment.steady_ms < self._writer.again_ms:
+        writer = self._writer
+        room_bytes = writer.room_bytes(self._intake.size_bytes)
+        if not room_bytes or moment.steady_ms < writer.again_ms:
             return
         self._admit(moment)
         self._make_promise(moment)
         # Nobody is served before the epoch is durable: then it is better to give up.
-        self._writer.append(moment.steady_ms, self._take_back, may_wait=self._is_leading)
+        writer.append(
+            moment.steady_ms,
+            self._take_back,
+            room_bytes=room_bytes,
+            may_wait=self._is_leading,
+        )
 
     def _admit(self, moment: Moment) -> None:
         """Makes records of what was taken in."""
@@ -609,10 +611,12 @@ class NodeLoop:
     def _delay_ms(self) -> int:
         """How long there is nothing to do."""
         writer = self._writer
+        if writer.is_synced or (self._is_stopping and not writer.is_syncing):
+            return 0
         if (
-            self._is_stopping
-            or (self._has_queued() and not writer.is_syncing and not writer.again_ms)
-            or writer.is_synced
+            self._has_queued()
+            and not writer.again_ms
+            and writer.room_bytes(self._intake.size_bytes)
         ):
             return 0
         moment = self.moment()
@@ -647,21 +651,7 @@ class NodeLoop:
         self.housekeeping(moment)
         self.log.trim(self.store.flushed_position() + 1)
         self._writer.is_full = False  # the next batch tries the disk anew
-        self._settle_log()
-
-    def _settle_log(self) -> None:
-        """
-        A log that was quiet since the last time is synced once more, with nothing to sync: it
-        notes that all is durable, and what is damaged from then on is no torn tail.
-        """
-        sync_count = self.stats.sync_count
-        if sync_count == self._settled_sync_count:
-            return
-        if sync_count != self._seen_sync_count:
-            self._seen_sync_count = sync_count
-        elif not self._writer.is_syncing and not self._inbox:
-            self._writer.start_sync()
-            self._settled_sync_count = self.stats.sync_count
+        self._writer.settle()
 
     async def _finish(self) -> None:
         moment = self.moment()

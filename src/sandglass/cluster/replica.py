@@ -321,9 +321,7 @@ class Replica:
         loop.on_failure = fail
         try:
             log.start()
-            await loop.take_over(
-                log, log.synced, lambda position: log.mark_at(position).encode()
-            )
+            await loop.take_over(log, lambda position: log.mark_at(position).encode())
             self.state = State.LEADING
             logger.info("partition %d is led here, in epoch %d", self.number, self.epoch)
             self._snapshots.logs[self.number] = LedLog(

@@ -248,6 +248,18 @@ class Writer:
             outgoing.append(flight.outgoing)
         return outgoing
 
+    @property
+    def room_bytes(self) -> int:
+        """
+        How many bytes of records would be sent at once, if they were appended now; 0 while in
+        doubt, and while others wait for room.
+        """
+        if self.phase is not Phase.LEADING or self._waiting or not self._has_room():
+            return 0
+        left_count = limits.ENTRY_FLIGHT_COUNT_MAX - len(self._flights)
+        left_bytes = limits.ENTRY_FLIGHT_BYTES_MAX - self.flight_bytes
+        return min(left_count * limits.ENTRY_BYTES_TARGET, left_bytes)
+
     def _has_room(self) -> bool:
         return (
             len(self._flights) < limits.ENTRY_FLIGHT_COUNT_MAX

@@ -19,6 +19,7 @@ from sandglass.replication.writer import Outgoing, Phase, Writer
 from sandglass.testing import simulated_cluster, simulated_snapshots
 from sandglass.testing.rules import Rules, lead_unpromised
 from sandglass.testing.simulated_engine import Answer, Stream
+from sandglass.testing.simulated_log import ReplicatedLog
 from sandglass.testing.simulated_member import Member
 from sandglass.testing.simulated_snapshots import Library
 
@@ -118,6 +119,12 @@ def _mark_of_reader(self: Member) -> bytes:
     return mark.encode()
 
 
+def _all_committed(self: ReplicatedLog) -> int:
+    """Whatever was appended counts as soon as anything is committed."""
+    self.taken = self.writer.last_position
+    return self.taken
+
+
 CLUSTER_RULES: Rules = {
     "stale": (
         "an entry of a lower epoch than the last fence's counts for nothing",
@@ -146,6 +153,10 @@ CLUSTER_RULES: Rules = {
     "order": (
         "an entry is committed once all before it are, each at its sequence",
         lambda: [(Writer, "acknowledged", _acknowledge_each(Writer.acknowledged))],
+    ),
+    "window": (
+        "of several entries under way those are answered that are committed, and no others",
+        lambda: [(ReplicatedLog, "sync_end", _all_committed)],
     ),
     "message-id": (
         "what is sent again is stored once",

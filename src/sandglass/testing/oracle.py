@@ -43,6 +43,10 @@ class Oracle:
     frozen: dict[int, Frozen] = field(default_factory=dict[int, Frozen])
     restored_count: int = 0
     step_down_count: int = 0
+    overlapped_count: int = 0
+    """Times that a leader published while other entries of it were under way."""
+    torn_count: int = 0
+    """Doubts in which a later entry was known to be stored, and an earlier one not."""
     _replayed: tuple[int, dict[bytes, bytes]] = (-1, {})
     """The last position at which rows were looked at, and what they have to be."""
     _decoded: dict[int, Record] = field(default_factory=dict[int, Record])

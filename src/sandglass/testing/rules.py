@@ -99,7 +99,7 @@ def _lead_and_serve(lead: Callable[..., None]) -> Callable[..., None]:
 def _append_undurable(append: Callable[..., bool]) -> Callable[..., bool]:
     def appended(self: SimulatedNode) -> bool:
         if append(self):
-            with patch.object(self.log, "sync_end", lambda: 0):
+            with patch.object(self.log, "sync_end", lambda: self.log.last_position):
                 self.sync_end()
             assert isinstance(self.log, MemoryLog)
             self.log._syncing = None

@@ -74,6 +74,10 @@ class ClusterReport:
     lost_count: int = 0
     """Objects of snapshots that were lost."""
     handed_over_count: int = 0
+    overlapped_count: int = 0
+    """Times that a leader published while other entries of it were under way."""
+    torn_count: int = 0
+    """Doubts in which a later entry was known to be stored, and an earlier one not."""
     claimed_count: int = 0
     """Messages that sessions held under one leader, and went on to hold under the next."""
     outdated_count: int = 0
@@ -496,6 +500,8 @@ class ClusterSimulation:
         report.snapshot_count = self.library.made_count
         report.lost_count = self.library.lost_count
         report.handed_over_count = oracle.handed_over_count
+        report.overlapped_count = oracle.overlapped_count
+        report.torn_count = oracle.torn_count
         return report
 
 

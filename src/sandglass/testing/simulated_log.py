@@ -6,11 +6,11 @@ from sandglass.replication.writer import Writer
 
 
 class ReplicatedLog:
-    """The log of a leader's node: a sync is over when all that was appended is committed."""
+    """The log of a leader's node: a sync is over when something more is committed."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
-        self.target = 0
+        self.taken = writer.committed_position
 
     @property
     def last_position(self) -> int:
@@ -28,14 +28,18 @@ class ReplicatedLog:
 
     def sync_start(self) -> None:
         """The first half: the member publishes."""
-        self.target = self.writer.last_position
 
     def sync_end(self) -> int:
-        """The second half: all of it is committed."""
+        """The second half: the first part of it, or all, is committed."""
         assert self.is_synced
-        return self.writer.committed_position
+        self.taken = self.writer.committed_position
+        return self.taken
 
     @property
     def is_synced(self) -> bool:
-        """The running sync may end."""
-        return self.writer.committed_position >= self.target
+        """More is committed than before."""
+        return self.writer.committed_position > self.taken
+
+    def has_room(self) -> bool:
+        """What is appended goes out at once, though other entries are under way."""
+        return self.writer.room_bytes > 0

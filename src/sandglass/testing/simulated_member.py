@@ -437,12 +437,14 @@ class Member:
             self._await_promise()
             return
         self.replica.write()
+        log = ReplicatedLog(writer)
         node = SimulatedNode(
             self.world.chance,
             Term(self.oracle, writer.mark.position),
-            log=ReplicatedLog(writer),
+            log=log,
             store=self.replica.store,
         )
+        node.has_room = log.has_room
         node.may_serve = self._may_serve
         node.promise_until = self._promise_until
         node.mark = self._mark
@@ -491,6 +493,7 @@ class Member:
     def sync(self) -> None:
         """The node has handed records to its log."""
         assert self.writer is not None
+        self.oracle.overlapped_count += self.writer.oldest is not None
         self._publish(self.writer.pack())
 
     def _publish(self, outgoing: list[Outgoing]) -> None:
@@ -532,6 +535,7 @@ class Member:
             self.on_synced(self)
         if writer.phase is Phase.DOUBT and not self._is_doubting:
             self._is_doubting = True
+            self.oracle.torn_count += any(flight.is_stored for flight in writer._flights)
             self._after_in_term(self.world.chance.choice((0, 2, 10)), self._doubt)
 
     def _doubt(self) -> None:

@@ -3,7 +3,8 @@ A node for the simulation: what a host does with the core, in one thread and wit
 
 It keeps the rules of a host, in the smallest form:
 
-1. Nothing is applied before it is durable. While one sync runs, the next records queue.
+1. Nothing is applied before it is durable. While one sync runs, the next records queue; unless
+   the log takes more meanwhile: then what is durable of it is applied, in order.
 2. Nothing is handed out before the record that opens the leader's epoch is durable, nor beyond
    a durable promise. A promise is made when there is work, or something stands blocked.
 3. While the wall clock stands behind what was reached, the closed offsets are written exactly,
@@ -140,6 +141,8 @@ class SimulatedNode:
         """The disk has no room for another segment."""
         self.has_reserve = True
         self.refused_count = 0
+        self.has_room: Callable[[], bool] = lambda: False
+        """The log takes more, though not all is durable that it was given."""
         self.spread = 0.0
         """In [0, 1): the chance of each moment, as the node's loop gives it."""
         self.load()
@@ -268,20 +271,24 @@ class SimulatedNode:
 
     def append(self) -> bool:
         """Hands what is queued to the log; True if a sync starts with it."""
-        if self.is_syncing or not self.queue:
+        if not self.queue or not self._may_append():
             return False
         if self.is_full:
             self._take_back()
             if not self.queue or not self.has_reserve:
                 return False
-        self.syncing, self.queue = self.queue, []
-        for waiting in self.syncing:
+        given, self.queue = self.queue, []
+        self.syncing += given
+        for waiting in given:
             raw = codec.encode(waiting.record)
             assert codec.decode(raw) == waiting.record, "a record is read otherwise"
             waiting.position = self.log.append([raw])
         self.log.sync_start()
         self.is_syncing = True
         return True
+
+    def _may_append(self) -> bool:
+        return not self.is_syncing or self.has_room()
 
     def _take_back(self) -> None:
         """Batches that were admitted, and that the log has no room for, never were there."""
@@ -300,10 +307,11 @@ class SimulatedNode:
             waiting.record = moved.get(id(waiting.record), waiting.record)
 
     def sync_end(self) -> None:
-        """The sync is over: what it covered is applied, written, and answered."""
-        self.log.sync_end()
-        self.is_syncing = False
-        landed, self.syncing = self.syncing, []
+        """A sync is over: what it covered is applied, written, and answered."""
+        durable = self.log.sync_end()
+        landed = [waiting for waiting in self.syncing if waiting.position <= durable]
+        self.syncing = self.syncing[len(landed) :]
+        self.is_syncing = bool(self.syncing)
         for waiting in landed:
             assert waiting.position == self.applied + 1, "a record is left out"
             self.applied = waiting.position
@@ -405,7 +413,7 @@ class SimulatedNode:
         """When to take the next turn, by itself."""
         if self.queue and self.is_full and not self.is_syncing:
             return ROOM_RETRY_MS
-        if self.queue and not self.is_syncing:
+        if self.queue and self._may_append():
             return 0
         if not self.is_serving:
             return None

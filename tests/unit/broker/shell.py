@@ -10,6 +10,7 @@ from sandglass.adapters.memory_store import MemoryStore
 from sandglass.broker.broker import Broker
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.subscription import Session, Subscription
+from sandglass.broker.syncs import ThreadSync
 from sandglass.core.dispatch import Delivery
 from sandglass.core.message import Batch, Placed
 from sandglass.core.offset import INDEX_BITS
@@ -91,8 +92,9 @@ class Shell:
         self.log.release_sync()
         task.cancel()
         await asyncio.wait([task])
-        if self.loop._writer._sync is not None:
-            await asyncio.gather(self.loop._writer._sync, return_exceptions=True)
+        syncs = self.loop._writer.syncs
+        assert isinstance(syncs, ThreadSync)
+        await syncs.ended()
         self.loop._writer.close()
         self.memory_log.crash(kept_batch_count)
         self.memory_store.crash(kept_write_count)

@@ -20,7 +20,7 @@ def test_a_turn_takes_no_more_records_than_it_can_answer(
     for _ in range(4):
         inbox.add(Waiting(record, None, answer_count=2))
 
-    assert 3 == len(inbox.encoded())
+    assert 3 == len(inbox.encoded(limits.TURN_APPEND_BYTES_MAX))
 
 
 async def test_who_nacks_one_by_one_brings_no_more_than_credit_allows_while_a_sync_lasts(

@@ -570,9 +570,9 @@ async def test_a_mass_ending_waits_for_each_slice(
     queued: list[int] = []
     encoded = Inbox.encoded
 
-    def spy(inbox: Inbox) -> list[bytes]:
+    def spy(inbox: Inbox, bytes_max: int) -> list[bytes]:
         queued.append(sum(each.record.body_bytes for each in inbox.waiting))
-        return encoded(inbox)
+        return encoded(inbox, bytes_max)
 
     monkeypatch.setattr(Inbox, "encoded", spy)
     shell.broker.consumers.close_session(session, is_goodbye=False)
