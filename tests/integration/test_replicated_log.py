@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sandglass.adapters import nats
 from sandglass.adapters.jetstream import Follower, JetStreamLog, Stream
+from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.adapters.system import SystemClock
 from sandglass.errors import UnavailableError
 from sandglass.replication.reader import Accepted, Freeze, Frozen, Reader
@@ -44,7 +46,7 @@ class Replica:
         epoch = next_epoch(catalog_epoch=0, mark=mark)
         writer = Writer(self.name * 16, epoch, mark)
         self.log = JetStreamLog(self.stream, writer, SystemClock())
-        await self.log.open_epoch(b"epoch %d" % epoch)
+        await self.log.open_epoch(b"epoch %d" % epoch, self.follower.listen_anew)
         await self.follower.close()
         self.log.start()
         return self.log
@@ -131,6 +133,33 @@ async def _outlives_a_killed_engine(engines: Engines) -> None:
 
     assert await read_all(engines) == [b"epoch 1", *records]
     await leader.end()
+
+
+async def test_who_is_to_lead_and_hears_nothing_listens_anew(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reader and catalog read by has gone with an engine; its silence says nothing yet."""
+    monkeypatch.setattr(nats, "SILENCE_S", 3600.0)
+    connection = await visitor.connect(0)
+    placement = JetStreamPlacement(connection)
+    await placement.create(3)
+    await placement.open()
+    stream = Stream(connection, 1)
+    await stream.create(3)
+    leader = await replica(visitor, 0, b"a")
+    await leader.follower.current()
+    for tail in (leader.follower._tail, placement._tail):
+        assert tail is not None
+        await connection.call(f"CONSUMER.DELETE.{tail.stream}.{tail._consumer}")
+
+    async with asyncio.timeout(DEADLINE_S):
+        log = await leader.lead()
+        revision = await placement.set("key", b"value")
+        await placement.reached(revision)
+
+    assert log.durable_position == 1
+    await leader.end()
+    await placement.close()
 
 
 async def test_a_stream_made_anew_is_not_accepted(visitor: Visitor) -> None:

@@ -39,6 +39,10 @@ SILENCE_MS: Final = 2500
 DOUBT_S: Final = 0.25
 """Between two attempts to end a doubt: elections of the engine take seconds."""
 
+HEARD_S: Final = 0.2
+"""A fence that is stored, and isn't read back within this, says that its reader is deaf: what
+it reads by may lie on an engine that has gone."""
+
 FENCE_S: Final = 1.0
 """A fence that isn't read back within this is sent once more: it is the same."""
 
@@ -247,6 +251,12 @@ class Follower:
         if self._tail is not None:
             await self._tail.close()
 
+    async def listen_anew(self) -> None:
+        """It must have heard more than it has: see `Tail.anew`. It is repeated if it fails."""
+        if self._tail is not None:
+            with suppress(SandglassError):
+                await self._tail.anew()
+
     async def current(self) -> None:
         """Waits until all is read that the stream held when reading began."""
         await self._at_end.wait()
@@ -366,10 +376,15 @@ class JetStreamLog:
         """Another has opened an epoch."""
         return self.writer.phase is Phase.DEPOSED
 
-    async def open_epoch(self, record: bytes) -> None:
+    async def open_epoch(
+        self, record: bytes, on_unheard: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """
         Sends the fence until it is read back: the follower tells `writer.observe`, and
         whoever waits here, by `observed`.
+
+        Args:
+            on_unheard: awaited when the fence is stored, and the follower doesn't bring it.
 
         Raises:
             CorruptError: the stream no longer holds what was read from it; whoever begins to
@@ -379,17 +394,25 @@ class JetStreamLog:
         fence = self.writer.fence(record)
         while self.writer.phase is Phase.FENCING:
             await self._check_mark()
+            is_stored = False
             with suppress(SandglassError):
                 await self.stream.connection.store(
                     self.stream.subject, fence.raw, {"Nats-Msg-Id": fence.message_id}
                 )
-            with suppress(TimeoutError):
-                async with asyncio.timeout(FENCE_S):
-                    while self.writer.phase is Phase.FENCING:
-                        self._changed.clear()
-                        await self._changed.wait()
+                is_stored = True
+            if is_stored and on_unheard is not None and not await self._is_read_back(HEARD_S):
+                await on_unheard()
+            await self._is_read_back(FENCE_S)
         if self.writer.phase is Phase.DEPOSED:
             raise UnavailableError("another node has begun to lead")
+
+    async def _is_read_back(self, within_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.writer.phase is Phase.FENCING:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self.writer.phase is not Phase.FENCING
 
     async def _check_mark(self) -> None:
         """

@@ -308,6 +308,7 @@ class Tail:
     _delivered: int = 0
     _heard_s: float = 0.0
     _watch: asyncio.Task[None] | None = None
+    _turning: asyncio.Lock = field(default_factory=asyncio.Lock)
     _is_closed: bool = False
 
     async def open(self) -> None:
@@ -318,7 +319,8 @@ class Tail:
             NotFoundError: there is no such stream.
             UnavailableError: the engine doesn't answer.
         """
-        await self._begin()
+        async with self._turning:
+            await self._begin()
         self._watch = asyncio.create_task(self._guard(), name=f"tail {self.stream}")
 
     async def close(self) -> None:
@@ -327,7 +329,23 @@ class Tail:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self._end()
+        async with self._turning:
+            await self._end()
+
+    async def anew(self) -> None:
+        """
+        Lets another consumer of the engine go on where the last message ended: for whoever
+        knows that this one must have told more. It goes with the engine that it lies on, and
+        its silence is noticed late.
+
+        Raises:
+            NotFoundError: there is no such stream any more.
+            UnavailableError: the engine doesn't answer.
+        """
+        async with self._turning:
+            if not self._is_closed:
+                await self._end()
+                await self._begin()
 
     async def _begin(self) -> None:
         client = self.connection.client
@@ -389,9 +407,8 @@ class Tail:
             await asyncio.sleep(HEARTBEAT_S)
             if self._subscription is not None and loop.time() - self._heard_s < SILENCE_S:
                 continue
-            await self._end()
             try:
-                await self._begin()
+                await self.anew()
             except NotFoundError:
                 logger.warning("stream %s is gone", self.stream)
                 await asyncio.sleep(SILENCE_S)

@@ -11,15 +11,26 @@ stream `KV_sandglass`, subjects `$KV.sandglass.<key>`, a header `KV-Operation` o
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from sandglass.adapters.nats import Connection, Found, Tail
+from sandglass.errors import SandglassError
 from sandglass.ports import Entry
+
+logger = logging.getLogger(__name__)
 
 BUCKET: Final = "sandglass"
 STREAM: Final = f"KV_{BUCKET}"
 SUBJECT: Final = f"$KV.{BUCKET}."
+
+HEARD_S: Final = 0.5
+"""What was answered to a change of our own comes by the tail within this, or that is deaf: what
+it reads by may lie on an engine that has gone, whose silence is noticed late."""
+
+ANEW_S: Final = 3.0
+"""Between two tails: on a machine that is slow, they are late and not deaf."""
 
 
 class JetStreamPlacement:
@@ -41,6 +52,9 @@ class JetStreamPlacement:
         """Up to here the tail has brought everything."""
         self.revision = 0
         self._waits: list[tuple[int, asyncio.Future[None]]] = []
+        self._anew: asyncio.Task[None] | None = None
+        self._anew_s = 0.0
+        """When a tail was last replaced."""
 
     async def create(self, replica_count: int) -> None:
         """
@@ -113,8 +127,12 @@ class JetStreamPlacement:
 
     async def close(self) -> None:
         """Follows no longer."""
-        if self._tail is not None:
-            await self._tail.close()
+        tail, self._tail = self._tail, None
+        if self._anew is not None:
+            self._anew.cancel()
+            await asyncio.gather(self._anew, return_exceptions=True)
+        if tail is not None:
+            await tail.close()
 
     # --- the port -----------------------------------------------------------------------------
 
@@ -136,6 +154,7 @@ class JetStreamPlacement:
         """See `Placement.set`."""
         stored = await self.connection.store(SUBJECT + key, value, _expected(revision))
         self._put(Entry(key, value, stored.sequence))
+        self._expect(stored.sequence)
         return stored.sequence
 
     async def delete(self, key: str, revision: int | None = None) -> None:
@@ -143,6 +162,30 @@ class JetStreamPlacement:
         headers = {**_expected(revision), "KV-Operation": "DEL"}
         stored = await self.connection.store(SUBJECT + key, b"", headers)
         self._drop(key, stored.sequence)
+        self._expect(stored.sequence)
+
+    # --- is it deaf? --------------------------------------------------------------------------
+
+    def _expect(self, revision: int) -> None:
+        """The tail will bring this, too."""
+        asyncio.get_running_loop().call_later(HEARD_S, self._check_heard, revision)
+
+    def _check_heard(self, revision: int) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if (
+            self._tail is not None
+            and self._whole_revision < revision
+            and now_s - self._anew_s >= ANEW_S
+        ):
+            self._anew_s = now_s
+            self._anew = asyncio.create_task(self._listen_anew(self._tail), name="bucket")
+
+    async def _listen_anew(self, tail: Tail) -> None:
+        logger.info("what members agree on isn't heard: it is listened to anew")
+        try:
+            await tail.anew()
+        except SandglassError as error:
+            logger.debug("tail of the bucket: %s", error)
 
     # --- what is known ------------------------------------------------------------------------
 

@@ -206,7 +206,11 @@ class Leaders:
         self._begin_hand_over(replica, heir)
 
     def _heir(self, number: int) -> str:
-        """The first in order that could lead at once; this node, unless it is to end that."""
+        """
+        The first in order that could lead at once; this node, unless it is to end that. One
+        that stops names somebody who is there, if nobody is ready: while it isn't gone itself,
+        the others would wait for its turn.
+        """
         is_ending = self._is_stopping or self._is_to_end(number)
         for name in self._order(number):
             if name == self.me:
@@ -214,7 +218,9 @@ class Leaders:
                     return name
             elif self.is_there(name) and self._is_ready(name, number, at_once=is_ending):
                 return name
-        return ""
+        there = [name for name in self._order(number) if self.is_there(name)]
+        others = [name for name in there if name != self.me]
+        return others[0] if self._is_stopping and others else ""
 
     def _is_to_end(self, number: int) -> bool:
         """Is this node to lead a partition no longer, for good or for a while?"""

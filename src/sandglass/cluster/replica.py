@@ -292,7 +292,8 @@ class Replica:
             self._entropy.token_bytes(WRITER_BYTES), self.epoch, follower.reader.mark
         )
         log = self._log = JetStreamLog(self.stream, writer, self._clock)
-        opening = asyncio.create_task(log.open_epoch(loop.opening(self.epoch)))
+        record = loop.opening(self.epoch)
+        opening = asyncio.create_task(log.open_epoch(record, follower.listen_anew))
         unwanted = asyncio.create_task(self._first_of(self._unwanted))
         try:
             await asyncio.wait({opening, unwanted}, return_when=asyncio.FIRST_COMPLETED)

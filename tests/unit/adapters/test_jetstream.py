@@ -107,6 +107,26 @@ async def test_no_fence_is_published_to_a_stream_that_is_not_what_was_read() -> 
     assert engine.sent_count == 0
 
 
+async def test_a_fence_that_is_stored_and_not_read_back_tells_that_its_reader_is_deaf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jetstream, "HEARD_S", 0.01)
+    monkeypatch.setattr(jetstream, "FENCE_S", 3600)
+    engine = Engine()
+    log = candidate(engine)
+    reader = Reader(log.writer.mark)
+
+    async def listen_anew() -> None:
+        accepted = reader.take(2, engine.raws[1])
+        assert accepted is not None
+        log.observed(accepted)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await log.open_epoch(b"epoch", listen_anew)
+
+    assert (engine.sent_count, log.writer.phase) == (1, Phase.LEADING)
+
+
 @pytest.mark.parametrize("trouble", ["late", "silent", "trimmed"])
 async def test_a_fence_is_sent_again_as_long_as_nothing_is_known_to_be_lost(
     trouble: str,

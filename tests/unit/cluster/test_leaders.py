@@ -86,6 +86,23 @@ async def test_the_heir_is_whoever_has_read_its_replica(cluster: Cluster) -> Non
     assert cluster.led["c"] == [0, 2]
 
 
+async def test_a_node_that_stops_names_an_heir_though_nobody_is_ready(
+    cluster: Cluster,
+) -> None:
+    """Without one, the others would wait for its own turn while it isn't gone yet."""
+    a, b, c = cluster.nodes
+    b.replicas[FIRST].is_current = c.replicas[FIRST].is_current = False
+    await cluster.turn()
+    for node in (b, c):  # their next renewals
+        await node.placement.set(PREFIX + node.members.me.name, node.members.me.encode())
+
+    await a.leaders.stop()
+    b.replicas[FIRST].is_current = c.replicas[FIRST].is_current = True
+    await cluster.turn(b, c)
+
+    assert cluster.led["b"] == [0, 1]
+
+
 async def test_who_comes_back_is_given_what_it_should_lead_once_it_has_settled(
     cluster: Cluster,
 ) -> None:
