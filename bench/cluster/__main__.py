@@ -1,7 +1,8 @@
 """
 `make bench-cluster`: every line, or those named, and a table of them.
 
-    python -m bench.cluster [--quick] [--line NAME ...] [--kills N] [--json | --markdown]
+    python -m bench.cluster [--quick] [--line NAME ...] [--kills N]
+        [--megabytes N] [--json | --markdown]
 """
 
 import argparse
@@ -13,6 +14,7 @@ import uvloop
 
 from bench.cluster.alone import alone
 from bench.cluster.bench import QUICK, ClusterBench, Line, Sizes
+from bench.cluster.catchup import catchup
 from bench.cluster.failover import failover
 from bench.cluster.idle import idle
 from bench.cluster.rates import both, growth, produce, singles
@@ -27,6 +29,7 @@ LINES: dict[str, Line] = {
     "alone": alone,
     "failover": failover,
     "idle": idle,
+    "catchup": catchup,
 }
 LINE_S_MAX = 900
 
@@ -35,10 +38,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-cluster", description=__doc__)
     add_options(parser, LINES)
     parser.add_argument("--kills", type=int, help="of the line failover, for each way to end")
+    parser.add_argument("--megabytes", type=int, help="of the line catchup")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes()
     if options.kills is not None:
         sizes = replace(sizes, kill_count=options.kills)
+    if options.megabytes is not None:
+        sizes = replace(sizes, catchup_bytes=options.megabytes * 1_000_000)
     return say(uvloop.run(_run(options.line or list(LINES), sizes)), options)
 
 

@@ -30,6 +30,8 @@ class Sizes:
     kill_count: int = 3
     idle_counts: tuple[int, ...] = (30, 100, 300)
     idle_s: float = 15.0
+    catchup_bytes: int = 1_000_000_000
+    catchup_snapshot_bytes: int = 256 * 1024 * 1024
 
 
 QUICK = Sizes(
@@ -42,6 +44,8 @@ QUICK = Sizes(
     kill_count=1,
     idle_counts=(3,),
     idle_s=0.5,
+    catchup_bytes=2_000_000,
+    catchup_snapshot_bytes=64 * 1024,
 )
 
 

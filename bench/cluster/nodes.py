@@ -1,7 +1,7 @@
 """Three nodes and their engines on loopback, and who leads what on them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +58,12 @@ class Nodes:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, directory: Path) -> "AsyncIterator[Nodes]":
+    async def open(
+        cls, directory: Path, *, flags: Sequence[str] = ()
+    ) -> "AsyncIterator[Nodes]":
         """Starts three nodes on a new directory, and ends them."""
         directory.mkdir()
-        async with ClusterProcesses(directory) as cluster:
+        async with ClusterProcesses(directory, flags=flags) as cluster:
             yield cls(cluster)
 
     @property

@@ -25,6 +25,7 @@ LINES = {
     "failover: node killed",
     "failover: node and engine killed",
     "idle: 3 partitions",
+    "catch-up",
 }
 FLOORS = {
     ("produce", "engine"),
