@@ -301,8 +301,12 @@ class JetStreamLog:
     _sent_ms: dict[int, int] = field(default_factory=dict)
     """By n: when it was first sent."""
     _marks: deque[Mark] = field(default_factory=deque)
+    _mark_before: Mark = field(default_factory=Mark)
+    """Of what stood before the fence."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _busy: asyncio.Event = field(default_factory=asyncio.Event)
+    """Something is under way: it is watched."""
     _tasks: list["asyncio.Task[None]"] = field(default_factory=list)
     _is_closed: bool = False
 
@@ -393,7 +397,7 @@ class JetStreamLog:
         """
         fence = self.writer.fence(record)
         while self.writer.phase is Phase.FENCING:
-            await self._check_mark()
+            await self._check_mark(self.writer.mark)
             is_stored = False
             with suppress(SandglassError):
                 await self.stream.connection.store(
@@ -405,6 +409,8 @@ class JetStreamLog:
             await self._is_read_back(FENCE_S)
         if self.writer.phase is Phase.DEPOSED:
             raise UnavailableError("another node has begun to lead")
+        # A fence that lay about may have taken a lost place, and its repeat the next one.
+        await self._check_mark(self._mark_before)
 
     async def _is_read_back(self, within_s: float) -> bool:
         with suppress(TimeoutError):
@@ -414,12 +420,12 @@ class JetStreamLog:
                     await self._changed.wait()
         return self.writer.phase is not Phase.FENCING
 
-    async def _check_mark(self) -> None:
+    async def _check_mark(self, mark: Mark) -> None:
         """
         Is the stream still what was read? If the engine lost the entry at the mark, the fence
         itself may have taken its place, and the follower, which is beyond, never reads it back.
         """
-        reader = Reader(self.writer.mark)
+        reader = Reader(mark)
         with suppress(SandglassError):
             await self.stream.check(reader)
         if reader.frozen is not None and not reader.frozen.needs_snapshot:
@@ -427,6 +433,8 @@ class JetStreamLog:
 
     def observed(self, accepted: Accepted) -> None:
         """A follower of the log has accepted this; see `Writer.observe`."""
+        if self.writer.phase is Phase.FENCING:
+            self._mark_before = self.writer.mark
         self.writer.observe(accepted)
         self._changed.set()
 

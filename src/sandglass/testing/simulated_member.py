@@ -6,8 +6,8 @@ It keeps the rules of a host of `sandglass.replication`:
 
 1. It applies what its reader accepts, and writes rows and mark together, after whole entries.
 2. It campaigns once the key's revision has stood for a lease; with the key it has an epoch. It
-   reads the stream to its end, publishes its fence, and serves when it has read that back, and
-   its clock has passed the promise.
+   reads the stream to its end, publishes its fence, and serves when it has read that back, what
+   it had read before still stands there, and its clock has passed the promise.
 3. Before anything leaves, its lease is looked at.
 4. In doubt it sends once more what had no answer, then reads the log. Deposed, or frozen, it
    forgets what it was about to do, and begins again from its view.
@@ -282,16 +282,18 @@ class Member:
         if self.node is None:
             self._tail_soon()
         else:
-            self._look_at_stream()
+            assert self.writer is not None
+            self._look_at_stream(self.writer.mark)
         self.later(LOOK_MS + self.world.chance.randint(0, 30), self._look)
 
-    def _look_at_stream(self) -> None:
-        """Is it still the one that this leader writes?"""
-        assert self.writer is not None
-        reader = Reader(self.writer.mark)
+    def _look_at_stream(self, mark: Mark) -> bool:
+        """Is it still the one that was read up to this mark? If not, it stands still."""
+        reader = Reader(mark)
         self.replica.read(reader, 0, lambda _: None)
         if reader.frozen is not None and not reader.frozen.needs_snapshot:
             self._stand_still(reader)
+            return False
+        return True
 
     def _stand_still(self, reader: Reader) -> None:
         assert reader.frozen is not None
@@ -413,11 +415,11 @@ class Member:
     def _observe(self, accepted: Accepted) -> None:
         writer = self.writer
         assert writer is not None
-        was_fencing = writer.phase is Phase.FENCING
+        was_fencing, before = writer.phase is Phase.FENCING, writer.mark
         writer.observe(accepted)
         if writer.phase is Phase.DEPOSED:
             self._drop_key()
-        elif was_fencing and writer.phase is Phase.LEADING:
+        elif was_fencing and writer.phase is Phase.LEADING and self._look_at_stream(before):
             self._await_promise()
 
     def _await_promise(self) -> None:

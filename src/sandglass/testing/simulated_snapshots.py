@@ -178,8 +178,10 @@ class Library:
         return raw if raw is not None and is_whole(name, raw) else None
 
     def put(self, name: str, raw: bytes) -> None:
-        """Keeps an object, well or badly."""
+        """Keeps an object, well or badly, though a good one of that name may be there."""
         if not self.engine.is_calm and self.world.chance.random() < DAMAGED:
+            if self.get(name) is not None:
+                self._lost.add(name)  # whoever has looked at it already can't know
             raw = raw[:-1] + bytes([raw[-1] ^ 1])
         self.objects[name] = raw
 

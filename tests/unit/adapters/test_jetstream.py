@@ -127,6 +127,26 @@ async def test_a_fence_that_is_stored_and_not_read_back_tells_that_its_reader_is
     assert (engine.sent_count, log.writer.phase) == (1, Phase.LEADING)
 
 
+async def test_who_reads_its_fence_back_leads_only_if_what_stood_before_it_still_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine lost the entry before; the fence took its place, and the repeat the next."""
+    monkeypatch.setattr(jetstream, "HEARD_S", 0.01)
+    engine = Engine()
+    log = candidate(engine)
+    reader = Reader(log.writer.mark)
+
+    async def listen_anew() -> None:
+        engine.raws[0] = engine.raws[1]
+        accepted = reader.take(2, engine.raws[1])
+        assert accepted is not None
+        log.observed(accepted)
+
+    with pytest.raises(CorruptError, match="sequence 1 holds another entry"):
+        async with asyncio.timeout(DEADLINE_S):
+            await log.open_epoch(b"epoch", listen_anew)
+
+
 @pytest.mark.parametrize("trouble", ["late", "silent", "trimmed"])
 async def test_a_fence_is_sent_again_as_long_as_nothing_is_known_to_be_lost(
     trouble: str,
