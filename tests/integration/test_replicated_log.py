@@ -139,7 +139,7 @@ async def test_who_is_to_lead_and_hears_nothing_listens_anew(
     visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What reader and catalog read by has gone with an engine; its silence says nothing yet."""
-    monkeypatch.setattr(nats, "SILENCE_S", 3600.0)
+    monkeypatch.setattr(nats, "HEARTBEAT_COUNT", 3600.0)
     connection = await visitor.connect(0)
     placement = JetStreamPlacement(connection)
     await placement.create(3)

@@ -39,6 +39,10 @@ SILENCE_MS: Final = 2500
 DOUBT_S: Final = 0.25
 """Between two attempts to end a doubt: elections of the engine take seconds."""
 
+HEARTBEAT_S: Final = 5.0
+"""Of what a follower reads by: hundreds of them were half of what idle partitions cost. That it
+was lost is noticed sooner where it matters: by who is to lead, and when an engine goes."""
+
 HEARD_S: Final = 0.2
 """A fence that is stored, and isn't read back within this, says that its reader is deaf: what
 it reads by may lie on an engine that has gone."""
@@ -243,6 +247,7 @@ class Follower:
             self.stream.name,
             self._on_found,
             next_sequence=self.reader.sequence + 1,
+            heartbeat_s=HEARTBEAT_S,
         )
         await self._tail.open()
 
@@ -487,6 +492,7 @@ class JetStreamLog:
         if outgoing.expected_last_sequence is not None:
             headers["Nats-Expected-Last-Sequence"] = str(outgoing.expected_last_sequence)
         self._sent_ms.setdefault(outgoing.n, self.clock.monotonic_ms())
+        self._busy.set()
         try:
             await self.stream.connection.publish(
                 self.stream.subject, outgoing.raw, headers, partial(self._answered, outgoing)
@@ -519,6 +525,9 @@ class JetStreamLog:
     async def _watch(self) -> None:
         """Finds silence, and ends doubt."""
         while True:
+            if self.writer.phase is Phase.LEADING and self.writer.is_idle:
+                self._busy.clear()
+                await self._busy.wait()
             await asyncio.sleep(DOUBT_S)
             if self.writer.phase is Phase.LEADING and self._is_silent():
                 oldest = self.writer.oldest

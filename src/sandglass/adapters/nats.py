@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
 import nats
@@ -38,8 +39,19 @@ CALL_S: Final = 2.0
 
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 HEARTBEAT_S: Final = 1.0
-SILENCE_S: Final = 3.0
-"""A tail without a heartbeat for so long has lost its consumer, which is then made anew."""
+"""How often a tail hears that there is nothing, unless it is told otherwise."""
+
+HEARTBEAT_COUNT: Final = 2.5
+"""A tail that missed so many has lost its consumer, which is then made anew."""
+
+AGAIN_S: Final = 1.0
+"""Between two tries to make one, and while it lies on an engine that is going."""
+
+GONE_S: Final = 3.0
+"""A stream that isn't there is asked for again after so long."""
+
+UNKNOWN: Final = "unknown"
+"""The life of an engine of which nothing is heard."""
 
 IDLE_S: Final = 10.0
 """The engine drops a consumer of ours that nobody listened to for so long."""
@@ -89,6 +101,10 @@ class Connection:
     name: str
     on_lost: list[Callable[[], None]] = field(default_factory=list)
     on_back: list[Callable[[], None]] = field(default_factory=list)
+    engines: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By name what tells one life of an engine from the next; empty: it is gone."""
+    tails: "set[Tail]" = field(default_factory=set["Tail"])
+    """Those that are open."""
     _client: Client = field(default_factory=Client)
     _acks: dict[str, Ack] = field(default_factory=dict)
     _inbox: str = ""
@@ -258,6 +274,15 @@ class Connection:
         for on_ack in acks.values():
             on_ack(UnavailableError(why, is_result_unknown=True))
 
+    # --- what is heard of engines -------------------------------------------------------------
+
+    def heard(self, engines: Mapping[str, str]) -> None:
+        """Which engines there are: what tails read by goes with the engine that it lies on."""
+        self.engines = engines
+        for tail in self.tails:
+            if tail.is_lost:
+                tail.suspect()
+
     # --- what the client tells ----------------------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:
@@ -270,6 +295,9 @@ class Connection:
             told()
 
     async def _on_back(self) -> None:
+        for tail in self.tails:
+            if tail.is_near:
+                tail.suspect()
         for told in self.on_back:
             told()
 
@@ -294,22 +322,40 @@ class Tail:
     A stream from a sequence on, in order, for as long as it is open. `open` once, `close` once.
 
     `on_found` is awaited for each message, one after the other. A consumer of the engine that
-    fell silent, or left something out, is replaced by another that begins where the last
-    message ended.
+    fell silent, left something out, or lies on an engine that has gone, is replaced by another
+    that begins where the last message ended. A heartbeat of an idle stream is most of what it
+    costs: so where there are many, they come seldom.
     """
 
     connection: Connection
     stream: str
     on_found: Callable[[Found], Awaitable[None]]
     next_sequence: int = 1
+    heartbeat_s: float = HEARTBEAT_S
     _subscription: Subscription | None = None
     _consumer: str = ""
+    _engine: str = ""
+    """On which the consumer lies."""
+    _engine_life: str = UNKNOWN
+    """As it was known when the consumer was made."""
     _turn: int = 0
     _delivered: int = 0
     _heard_s: float = 0.0
     _watch: asyncio.Task[None] | None = None
+    _suspected: asyncio.Event = field(default_factory=asyncio.Event)
     _turning: asyncio.Lock = field(default_factory=asyncio.Lock)
     _is_closed: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """The engine on which its consumer lies is gone, or has begun anew."""
+        life = self.connection.engines.get(self._engine, UNKNOWN)
+        return not life or life != self._engine_life
+
+    @property
+    def is_near(self) -> bool:
+        """Its consumer lies on the engine of this node, or nobody knows where."""
+        return self._engine in {"", self.connection.name}
 
     async def open(self) -> None:
         """
@@ -321,11 +367,13 @@ class Tail:
         """
         async with self._turning:
             await self._begin()
+        self.connection.tails.add(self)
         self._watch = asyncio.create_task(self._guard(), name=f"tail {self.stream}")
 
     async def close(self) -> None:
         """Ends; `on_found` is not called any more."""
         self._is_closed = True
+        self.connection.tails.discard(self)
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -346,6 +394,11 @@ class Tail:
             if not self._is_closed:
                 await self._end()
                 await self._begin()
+
+    def suspect(self) -> None:
+        """There may be nobody any more who would tell something: another consumer is made."""
+        self._heard_s = -inf
+        self._suspected.set()
 
     async def _begin(self) -> None:
         client = self.connection.client
@@ -370,7 +423,7 @@ class Tail:
             "max_deliver": 1,
             "replay_policy": "instant",
             "flow_control": True,
-            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "idle_heartbeat": int(self.heartbeat_s * 1e9),
             "inactive_threshold": int(IDLE_S * 1e9),
             "mem_storage": True,
             "num_replicas": 1,
@@ -386,6 +439,8 @@ class Tail:
             await self._end()
             raise
         self._consumer = made["name"]
+        self._engine = made.get("cluster", {}).get("leader", "")
+        self._engine_life = self.connection.engines.get(self._engine, UNKNOWN)
 
     async def _end(self) -> None:
         self._turn += 1
@@ -401,23 +456,31 @@ class Tail:
                 )
 
     async def _guard(self) -> None:
-        """Makes the consumer anew when it fell silent."""
+        """Makes the consumer anew when it fell silent, or may have been lost."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            if self._subscription is not None and loop.time() - self._heard_s < SILENCE_S:
+            is_well = self._subscription is not None and not self.is_lost
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.heartbeat_s if is_well else AGAIN_S):
+                    await self._suspected.wait()
+            self._suspected.clear()
+            silence_s = loop.time() - self._heard_s
+            is_silent = silence_s > self.heartbeat_s * HEARTBEAT_COUNT
+            if self._subscription is not None and not is_silent and not self.is_lost:
                 continue
             try:
                 await self.anew()
             except NotFoundError:
                 logger.warning("stream %s is gone", self.stream)
-                await asyncio.sleep(SILENCE_S)
+                await asyncio.sleep(GONE_S)
             except SandglassError as error:
                 logger.debug("tail of %s: %s", self.stream, error)
 
     async def _on_msg(self, msg: Msg) -> None:
         self._heard_s = asyncio.get_running_loop().time()
         if not msg.data and msg.headers and "Status" in msg.headers:
+            if int(msg.headers.get("Nats-Last-Consumer", 0)) > self._delivered:
+                self.suspect()  # something was sent that never came
             if msg.reply:  # flow control: all before it was taken
                 await self.connection.client.publish(msg.reply)
             elif stalled := msg.headers.get("Nats-Consumer-Stalled"):
@@ -427,8 +490,8 @@ class Tail:
         # $JS.ACK.<stream>.<consumer>.<times>.<stream sequence>.<consumer sequence>.<ns>.<left>
         sequence, delivered, left = int(parts[-4]), int(parts[-3]), int(parts[-1])
         if delivered != self._delivered + 1:
-            self._heard_s = 0.0  # something was left out: begin anew
-            await self._end()
+            self._turn += 1  # something was left out: what follows it isn't wanted
+            self.suspect()
             return
         self._delivered = delivered
         await self.on_found(

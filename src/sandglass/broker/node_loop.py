@@ -117,6 +117,9 @@ class NodeLoop:
     session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT
     """So long, when it begins to lead, groups wait for sessions that were attached to them."""
 
+    rest_ms: int = HOUSEKEEPING_MS
+    """Between two looks at the house while nothing happens in it."""
+
     chance: float = 0.0
     """In [0, 1), of the node's own: the first that a moment is given comes after it."""
 
@@ -141,6 +144,8 @@ class NodeLoop:
     """Durable, and not yet in the view: if it fails, they are told so."""
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _housekeeping_ms: int = 0
+    _housekept: int = -1
+    """The position that was applied when it was."""
     _has_delivered: bool = False
     """The last turn handed something out."""
     _told_count: int = 0
@@ -622,7 +627,7 @@ class NodeLoop:
         moment = self.moment()
         if self.is_stalled:
             return STALL_RETRY_MS
-        at_ms = self._housekeeping_ms
+        at_ms = self._awake_ms()
         if writer.again_ms:
             at_ms = min(at_ms, writer.again_ms)
         if self._agenda.is_watching:
@@ -647,9 +652,15 @@ class NodeLoop:
 
     # --- housekeeping, end --------------------------------------------------------------------
 
+    def _awake_ms(self) -> int:
+        """When there is a turn, at the latest: to keep a house in which nothing happens."""
+        is_quiet = self._applier.applied == self._housekept and not self.is_full
+        return self._housekeeping_ms + (self.rest_ms - HOUSEKEEPING_MS if is_quiet else 0)
+
     def _keep_house(self, moment: Moment) -> None:
         self.housekeeping(moment)
         self.log.trim(self.store.flushed_position() + 1)
+        self._housekept = self._applier.applied
         self._writer.is_full = False  # the next batch tries the disk anew
         self._writer.settle()
 

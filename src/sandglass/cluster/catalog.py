@@ -17,6 +17,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from sandglass.adapters.jetstream import Stream
@@ -61,11 +62,18 @@ class Leadership:
         """The entry's value."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
-    @classmethod
-    def decode(cls, value: bytes) -> "Leadership":
+    @staticmethod
+    def decode(value: bytes) -> "Leadership":
         """Reads an entry's value."""
-        found = json.loads(value)
-        return cls(found["node"], found["incarnation"], found["epoch"], found.get("heir", ""))
+        return _decoded(value)
+
+
+@lru_cache(maxsize=4096)
+def _decoded(value: bytes) -> Leadership:
+    """Asked for each partition several times a second."""
+    found = json.loads(value)
+    heir = found.get("heir", "")
+    return Leadership(found["node"], found["incarnation"], found["epoch"], heir)
 
 
 NOBODY: Final = Leadership("", "", 0)

@@ -279,8 +279,11 @@ class Cluster:
         )
         await members.join()
         members.on_change.append(self._news.set)
+        members.on_change.append(self._hear_of_engines)
         members.on_lost.append(self._lost)
+        self._connection.on_back.append(members.tell_engine_was_away)
         self.members = members
+        self._hear_of_engines()
         self.snapshots = open_snapshots(
             self._connection,
             self._placement,
@@ -430,6 +433,10 @@ class Cluster:
             self.loops.moved(int(key.removeprefix(LEADERS)))
         if key == self._removed_key:
             self._look_whether_removed()
+
+    def _hear_of_engines(self) -> None:
+        if self.members is not None and self._connection is not None:
+            self._connection.heard(self.members.engines)
 
     def _lost(self) -> None:
         for replica in self.replicas.values():

@@ -24,6 +24,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from sandglass.core import limits
@@ -61,17 +62,26 @@ class Member:
     behind: tuple[int, ...] | None = None
     """Partitions that it holds and could not lead at once; None while it doesn't know."""
 
+    engine: int = 0
+    """How often its engine was away: what others read by way of it is lost each time."""
+
     def encode(self) -> bytes:
         """The entry's value: JSON, so that a person can read it."""
         return json.dumps({"version": MEMBER_VERSION, **asdict(self)}, sort_keys=True).encode()
 
-    @classmethod
-    def decode(cls, value: bytes) -> "Member":
+    @staticmethod
+    def decode(value: bytes) -> "Member":
         """Reads an entry's value; fields of a newer version are passed over."""
-        found = json.loads(value)
-        known = {name: found[name] for name in cls.__dataclass_fields__ if name in found}
-        behind = known.get("behind")
-        return cls(**{**known, "behind": None if behind is None else tuple(behind)})
+        return _decoded(value)
+
+
+@lru_cache(maxsize=256)
+def _decoded(value: bytes) -> Member:
+    """Asked for each partition several times a second."""
+    found = json.loads(value)
+    known = {name: found[name] for name in Member.__dataclass_fields__ if name in found}
+    behind = known.get("behind")
+    return Member(**{**known, "behind": None if behind is None else tuple(behind)})
 
 
 def key_part(name: str) -> str:
@@ -109,11 +119,8 @@ class Members:
     def all(self) -> list[Member]:
         """All that have an entry, by name."""
         entries = self.placement.entries
-        return [
-            Member.decode(entries[key].value)
-            for key in sorted(entries)
-            if key.startswith(PREFIX)
-        ]
+        keys = sorted([key for key in entries if key.startswith(PREFIX)])
+        return [Member.decode(entries[key].value) for key in keys]
 
     @property
     def alive(self) -> list[Member]:
@@ -166,10 +173,24 @@ class Members:
         except SandglassError as error:
             logger.warning("no goodbye to the cluster: %s", error)
 
+    @property
+    def engines(self) -> dict[str, str]:
+        """What tells the life of each member's engine from the next; empty: it is gone."""
+        return {
+            member.name: f"{member.incarnation} {member.engine}"
+            if self.is_alive(member)
+            else ""
+            for member in self.all
+        }
+
     def tell(self, *, behind: tuple[int, ...]) -> None:
         """The others hear this of the node with its next renewal."""
         if self.me.behind != behind:
             self.me = replace(self.me, behind=behind)
+
+    def tell_engine_was_away(self) -> None:
+        """As above: it is back."""
+        self.me = replace(self.me, engine=self.me.engine + 1)
 
     def _drawn(self) -> str:
         return self.entropy.token_bytes(8).hex()

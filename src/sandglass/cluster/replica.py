@@ -40,6 +40,10 @@ from sandglass.telemetry import Counts
 logger = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
+REST_MS = 30_000
+"""Between two looks at the house of a partition of which nobody wants anything: a second each
+for hundreds of them is much."""
+
 YIELD_S = 3.0
 """How long a hand-over may take: without a quorum nothing more becomes durable."""
 
@@ -263,6 +267,7 @@ class Replica:
             stopwatch_ns=self._stopwatch_ns,
             may_serve=self._may_serve,
             session_grace_ms=self._session_grace_ms,
+            rest_ms=REST_MS,
         )
         loop.open()
         return loop

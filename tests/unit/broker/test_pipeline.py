@@ -268,3 +268,20 @@ async def test_how_long_an_entry_took_is_measured(shell: Shell, log: PipedLog) -
     await shell.until(lambda: not shell.loop._writer.is_syncing)
 
     assert sum(shell.loop.stats.sync_ms.counts) == before + 3
+
+
+async def test_a_house_in_which_nothing_happens_is_left_alone(shell: Shell) -> None:
+    shell.loop.rest_ms = 30_000
+    kept: list[int] = []
+    shell.loop.housekeeping = lambda moment: kept.append(moment.steady_ms)
+    await shell.produce(b"x")
+    await shell.quiet()
+    shell.clock.advance(1000)
+    await shell.until(lambda: kept)
+    kept.clear()
+    shell.loop._kick.clear()
+
+    assert 29_000 <= shell.loop._delay_ms() <= 30_000
+
+    await shell.produce(b"y")  # and it is kept, as ever, while something does
+    assert shell.loop._delay_ms() <= 1000
