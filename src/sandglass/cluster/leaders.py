@@ -99,6 +99,8 @@ class Leaders:
     async def stop(self) -> None:
         """Hands over all that is led here, to whoever there is, and takes nothing more."""
         self._is_stopping = True
+        # Or the next leader gives it back at once to who stands before it in the order.
+        self.members.tell_leaving()
         led = [each for each in self.replicas.values() if each.state is State.LEADING]
         epochs = {each.number: each.epoch for each in led if self._heir(each.number)}
         for replica in [*self.replicas.values()]:
@@ -121,6 +123,7 @@ class Leaders:
         return (
             member is not None
             and self.members.is_alive(member)
+            and not member.is_leaving
             and name not in self.catalog.drained
         )
 

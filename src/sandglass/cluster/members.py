@@ -23,6 +23,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Final
@@ -61,6 +62,9 @@ class Member:
 
     behind: tuple[int, ...] | None = None
     """Partitions that it holds and could not lead at once; None while it doesn't know."""
+
+    is_leaving: bool = False
+    """It hands over what it leads, and will lead nothing any more."""
 
     engine: int = 0
     """How often its engine was away: what others read by way of it is lost each time."""
@@ -111,6 +115,8 @@ class Members:
         self._known: dict[str, Member] = {}
         self._over: set[str] = set()
         self._revision = 0
+        self._hurry = asyncio.Event()
+        """What this node has to tell doesn't wait for the next renewal."""
         self._task: asyncio.Task[None] | None = None
 
     # --- who is there -------------------------------------------------------------------------
@@ -169,9 +175,21 @@ class Members:
         self.lease.given_up()
         gone = replace(self.me, is_over=True)
         try:
-            await self.placement.set(self._key, gone.encode(), self._revision)
+            try:
+                await self.placement.set(self._key, gone.encode(), self._revision)
+            except ConflictError:
+                # A renewal may have arrived of which no answer was awaited any more.
+                await self.placement.set(self._key, gone.encode(), self._own_revision())
         except SandglassError as error:
             logger.warning("no goodbye to the cluster: %s", error)
+
+    def _own_revision(self) -> int:
+        """Of the entry, if it is still that of this incarnation."""
+        entry = self.placement.entries.get(self._key)
+        is_own = entry is not None and (
+            Member.decode(entry.value).incarnation == self.me.incarnation
+        )
+        return entry.revision if entry is not None and is_own else self._revision
 
     @property
     def engines(self) -> dict[str, str]:
@@ -187,6 +205,11 @@ class Members:
         """The others hear this of the node with its next renewal."""
         if self.me.behind != behind:
             self.me = replace(self.me, behind=behind)
+
+    def tell_leaving(self) -> None:
+        """As above, and at once: nobody is to hand anything over to it."""
+        self.me = replace(self.me, is_leaving=True)
+        self._hurry.set()
 
     def tell_engine_was_away(self) -> None:
         """As above: it is back."""
@@ -237,13 +260,16 @@ class Members:
     async def _run(self) -> None:
         while True:
             wait_ms = await self.turn()
-            await asyncio.sleep(wait_ms / 1000)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._hurry.wait()
 
     async def turn(self) -> int:
         """Looks at the others' leases, and renews this node's: in so many ms once more."""
         self._look()
         now_ms = self.clock.monotonic_ms()
-        if not self.lease.renew_in_ms(now_ms):
+        if self._hurry.is_set() or not self.lease.renew_in_ms(now_ms):
+            self._hurry.clear()
             try:
                 await self._renew()
             except ConflictError:

@@ -86,6 +86,18 @@ async def test_the_heir_is_whoever_has_read_its_replica(cluster: Cluster) -> Non
     assert cluster.led["c"] == [0, 2]
 
 
+async def test_nobody_gives_back_to_a_node_that_is_about_to_go(cluster: Cluster) -> None:
+    """It stands first in the order, and has been there for long."""
+    a, b, c = cluster.nodes
+    await cluster.settle()
+
+    await a.leaders.stop()
+    await a.placement.set(PREFIX + "a", a.members.me.encode())  # so it has told
+    await cluster.turn(b, c)
+
+    assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
+
+
 async def test_a_node_that_stops_names_an_heir_though_nobody_is_ready(
     cluster: Cluster,
 ) -> None:

@@ -229,6 +229,29 @@ async def test_a_node_that_was_started_again_takes_its_name_at_once(cluster: Clu
     assert (await joining).me.incarnation != first.me.incarnation
 
 
+async def test_that_a_node_is_leaving_is_told_at_once(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+
+    a.tell_leaving()
+    await a.turn()
+
+    seen = b.named("a")
+    assert seen is not None
+    assert seen.is_leaving
+    assert b.is_alive(seen)
+
+
+async def test_goodbye_is_said_though_a_renewal_had_no_answer(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    await cluster.placement.set(a._key, a.me.encode())  # it arrived
+
+    await a.leave()
+
+    seen = b.named("a")
+    assert seen is not None
+    assert seen.is_over
+
+
 async def test_a_renewal_without_an_answer_is_known_again(cluster: Cluster) -> None:
     """It had arrived: the next one collides with it, and nobody has declared anything."""
     a = await cluster.join("a")
