@@ -24,6 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from sandglass.adapters.wide_client import WideClient
 from sandglass.errors import (
     ConflictError,
     NotFoundError,
@@ -105,7 +106,7 @@ class Connection:
     """By name what tells one life of an engine from the next; empty: it is gone."""
     tails: "set[Tail]" = field(default_factory=set["Tail"])
     """Those that are open."""
-    _client: Client = field(default_factory=Client)
+    _client: Client = field(default_factory=WideClient)
     _acks: dict[str, Ack] = field(default_factory=dict)
     _inbox: str = ""
     _number: int = 0

@@ -94,23 +94,21 @@ def encode(entry: Entry) -> bytes:
     assert entry.known <= entry.n
     assert entry.records, "an entry carries records"
     count = len(entry.records)
-    rest = b"".join(
-        (
-            _REST.pack(
-                entry.kind,
-                entry.writer,
-                entry.epoch,
-                entry.n,
-                entry.known,
-                entry.position,
-                entry.chain,
-                count,
-            ),
-            pack(f"<{count}I", *map(len, entry.records)),
-            *entry.records,
-        )
-    )
-    return _START.pack(_MAGIC, FORMAT_VERSION, crc32c(rest)) + rest
+    head = _REST.pack(
+        entry.kind,
+        entry.writer,
+        entry.epoch,
+        entry.n,
+        entry.known,
+        entry.position,
+        entry.chain,
+        count,
+    ) + pack(f"<{count}I", *map(len, entry.records))
+    checksum = crc32c(head)
+    for record in entry.records:
+        checksum = crc32c(record, checksum)
+    start = _START.pack(_MAGIC, FORMAT_VERSION, checksum)
+    return b"".join((start, head, *entry.records))
 
 
 def decode(sequence: int, raw: bytes) -> Entry:
