@@ -1,30 +1,28 @@
 """What the engine's client sends by a way of its own arrives as it was, in order."""
 
 import asyncio
-from pathlib import Path
 
 from sandglass.adapters.nats import Connection, Found, Stored, Tail
 from sandglass.adapters.wide_client import WHOLE_BYTES
 from sandglass.errors import ConflictError, SandglassError
-from sandglass.testing.engines import Engines
+from tests.visitors import Visitor
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SIZES = (0, 1, WHOLE_BYTES - 1, WHOLE_BYTES, 200_000, 4_000_000)
 
 
 async def test_messages_of_all_sizes_are_stored_in_the_order_in_which_they_were_sent(
-    tmp_path: Path,
+    visitor: Visitor,
 ) -> None:
     """Several send at a time, and more than the client keeps before it waits for the socket."""
-    async with Engines(tmp_path, count=3) as engines:
-        connection = await engines.connect(0)
-        await connection.call("STREAM.CREATE.S", {"name": "S", "subjects": ["s.>"]})
-        sent: dict[str, list[bytes]] = {f"s.{number}": [] for number in range(3)}
+    connection = await visitor.connect(0)
+    await connection.call("STREAM.CREATE.S", {"name": "S", "subjects": ["s.>"]})
+    sent: dict[str, list[bytes]] = {f"s.{number}": [] for number in range(3)}
 
-        await asyncio.gather(*[_send(connection, subject, sent[subject]) for subject in sent])
+    await asyncio.gather(*[_send(connection, subject, sent[subject]) for subject in sent])
 
-        assert sent == await _read(connection, count=3 * len(SIZES))
-        await _refused(connection)
+    assert sent == await _read(connection, count=3 * len(SIZES))
+    await _refused(connection)
 
 
 async def _send(connection: Connection, subject: str, sent: list[bytes]) -> None:

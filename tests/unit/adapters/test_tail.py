@@ -11,7 +11,7 @@ import pytest
 from sandglass.adapters import nats
 from sandglass.adapters.nats import Connection, Found, Tail
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Subscription:

@@ -9,7 +9,7 @@ import pytest
 from sandglass.core import codec, limits
 from sandglass.core.record import Append
 from sandglass.errors import UnavailableError
-from tests.unit.broker.shell import Answer, Consumer, Shell, running
+from tests.unit.broker.shell import DEADLINE_S, Answer, Consumer, Shell, running
 
 
 @dataclass(slots=True)
@@ -211,7 +211,7 @@ async def test_little_goes_by_itself_once_it_has_waited(
     await shell.until(lambda: log.sent == 1)
 
     shell.produce_nowait(b"behind it")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while log.sent < 2:
             await asyncio.sleep(0.001)
 
@@ -250,7 +250,7 @@ async def test_a_stop_waits_for_all_that_is_under_way() -> None:
         await some_passes()
         is_spinning = shell.loop.stats.turn_count > turn_count + 1
         log.commit()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await stopping
 
         assert not is_early
