@@ -35,7 +35,7 @@ from tests.integration.raw import RawSession, Wire
 SEGMENT_BYTES: Final = 4096
 BATCH_COUNT: Final = 8
 BATCH_MESSAGES: Final = 8
-DEADLINE_S: Final = 20
+DEADLINE_S: Final = 60
 
 CLEAR: Final = (BusyError, CorruptError, DeniedError, PreconditionError, UnavailableError)
 """What a node may say that cannot start, or go on: full, damaged, no right, no disk."""
@@ -65,6 +65,7 @@ def node_on(data: Data, files: Files | None = None) -> Node:
         name="test",
         grpc_port=0,
         stop_grace_ms=200,
+        session_grace_ms=0,  # nobody comes back: the next life need not wait for it
         segment_bytes=SEGMENT_BYTES,
         reserve_bytes=SEGMENT_BYTES,
     )
