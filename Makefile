@@ -31,15 +31,16 @@ demo: install ## a day of departures in half a minute, then ten thousand e-mails
 cluster-demo: install ## the departures on three nodes, one of which is killed half way
 	@$(BIN)/python -m demo.cluster $(ARGS)
 
-test: install ## run the tests, two at a time
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not fault" $(ARGS)
+# Three at a time, since most of a test of processes is waiting.
+test: install ## run the tests
+	$(BIN)/pytest -q -n 3 --dist worksteal -m "not fault" $(ARGS)
 
 fuzz: install ## random bytes against every decoder, SECONDS each; then hostile requests
 	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
 	$(BIN)/pytest -q -n 2 --hypothesis-profile=fuzz tests/integration/test_hostile_requests.py
 
 test-faults: install ## kill, tear, fill and starve real processes for longer than `make test` does
-	$(BIN)/pytest -q -n 2 --dist worksteal -m fault $(ARGS)
+	$(BIN)/pytest -q -n 3 --dist worksteal -m fault $(ARGS)
 
 check: install ## format, lint, types, imports, generated code, docs
 	$(BIN)/ruff format --check

@@ -30,7 +30,7 @@ from tests.fault.life import (
 LOG: Final = Path("store-000/log")
 PLACE_COUNT: Final = 200
 FEW_COUNT: Final = 12
-QUIET_S_MAX: Final = 20
+QUIET_S_MAX: Final = 60
 
 
 @pytest.fixture(scope="module")

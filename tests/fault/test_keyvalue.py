@@ -15,8 +15,8 @@ from sandglass.testing.process import NodeProcess
 
 CLIENT_COUNT = 4
 KEYS = ("a", "ab", "b")
-STOP_S_MAX = 10
-ROUND_S_MAX = 30
+STOP_S_MAX = 60
+ROUND_S_MAX = 90
 
 
 class Clients:

@@ -17,7 +17,7 @@ from tests.integration.raw import RawSession, Wire, values_of
 
 SIZE_MIB: Final = 24
 VALUE_BYTES: Final = 20_000
-DEADLINE_S: Final = 30
+DEADLINE_S: Final = 90
 FAULTY: Final = str(Path(__file__).with_name("faulty_server.py"))
 
 

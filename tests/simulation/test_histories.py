@@ -12,11 +12,13 @@ from sandglass.testing.simulation import simulate
 SEED_COUNT = 300
 PART_COUNT = 10
 FIRST_SEED = {
-    "applied": 45,
-    "clamp": 20,
-    "going": 40,
-    "start-shifts": 50,
-    "voiding": 250,
+    "applied": 58,
+    "clamp": 33,
+    "closed": 10,
+    "going": 49,
+    "retry-bound": 10,
+    "start-shifts": 62,
+    "voiding": 258,
 }
 """Where the search for a history that misses a rule begins, if it isn't 0, to be quick."""
 
