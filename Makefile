@@ -72,7 +72,7 @@ docs: install ## generate the reference pages that come from the code
 bench: install ## rates, CPU per message and latencies beside their floors
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-cluster: install ## three nodes beside their bare engines: rates, failover, what idle partitions cost
+bench-cluster: install ## three nodes beside their bare engines: rates, failover, idle partitions, replicas that catch up
 	@$(BIN)/python -m bench.cluster $(ARGS)
 
 simulate: install ## try SEEDS random histories in virtual time

@@ -14,17 +14,17 @@ from itertools import pairwise
 
 from bench import load
 from bench.cluster.bench import NODES, ClusterBench
-from bench.cluster.nodes import LOOK_S, Led, Nodes, seen_by
+from bench.cluster.nodes import LOOK_S, Led, Nodes, seen_by, states_of_logs
 from bench.lines import Figure, pool, quantile
 from bench.load import BATCH_COUNT, Session, WrongError
-from sandglass.adapters.jetstream import Stream
-from sandglass.adapters.nats import Connection
 from sandglass.testing.process import NodeProcess
 
 LINE = "catch-up"
 TOPIC = "catch-up"
 IN_FLIGHT = 8
 TRIMMED_S_MAX = 300.0
+PAUSE_S = 0.5
+"""While snapshots are waited for."""
 CURRENT_S_MAX = 600.0
 
 
@@ -71,9 +71,10 @@ async def catchup(bench: ClusterBench) -> list[Figure]:
         async with Session(led.node.address) as session:
             given = Load(session, requests)
             await given.run(max(2, int(sizes.catchup_bytes / batch_bytes)))
+            rate_before = _rate(given.answered_s)
+            await _fill_until_trimmed(nodes, led, given, sizes.catchup_snapshot_bytes)
             await nodes.settled([led])
-            await _trimmed(nodes, led)
-            count_before, took_s = len(given.answered_s), _taken_s(given.answered_s)
+            count_before = len(given.answered_s)
             others = [node for node in nodes.cluster.nodes if node is not led.node]
             wiped = others[0]
             await _wipe(wiped)
@@ -93,13 +94,15 @@ async def catchup(bench: ClusterBench) -> list[Figure]:
             current_s,
             mb=size_bytes / 1e6,
             mb_s=size_bytes / current_s / 1e6,
-            rate_before=(count_before - 1) * BATCH_COUNT / took_s,
+            rate_before=rate_before,
         )
     ]
 
 
-def _taken_s(times_s: list[float]) -> float:
-    return times_s[-1] - times_s[0]
+def _rate(answered_s: list[float]) -> float:
+    """Messages a second."""
+    passed_s = max(1e-9, answered_s[-1] - answered_s[0])
+    return (len(answered_s) - 1) * BATCH_COUNT / passed_s
 
 
 async def _wipe(node: NodeProcess) -> None:
@@ -129,29 +132,23 @@ async def _position(node: NodeProcess, led: Led) -> int:
     return (await seen_by(node))[led.partition].position
 
 
-async def _trimmed(nodes: Nodes, led: Led) -> None:
-    """Waits until the stream no longer begins with its first entry."""
+async def _fill_until_trimmed(nodes: Nodes, led: Led, given: Load, snapshot_bytes: int) -> None:
+    """
+    Produces on, until the stream no longer begins with its first entry: it is trimmed behind
+    the older of two snapshots, between which it has to grow.
+    """
     async with (
         nodes.cluster.engine(led.node) as connection,
         asyncio.timeout(TRIMMED_S_MAX),
     ):
-        while await _first_sequence(connection) == 1:
-            await asyncio.sleep(LOOK_S)
-
-
-async def _first_sequence(connection: Connection) -> int:
-    found = await connection.call("STREAM.LIST", {})
-    (number,) = [
-        int(each["config"]["name"].removeprefix("SANDGLASS_"))
-        for each in found["streams"]
-        if each["config"]["name"].startswith("SANDGLASS_")
-    ]
-    return (await Stream(connection, number).state()).first_sequence
+        while (await states_of_logs(connection))[0]["first_seq"] == 1:
+            step = max(1, snapshot_bytes // 8 // len(given.requests[0]))
+            await given.run(len(given.answered_s) + step)
+            await asyncio.sleep(PAUSE_S)
 
 
 def _figure(answered_s: list[float], seconds: float, **notes: float) -> Figure:
     gaps_ms = [(after - before) * 1000 for before, after in pairwise(answered_s)] or [0.0]
-    passed_s = max(1e-9, answered_s[-1] - answered_s[0])
     return Figure(
         line=LINE,
         kind=NODES,
@@ -164,5 +161,5 @@ def _figure(answered_s: list[float], seconds: float, **notes: float) -> Figure:
         p99_ms=quantile(gaps_ms, 0.99),
         max_ms=max(gaps_ms),
         memory_mb=0,
-        notes={**notes, "rate_during": (len(answered_s) - 1) * BATCH_COUNT / passed_s},
+        notes={**notes, "rate_during": _rate(answered_s)},
     )

@@ -1,6 +1,7 @@
 """Three nodes and their engines on loopback, and who leads what on them."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sandglass.testing.process import NodeProcess
 LED_S_MAX = 120.0
 SETTLED_S_MAX = 60.0
 LOOK_S = 0.02
+LOG_NAME = re.compile(r"SANDGLASS_\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +128,18 @@ class Nodes:
 
 async def stored(connection: Connection) -> Stored:
     """What the logs' streams hold now, as far as one page of the engine names them."""
-    found = await connection.call("STREAM.LIST", {})
-    states = [
-        each["state"]
-        for each in found["streams"]
-        if each["config"]["name"].startswith("SANDGLASS_")
-    ]
+    states = await states_of_logs(connection)
     return Stored(
         sum(each["messages"] for each in states), sum(each["bytes"] for each in states)
     )
+
+
+async def states_of_logs(connection: Connection) -> list[dict[str, int]]:
+    """Of each log's stream what the engine says; snapshots lie in others."""
+    found = await connection.call("STREAM.LIST", {})
+    return [
+        each["state"] for each in found["streams"] if LOG_NAME.fullmatch(each["config"]["name"])
+    ]
 
 
 async def seen_by(node: NodeProcess) -> dict[str, ClusterPartition]:
