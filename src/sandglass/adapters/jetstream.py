@@ -48,7 +48,8 @@ HEARD_S: Final = 0.2
 it reads by may lie on an engine that has gone."""
 
 FENCE_S: Final = 1.0
-"""A fence that isn't read back within this is sent once more: it is the same."""
+"""A fence that isn't read back within this is sent once more: it is the same. One that was not
+answered is sent sooner: who chooses a leader has none a moment before it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +412,7 @@ class JetStreamLog:
                 is_stored = True
             if is_stored and on_unheard is not None and not await self._is_read_back(HEARD_S):
                 await on_unheard()
-            await self._is_read_back(FENCE_S)
+            await self._is_read_back(FENCE_S if is_stored else HEARD_S)
         if self.writer.phase is Phase.DEPOSED:
             raise UnavailableError("another node has begun to lead")
         # A fence that lay about may have taken a lost place, and its repeat the next one.

@@ -12,7 +12,7 @@ doesn't answer two pings, a second apart, is left.
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 CALL_S: Final = 2.0
 """How long one call of the engine's API may take, before it is asked again or given up."""
 
+ASK_S: Final = (0.5, 1.0, CALL_S, CALL_S)
+"""How long each try of one that may be asked twice waits: what was asked of a leader that was
+about to go is never answered, and its successor may be there a moment later."""
+
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 HEARTBEAT_S: Final = 1.0
 """How often a tail hears that there is nothing, unless it is told otherwise."""
@@ -53,6 +57,13 @@ GONE_S: Final = 3.0
 
 UNKNOWN: Final = "unknown"
 """The life of an engine of which nothing is heard."""
+
+MOVE_BYTES: Final = 16 * 1024 * 1024
+"""A tail through which so much came from another node's engine tries to lie on its own: the
+engine chooses by chance, and each message would go over one engine more."""
+
+MOVE_COUNT: Final = 8
+"""So often it tries: the stream may not be there at all."""
 
 IDLE_S: Final = 10.0
 """The engine drops a consumer of ours that nobody listened to for so long."""
@@ -173,20 +184,20 @@ class Connection:
     # --- the API ------------------------------------------------------------------------------
 
     async def call(
-        self, subject: str, request: object = None, *, repeats: int = 3
+        self, subject: str, request: object = None, *, tries_s: Sequence[float] = ASK_S
     ) -> dict[str, Any]:
         """
         A call of the engine's API, JSON both ways; asked again when nobody answers, so only for
-        what may be asked twice.
+        what may be asked twice, unless `tries_s` has but one.
 
         Raises:
             NotFoundError, ConflictError, PreconditionError: what the engine said.
             UnavailableError: nobody answered, or there is no quorum.
         """
         data = b"" if request is None else json.dumps(request).encode()
-        for _ in range(repeats):
+        for try_s in tries_s:
             try:
-                answer = await self._client.request(f"$JS.API.{subject}", data, timeout=CALL_S)
+                answer = await self._client.request(f"$JS.API.{subject}", data, timeout=try_s)
                 return _checked(json.loads(answer.data))
             except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
                 await asyncio.sleep(0.1)
@@ -339,6 +350,9 @@ class Tail:
     """On which the consumer lies."""
     _engine_life: str = UNKNOWN
     """As it was known when the consumer was made."""
+    _far_bytes: int = 0
+    """What came from another engine since it has chosen."""
+    _move_count: int = 0
     _turn: int = 0
     _delivered: int = 0
     _heard_s: float = 0.0
@@ -434,7 +448,7 @@ class Tail:
             made = await self.connection.call(
                 f"CONSUMER.CREATE.{self.stream}",
                 {"stream_name": self.stream, "config": config},
-                repeats=1,
+                tries_s=(CALL_S,),
             )
         except BaseException:
             await self._end()
@@ -499,3 +513,13 @@ class Tail:
             Found(sequence, msg.subject, msg.data, msg.headers or {}, is_last=left == 0)
         )
         self.next_sequence = sequence + 1
+        self._move_near(len(msg.data))
+
+    def _move_near(self, size_bytes: int) -> None:
+        if self.is_near or self._move_count == MOVE_COUNT:
+            return
+        self._far_bytes += size_bytes
+        if self._far_bytes >= MOVE_BYTES:
+            self._move_count += 1
+            self._far_bytes = 0
+            self.suspect()

@@ -62,6 +62,9 @@ BUCKET_REPLICAS: Final = (3, 2)
 
 AGAIN_S: Final = 0.5
 TURN_S: Final = 0.25
+WHOLE_S: Final = 2.0
+"""Without news, what leaders have is held against the catalog so often."""
+
 REMOVED_TEXT: Final = (
     "these data were removed from the cluster; its own topics are served, and nothing else."
     " Start the node with an empty data directory to let it join anew"
@@ -392,20 +395,25 @@ class Cluster:
 
     async def _run(self) -> None:
         assert self.leaders is not None
+        whole_s, loop = 0.0, asyncio.get_running_loop()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TURN_S):
                     await self._news.wait()
+            is_news = self._news.is_set() or loop.time() >= whole_s
             self._news.clear()
             try:
                 await self._hold_replicas()
-                await self._reconcile_all()
+                if is_news:
+                    whole_s = loop.time() + WHOLE_S
+                    await self._reconcile_all()
                 await self.leaders.consider()
                 await self._widen()
                 if self._streams is not None:
                     self._streams.look()
             except SandglassError as error:
                 logger.warning("cluster: %s", error)
+                self._news.set()
                 await asyncio.sleep(TURN_S)
 
     async def _widen(self) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final
 
 from sandglass.adapters.engine import ACCOUNT_USER, Engine, EngineConfig
-from sandglass.adapters.nats import Connection
+from sandglass.adapters.nats import CALL_S, Connection
 from sandglass.errors import SandglassError, UnavailableError
 from sandglass.testing.ports import free_ports
 
@@ -79,7 +79,7 @@ class Engines:
         async with asyncio.timeout(QUORUM_S_MAX):
             while True:
                 with suppress(SandglassError):
-                    await connection.call("STREAM.CREATE.PROBE", probe, repeats=1)
+                    await connection.call("STREAM.CREATE.PROBE", probe, tries_s=(CALL_S,))
                     await connection.call("STREAM.DELETE.PROBE")
                     return
                 await asyncio.sleep(0.05)

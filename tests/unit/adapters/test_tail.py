@@ -46,8 +46,8 @@ class Engines:
     async def publish(self, subject: str) -> None:
         pass
 
-    async def call(self, subject: str, request: Any, *, repeats: int) -> dict[str, Any]:
-        del subject, repeats
+    async def call(self, subject: str, request: Any, *, tries_s: Any) -> dict[str, Any]:
+        del subject, tries_s
         self.made.append(request["config"])
         place = self.places.pop(0) if len(self.places) > 1 else self.places[0]
         return {"name": f"c{len(self.made)}", "cluster": {"leader": place}}
@@ -148,6 +148,30 @@ async def test_what_was_left_out_is_read_by_another_consumer(sign: str) -> None:
     assert before == 1
     assert engines.made[1]["opt_start_seq"] == 2
     assert found == [1, 2, 3]
+
+
+@pytest.mark.parametrize("places", [["a", "b", "here"], ["a"]])
+async def test_what_much_comes_through_moves_to_the_engine_of_its_node_if_it_can(
+    places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats, "MOVE_BYTES", 2)
+    monkeypatch.setattr(nats, "MOVE_COUNT", 4)
+    count = len(places) if len(places) > 1 else 1 + 4
+    engines, found = Engines(places), list[int]()
+    tail = await opened(engines, found)
+    for made in range(1, count):
+        await engines.send(len(found) + 1, 1)
+        assert len(engines.made) == made
+        await engines.send(len(found) + 1, 2)
+        await until(lambda: len(engines.made) == made + 1)  # noqa: B023  # called at once
+
+    for delivered in range(1, 10):
+        await engines.send(len(found) + 1, delivered)
+        await some_passes()
+    await tail.close()
+
+    assert len(engines.made) == count
+    assert found == [*range(1, 2 * (count - 1) + 10)]
 
 
 async def test_a_tail_that_is_closed_is_not_made_again() -> None:
