@@ -40,6 +40,9 @@ MEMBER_VERSION: Final = 1
 AGAIN_S: Final = limits.LEADER_LOOK_MS / 2000
 """Half of what a watcher may look away."""
 
+GOODBYE_COUNT: Final = 5
+"""So often a member tries to say it."""
+
 SLOW_MS: Final = 1000
 """A renewal that took longer says that the engine was away."""
 
@@ -173,15 +176,21 @@ class Members:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self.lease.given_up()
-        gone = replace(self.me, is_over=True)
-        try:
+        gone, revision = replace(self.me, is_over=True), self._revision
+        for tries_left in reversed(range(GOODBYE_COUNT)):
             try:
-                await self.placement.set(self._key, gone.encode(), self._revision)
-            except ConflictError:
-                # A renewal may have arrived of which no answer was awaited any more.
-                await self.placement.set(self._key, gone.encode(), self._own_revision())
-        except SandglassError as error:
-            logger.warning("no goodbye to the cluster: %s", error)
+                await self.placement.set(self._key, gone.encode(), revision)
+                return
+            except ConflictError as error:
+                # A renewal is on its way, of which no answer is awaited any more.
+                if not tries_left:
+                    logger.warning("no goodbye to the cluster: %s", error)
+                    return
+                await asyncio.sleep(AGAIN_S)
+                revision = self._own_revision()
+            except SandglassError as error:
+                logger.warning("no goodbye to the cluster: %s", error)
+                return
 
     def _own_revision(self) -> int:
         """Of the entry, if it is still that of this incarnation."""
