@@ -283,7 +283,9 @@ class Node:
         try:
             # Here, because a node alone doesn't need what they bring.
             from sandglass.adapters.engine import EngineConfig
-            from sandglass.cluster.cluster import Cluster, ClusterConfig, Identity
+            from sandglass.cluster.cluster import Cluster, ClusterConfig
+            from sandglass.cluster.founding import Identity
+            from sandglass.cluster.own_engine import OwnEngine
         except ModuleNotFoundError as error:
             raise PreconditionError(
                 f"a cluster needs the package {error.name}: install sandglass[cluster]"
@@ -305,13 +307,18 @@ class Node:
         )
         return Cluster(
             ClusterConfig(
-                engine,
                 settings.is_founder,
                 self.config.data / STORE / "replicas",
                 grpc=f"{shown}:{self.grpc_port}",
                 http="" if self._web is None else f"{shown}:{self.http_port}",
                 snapshot_bytes=settings.snapshot_bytes,
                 snapshot_folder=settings.snapshot_folder,
+            ),
+            OwnEngine(
+                engine,
+                node_id=superblock.node_id.hex(),
+                is_founder=settings.is_founder,
+                entropy=self.entropy,
             ),
             broker.loops,
             Identity(

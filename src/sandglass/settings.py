@@ -178,21 +178,22 @@ class Settings:
     raft_port: int = setting(
         9190,
         "Client port of the cluster's engine: this node's own, on bind_addr.",
-        low=0,
+        low=1,
         high=PORT_MAX,
         bare=True,
     )
     gossip_port: int = setting(
         9900,
         "Route port of the cluster's engine: the other nodes' engines connect to it.",
-        low=0,
+        low=1,
         high=PORT_MAX,
         bare=True,
     )
     initial_peers: tuple[str, ...] = setting(
         (),
-        "Route addresses (host:port, with their gossip_port) of the other nodes. With any, the"
-        " node is part of a cluster and runs an engine; without, it is one machine.",
+        "Route addresses (host:port, with their gossip_port) of the other nodes; this one's own"
+        " is left out. With any, the node is part of a cluster and runs an engine; without, it"
+        " is one machine.",
         short="p",
         bare=True,
     )

@@ -3,14 +3,19 @@
 import asyncio
 import os
 import signal
+import socket
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandglass.adapters.engine import Engine, EngineConfig, find_binary
+from sandglass.adapters.engine_store import load_owner
 from sandglass.adapters.nats import Connection
+from sandglass.adapters.system import SystemEntropy
+from sandglass.cluster.own_engine import OwnEngine
 from sandglass.errors import PreconditionError
 from sandglass.testing.engines import Engines
 from sandglass.testing.ports import free_ports
@@ -103,6 +108,96 @@ async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
             await second.start()
     finally:
         await first.stop()
+
+
+@pytest.mark.parametrize("setting", ["raft_port", "gossip_port"])
+def test_a_port_is_found_in_use_before_there_is_a_server(tmp_path: Path, setting: str) -> None:
+    engine = Engine(config(tmp_path / "engine"))
+    engine.check_ports()
+    port = engine.config.client_port if setting == "raft_port" else engine.config.route_port
+
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(PreconditionError, match=f"port {port} is in use") as caught,
+    ):
+        engine.check_ports()
+
+    assert caught.value.field == setting
+
+
+def own_engine(settings: EngineConfig, *, is_founder: bool) -> OwnEngine:
+    return OwnEngine(
+        settings, node_id="ab" * 16, is_founder=is_founder, entropy=SystemEntropy()
+    )
+
+
+async def test_a_founder_of_which_the_data_were_lost_comes_to_those_who_are_there(
+    tmp_path: Path,
+) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"S2","server_name":"b","cluster":"sandglass-1"}\r\n')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        peer = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        engine = own_engine(config(tmp_path / "engine", peers=(peer,)), is_founder=True)
+        await engine.open()
+        assert not (tmp_path / "engine").exists()
+        try:
+            assert await engine.start()
+        finally:
+            await engine.stop()
+
+    owner = load_owner(tmp_path / "engine", node="ab" * 16, name="node1")
+    assert owner is not None
+    assert owner.group == engine.config.group == "sandglass-1"
+
+
+async def test_an_engine_waits_for_its_group_and_then_keeps_it(tmp_path: Path) -> None:
+    settings = config(tmp_path / "engine")
+    other = own_engine(settings, is_founder=False)
+    await other.open()
+    assert not await other.start()
+
+    founder = own_engine(settings, is_founder=True)
+    try:
+        assert await founder.start()
+    finally:
+        await founder.stop()
+    again = own_engine(settings, is_founder=False)
+    try:
+        await again.open()  # what it holds says whose it is: it waits for nobody
+        assert await again.start()
+    finally:
+        await again.stop()
+
+    assert again.config.group == founder.config.group != settings.group
+
+
+async def test_a_start_that_is_cut_short_leaves_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, pids, may_go = asyncio.create_subprocess_exec, list[int](), asyncio.Event()
+
+    async def slow(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await launch(*command, **options)
+        pids.append(process.pid)
+        await may_go.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    starting = asyncio.create_task(Engine(config(tmp_path / "engine")).start())
+    await until(lambda: pids)
+    starting.cancel()
+    await asyncio.sleep(0)
+    may_go.set()
+    await asyncio.gather(starting, return_exceptions=True)
+
+    assert starting.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 async def test_another_secret_is_refused(tmp_path: Path) -> None:

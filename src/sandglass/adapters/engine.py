@@ -19,6 +19,7 @@ Rules
 """
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import json
@@ -27,10 +28,13 @@ import os
 import re
 import shutil
 import signal
+import socket
+import subprocess
 import sysconfig
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -46,6 +50,9 @@ ROUTE_USER = "route"
 
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 """One entry holds an atom of 4 MiB and a little; the engine's own hard limit is 64 MiB."""
+
+VERSION_S = 10.0
+"""A program that doesn't say its version within this is another one."""
 
 START_S = 30.0
 STOP_S = 8.0
@@ -79,14 +86,15 @@ class EngineConfig:
     route_port: int = 9900
     peers: tuple[str, ...] = ()
     advertise_host: str = ""
-    cluster: str = "sandglass"
+    group: str = "sandglass"
+    """Engines of another group are kept out: `engine_store` says whose is whose."""
     secret: bytes = b""
     binary: Path | None = None
     file_bytes_max: int | None = None
 
     def password(self, user: str) -> str:
         """The password of one of the engine's users, from the cluster's secret."""
-        label = f"sandglass-engine/{self.cluster}/{user}".encode()
+        label = f"sandglass-engine/{user}".encode()
         return hmac.digest(self.secret, label, hashlib.sha256).hex()[:32]
 
     @property
@@ -102,7 +110,7 @@ class EngineConfig:
         if self.file_bytes_max is not None:
             store["max_file_store"] = str(self.file_bytes_max)
         cluster: dict[str, object] = {
-            "name": self.cluster,
+            "name": self.group,
             "listen": f"{_shown(self.bind_addr)}:{self.route_port}",
             "authorization": {
                 "user": ROUTE_USER,
@@ -157,7 +165,9 @@ def find_binary(named: Path | None) -> Path:
     if named is not None:
         found = shutil.which(named)
         if found is None:
-            raise PreconditionError(f"{named} is not a program", field="engine_binary")
+            raise PreconditionError(
+                f"engine_binary {named} is not a program", field="engine_binary"
+            )
         return Path(found)
     installed = Path(sysconfig.get_path("scripts")) / BINARY
     found = shutil.which(installed)
@@ -170,26 +180,39 @@ def find_binary(named: Path | None) -> Path:
     return Path(found)
 
 
-async def check_version(binary: Path) -> str:
+def check_version(binary: Path) -> str:
     """
-    The server's version.
+    The server's version. Blocks for as long as the program takes to say it.
 
     Raises:
         PreconditionError: it is none that we can use.
     """
-    process = await asyncio.create_subprocess_exec(
-        binary, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    text = said.decode(errors="replace").strip()
+    try:
+        process = subprocess.run(
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=VERSION_S,
+            check=False,
+        )
+        said = process.stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = str(error).encode()
+    text = " ".join(said.decode(errors="replace").split())
     found = _VERSION.search(text)
     if found is None:
-        raise PreconditionError(f"{binary} is no nats-server: it says {text[:100]!r}")
+        raise PreconditionError(
+            f"engine_binary {binary} is no nats-server: asked for its version, it says"
+            f" {text[:100]!r}",
+            field="engine_binary",
+        )
     version = tuple(map(int, found.groups()))
     if version < VERSION_MIN:
         wanted = ".".join(map(str, VERSION_MIN))
         raise PreconditionError(
-            f"{binary} is nats-server {text.rpartition('v')[2]}; {wanted} or newer is needed",
+            f"engine_binary {binary} is nats-server {'.'.join(map(str, version))}; {wanted} or"
+            " newer is needed",
             field="engine_binary",
         )
     return ".".join(map(str, version))
@@ -222,24 +245,45 @@ class Engine:
             UnavailableError: it ended, or didn't answer in time.
         """
         self._binary = find_binary(self.config.binary)
-        await check_version(self._binary)
+        await asyncio.to_thread(check_version, self._binary)
         self.config.directory.mkdir(parents=True, exist_ok=True)
         is_changed = self._write_config()
         running = self._running_pid()
         if running and is_changed:
             await _end(running)
             running = 0
-        if running:
-            logger.info("the engine still runs, and is taken over: pid %d", running)
-            self.pid = running
-        else:
-            await self._launch()
         try:
+            if running:
+                logger.info("the engine still runs, and is taken over: pid %d", running)
+                self.pid = running
+            else:
+                await self._launch()
             await self._wait_for_ports()
         except BaseException:
             await self.stop()
             raise
         self._watch = asyncio.create_task(self._supervise(), name="engine-watch")
+
+    def check_ports(self) -> None:
+        """
+        Raises:
+            PreconditionError: others listen where the server is to.
+        """
+        for port, setting in (
+            (self.config.client_port, "raft_port"),
+            (self.config.route_port, "gossip_port"),
+        ):
+            if not _is_free(self.config.bind_addr, port):
+                raise PreconditionError(f"port {port} is in use", field=setting)
+
+    def met(self) -> tuple[str, set[str]]:
+        """The server's own id, and the names of those it is connected to. Blocks shortly."""
+        found = self._asked("/routez")
+        try:
+            names = {str(each["remote_name"]) for each in found.get("routes", ())}
+            return str(found.get("server_id", "")), names
+        except (LookupError, TypeError):
+            return "", set()
 
     async def stop(self) -> None:
         """Ends the server: it hands over what it leads, and is given some seconds for that."""
@@ -281,17 +325,25 @@ class Engine:
     async def _launch(self) -> None:
         for ports in self.config.directory.glob("*.ports"):
             ports.unlink(missing_ok=True)
-        self._process = await asyncio.create_subprocess_exec(
-            self._binary,
-            "--config",
-            self.config.directory / "engine.conf",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            # A Ctrl-C is for the node, which ends the server when it is done with it.
-            start_new_session=True,
+        launching = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                self._binary,
+                "--config",
+                self.config.directory / "engine.conf",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                # A Ctrl-C is for the node, which ends the server when it is done with it.
+                start_new_session=True,
+            )
         )
-        self.pid = self._process.pid
+        try:
+            self._process = await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            self._process = await launching  # it runs, or will in a moment: `stop` ends it
+            raise
+        finally:
+            self.pid = self._process.pid if self._process is not None else 0
 
     async def _wait_for_ports(self) -> None:
         """Clients' port answers before the others are opened, of which one may be in use."""
@@ -384,15 +436,33 @@ class Engine:
         return not self._probe("/healthz?js-enabled-only=true")
 
     def _probe(self, path: str) -> bool:
+        return bool(self._asked(path))
+
+    def _asked(self, path: str) -> dict[str, Any]:
+        """What the monitoring answers; nothing if it doesn't, or with an error."""
         ports = self._ports()
         try:
             base = json.loads(ports.read_text())["monitoring"][0] if ports else ""
             if not base.startswith("http://127.0.0.1:"):
-                return False
+                return {}
             with urlopen(base + path, timeout=HEALTH_S) as answer:
-                return answer.status == 200
+                return json.loads(answer.read())
         except (HTTPError, OSError, ValueError, LookupError):
-            return False
+            return {}
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen(1)
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
 
 
 async def _end(pid: int, process: asyncio.subprocess.Process | None = None) -> None:

@@ -203,7 +203,7 @@ class Follower:
     Reads a log from where `reader` stands. `open` once, `close` once.
 
     `on_accepted` is awaited for each entry that counts, in order; `on_frozen` is told, once,
-    why nothing more will come.
+    why nothing more will come; `on_gone` if there is no such stream any more.
     """
 
     def __init__(
@@ -212,6 +212,7 @@ class Follower:
         reader: Reader,
         on_accepted: Callable[[Accepted], Awaitable[None]],
         on_frozen: Callable[[Frozen], None],
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
         self.stream = stream
         self.reader = reader
@@ -221,6 +222,7 @@ class Follower:
         """How many members held the stream then."""
         self._on_accepted = on_accepted
         self._on_frozen = on_frozen
+        self._on_gone = on_gone
         self._tail: Tail | None = None
         self._at_end = asyncio.Event()
 
@@ -249,6 +251,7 @@ class Follower:
             self._on_found,
             next_sequence=self.reader.sequence + 1,
             heartbeat_s=HEARTBEAT_S,
+            on_gone=self._on_gone,
         )
         await self._tail.open()
 
@@ -539,6 +542,11 @@ class JetStreamLog:
             logger.warning("log %d is in doubt: %s", self.stream.number, self.writer.doubt)
             try:
                 await self._end_doubt()
+            except NotFoundError:
+                logger.error("log %d has no stream any more", self.stream.number)
+                self.close()
+                self.on_deposed()
+                return
             except (SandglassError, TimeoutError) as error:
                 logger.warning("log %d stays in doubt: %s", self.stream.number, error)
             if self.is_deposed:

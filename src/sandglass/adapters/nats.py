@@ -336,7 +336,8 @@ class Tail:
     `on_found` is awaited for each message, one after the other. A consumer of the engine that
     fell silent, left something out, or lies on an engine that has gone, is replaced by another
     that begins where the last message ended. A heartbeat of an idle stream is most of what it
-    costs: so where there are many, they come seldom.
+    costs: so where there are many, they come seldom. `on_gone` is
+    told, again and again, when there is no such stream any more.
     """
 
     connection: Connection
@@ -344,6 +345,7 @@ class Tail:
     on_found: Callable[[Found], Awaitable[None]]
     next_sequence: int = 1
     heartbeat_s: float = HEARTBEAT_S
+    on_gone: Callable[[], None] = lambda: None
     _subscription: Subscription | None = None
     _consumer: str = ""
     _engine: str = ""
@@ -487,6 +489,7 @@ class Tail:
                 await self.anew()
             except NotFoundError:
                 logger.warning("stream %s is gone", self.stream)
+                self.on_gone()
                 await asyncio.sleep(GONE_S)
             except SandglassError as error:
                 logger.debug("tail of %s: %s", self.stream, error)

@@ -21,15 +21,14 @@ import typer
 
 from sandglass.cli import ending, flags, show, token
 from sandglass.cli.config import SERVER_CONFIG_ENV, Loaded, load
+from sandglass.cli.joining import Joining, joining_of
 from sandglass.errors import (
     InvalidError,
     NoSpaceError,
     NotFoundError,
-    PreconditionError,
     SandglassError,
 )
 from sandglass.security.access import Access
-from sandglass.security.files import read_file
 from sandglass.security.reach import exposure_of, is_loopback
 from sandglass.security.tls import tls_files
 from sandglass.settings import Settings
@@ -41,11 +40,6 @@ TOOL: Final = "sandglass"
 
 STOP_S_MAX: Final = 9.5
 """Ten seconds from signal to exit are promised; the rest is the interpreter's."""
-
-SECRET_BYTES_MIN = 16
-"""Of a cluster's secret: less can be guessed."""
-
-SECRET_BYTES_MAX = 4096
 
 FILE_COUNT: Final = 65_536
 """Open files to ask for: 10,000 connections, and what RocksDB likes to keep open."""
@@ -90,11 +84,11 @@ def start(context: typer.Context, **given: Any) -> None:
     loaded = context.obj()
     try:
         access = access_of(loaded.settings)
-        secret = cluster_secret_of(loaded.settings)
+        joining = joining_of(loaded.settings)
     except SandglassError as error:
         ending.failed(TOOL, error.message)
         raise typer.Exit(ending.WRONG_USAGE) from error
-    raise typer.Exit(_serve(loaded, access, secret))
+    raise typer.Exit(_serve(loaded, access, joining))
 
 
 @app.command()
@@ -136,37 +130,6 @@ def access_of(settings: Settings) -> Access:
     return Access(tls_files=files, token_file=settings.token_file)
 
 
-def cluster_secret_of(settings: Settings) -> bytes:
-    """
-    The secret by which the engines of a cluster know each other; none on loopback.
-
-    Raises:
-        InvalidError: others could reach the engine, and there is no secret.
-        PreconditionError: others may read the file, or it is too short to be a secret.
-        NotFoundError: it can't be read.
-    """
-    path = settings.cluster_secret_file
-    if path is None:
-        is_exposed = bool(settings.initial_peers) and not is_loopback(settings.bind_addr)
-        if is_exposed and not settings.insecure:
-            raise InvalidError(
-                f"bind_addr {settings.bind_addr} is beyond loopback: a cluster there needs"
-                " --cluster_secret_file, or --insecure",
-                field="cluster_secret_file",
-            )
-        return b""
-    secret = read_file(
-        path, what="cluster secret file", bytes_max=SECRET_BYTES_MAX, is_private=True
-    ).strip()
-    if len(secret) < SECRET_BYTES_MIN:
-        raise PreconditionError(
-            f"cluster_secret_file {path} holds {len(secret)} bytes; a secret has"
-            f" {SECRET_BYTES_MIN} at least",
-            field="cluster_secret_file",
-        )
-    return secret
-
-
 flags.declare(
     app,
     start,
@@ -179,7 +142,7 @@ flags.declare(
 # --- serving ---
 
 
-def _serve(loaded: Loaded[Settings], access: Access, secret: bytes) -> int:
+def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
     settings = loaded.settings
     # gRPC would put lines of its own form into the log, one for each handshake that fails.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -198,17 +161,19 @@ def _serve(loaded: Loaded[Settings], access: Access, secret: bytes) -> int:
     logs.configure(settings.log_format, is_verbose=settings.verbose)
     log = structlog.get_logger(TOOL)
     _say_settings(log, loaded, access)
+    if joining.names_itself:
+        log.warning("initial_peers has this node itself in it: that one is left out")
     interpreter.prepare()
     _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         cluster = None
-        if settings.initial_peers:
+        if joining.peers:
             cluster = ClusterSettings(
                 client_port=settings.raft_port,
                 route_port=settings.gossip_port,
-                peers=settings.initial_peers,
+                peers=joining.peers,
                 is_founder=settings.bootstrap_raft,
-                secret=secret,
+                secret=joining.secret,
                 advertise_host=settings.advertise_addr,
                 engine_binary=settings.engine_binary,
                 snapshot_bytes=settings.snapshot_bytes,

@@ -100,6 +100,8 @@ class ClusterCatalog:
         self.forget_snapshots = forget_snapshots
         self.placed: dict[str, Placed] = {}
         """The replicated topics, by name."""
+        self.unreadable: dict[str, str] = {}
+        """Topics whose entries a newer program has written, and what to do."""
         self.drained: set[str] = set()
         """Members that lead nothing, and get no replicas, because an operator wants it so."""
         self.on_changed: Callable[[Topic], None] = lambda _: None
@@ -365,7 +367,14 @@ class ClusterCatalog:
         entry = self.placement.entries.get(key)
         if key.startswith(TOPICS):
             name = key.removeprefix(TOPICS).replace("=2E", ".")
-            self._on_topic(name, None if entry is None else Placed.decode(entry.value))
+            self.unreadable.pop(name, None)
+            try:
+                placed = None if entry is None else Placed.decode(entry.value)
+            except PreconditionError as error:
+                # What was known of it stays: nothing of it is wiped for our lack of words.
+                self.unreadable[name] = error.message
+                return
+            self._on_topic(name, placed)
         elif key.startswith(DRAINED):
             self._on_drained(key.removeprefix(DRAINED).replace("=2E", "."), entry is not None)
         elif key.startswith(GROUPS):

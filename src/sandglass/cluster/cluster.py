@@ -12,15 +12,13 @@ never joins another cluster with them.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sandglass.adapters.engine import ACCOUNT_USER, Engine, EngineConfig
 from sandglass.adapters.jetstream import Stream
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.placement import JetStreamPlacement
@@ -30,13 +28,15 @@ from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SnapshotsSeen
 from sandglass.cluster.catalog import DRAINED, GROUPS, LEADERS, ClusterCatalog
+from sandglass.cluster.engines import ClusterEngine
+from sandglass.cluster.founding import REMOVED_TEXT, Identity, settle_id
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Member, Members
 from sandglass.cluster.placed import TOPICS
 from sandglass.cluster.replica import Replica, State
 from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
 from sandglass.cluster.snapshots import Snapshots, open_snapshots
-from sandglass.cluster.steward import REMOVED, ClusterSteward, remove_engine
+from sandglass.cluster.steward import ClusterSteward
 from sandglass.cluster.streams import Streams
 from sandglass.core import limits
 from sandglass.core.machine import encode_group, encode_topic
@@ -44,19 +44,17 @@ from sandglass.core.partition import Slicer
 from sandglass.core.record import DeleteGroup, Operation, PutGroup, PutTopic
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import (
-    ConflictError,
     NotFoundError,
     NotLeaderError,
     PreconditionError,
     SandglassError,
+    UnavailableError,
 )
 from sandglass.ports import Clock, Entropy
 from sandglass.sandflake import Generator
 
 logger = logging.getLogger(__name__)
 
-CLUSTER: Final = "cluster"
-CLUSTER_VERSION: Final = 1
 BUCKET_REPLICAS: Final = (3, 2)
 """So many members hold the bucket, or so many while no more are there."""
 
@@ -65,21 +63,20 @@ TURN_S: Final = 0.25
 WHOLE_S: Final = 2.0
 """Without news, what leaders have is held against the catalog so often."""
 
-REMOVED_TEXT: Final = (
-    "these data were removed from the cluster; its own topics are served, and nothing else."
-    " Start the node with an empty data directory to let it join anew"
-)
 FOUNDED_S: Final = 30.0
+"""After so long without a cluster it is said what to do."""
+
+APART_S: Final = 2.0
+"""How often the peers of a node that has not joined are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """
-    What a node is told of its cluster. `engine` says how its engine runs; `grpc` and `http` are
-    the addresses at which others reach the node.
+    What a node is told of its cluster. `grpc` and `http` are the addresses at which others
+    reach the node.
     """
 
-    engine: EngineConfig
     is_founder: bool
     replicas: Path
     """Where the database of the replicas lies."""
@@ -91,26 +88,13 @@ class ClusterConfig:
     """That all nodes share; without one, snapshots lie in the engine."""
 
 
-@dataclass(slots=True)
-class Identity:
-    """
-    Whose data these are; `save` keeps the cluster's id with them, and `mark_removed` that they
-    were removed from it, durably.
-    """
-
-    node_id: bytes
-    cluster_id: bytes
-    save: Callable[[bytes], None] = field(repr=False)
-    is_removed: bool = False
-    mark_removed: Callable[[], None] = field(default=lambda: None, repr=False)
-
-
 class Cluster:
     """`start` once, `stop` once. All calls run in the event loop's thread."""
 
     def __init__(
         self,
         config: ClusterConfig,
+        engine: ClusterEngine,
         loops: Loops,
         identity: Identity,
         *,
@@ -128,14 +112,15 @@ class Cluster:
         self.ids = ids
         self.slicer = slicer
         self.stopwatch_ns = stopwatch_ns
-        self.engine = Engine(config.engine)
+        self.engine = engine
         self.replicas: dict[int, Replica] = {}
         self.catalog: ClusterCatalog | None = None
         """Once the node has joined."""
         self.members: Members | None = None
         self.snapshots: Snapshots | None = None
-        self.trouble = "the cluster's engine has no quorum yet"
-        """Why the node has not joined; empty once it has."""
+        self._why_alone = "the cluster's engine has no quorum yet"
+        self._apart = ""
+        """What keeps the engine from those of its peers, as far as that shows."""
         self.leaders: Leaders | None = None
         self.sight: Sight | None = None
         self._streams: Streams | None = None
@@ -148,6 +133,11 @@ class Cluster:
         """Who was there when it was last looked at how many hold the bucket."""
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def trouble(self) -> str:
+        """Why the node has not joined; empty once it has."""
+        return "; ".join(filter(None, (self._why_alone, self._apart)))
 
     # --- start and stop -----------------------------------------------------------------------
 
@@ -165,10 +155,10 @@ class Cluster:
         self.loops.node_at = self.node_at
         self.loops.look_around = self.seen
         if self.identity.is_removed:
-            self.trouble = REMOVED_TEXT
+            self._why_alone = REMOVED_TEXT
             logger.error("this node does not join the cluster: %s", REMOVED_TEXT)
             return
-        await self.engine.start()
+        await self.engine.open()
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
 
     async def hand_over(self) -> None:
@@ -211,7 +201,7 @@ class Cluster:
 
     async def _leave_for_good(self) -> None:
         """An operator has removed this node."""
-        self.trouble = REMOVED_TEXT
+        self._why_alone = REMOVED_TEXT
         logger.error("this node is no longer in the cluster: %s", REMOVED_TEXT)
         self.identity.mark_removed()
         self.identity.is_removed = True
@@ -219,7 +209,7 @@ class Cluster:
         await self._leave()
         try:
             # Whoever removed it does so, too; but then its engine may have come back with it.
-            await remove_engine(self.config.engine, self.config.engine.name)
+            await self.engine.remove(self.engine.name)
         except (SandglassError, TimeoutError) as error:
             logger.warning("its engine stays in the engines' group: %s", error)
         await self.engine.stop()
@@ -227,20 +217,32 @@ class Cluster:
     # --- joining ------------------------------------------------------------------------------
 
     async def _join(self) -> None:
-        engine = self.config.engine
+        looking = asyncio.create_task(self._look_apart(), name="cluster-apart")
+        try:
+            if not await self._until_joined():
+                return
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            self._apart = ""
+        logger.info("joined the cluster %s", self.identity.cluster_id.hex())
+        self._tasks.append(asyncio.create_task(self._run(), name="cluster"))
+
+    async def _until_joined(self) -> bool:
+        """False if it never will, as it is."""
         began_ms, has_said = self.clock.monotonic_ms(), False
         while True:
             try:
-                await self._join_once(engine)
-                self.trouble = ""
-                break
+                await self._join_once()
+                self._why_alone = ""
+                return True
             except PreconditionError as error:
-                self.trouble = error.message
+                self._why_alone = error.message
                 logger.error("this node does not join the cluster: %s", error.message)
                 self._look_whether_removed()
-                return
+                return False
             except (SandglassError, TimeoutError) as error:
-                self.trouble = str(error)
+                self._why_alone = str(error)
                 waited_ms = self.clock.monotonic_ms() - began_ms
                 if waited_ms > FOUNDED_S * 1000 and not has_said:
                     has_said = True
@@ -249,30 +251,37 @@ class Cluster:
                         " be there, and one of them is started with bootstrap_raft. Topics with"
                         " replication_factor 1 are served meanwhile",
                         FOUNDED_S,
-                        error,
+                        self.trouble,
                     )
             await asyncio.sleep(AGAIN_S)
-        logger.info("joined the cluster %s", self.identity.cluster_id.hex())
-        self._tasks.append(asyncio.create_task(self._run(), name="cluster"))
 
-    async def _join_once(self, engine: EngineConfig) -> None:
+    async def _look_apart(self) -> None:
+        """Keeps up to date what keeps the engines apart."""
+        while True:
+            self._apart = await self.engine.why_apart()
+            await asyncio.sleep(APART_S)
+
+    async def _join_once(self) -> None:
+        if not await self.engine.start():
+            raise UnavailableError("nobody has founded the cluster yet")
         if self._connection is None:
-            connection = Connection(
-                (engine.url,), ACCOUNT_USER, engine.password(ACCOUNT_USER), engine.name
-            )
-            await connection.connect()
-            self._connection = connection
+            self._connection = await self.engine.connect()
         if self._placement is None:
             placement = JetStreamPlacement(self._connection)
             await self._open(placement)
             self._placement = placement
-        await self._check_id(self._placement)
+        await settle_id(
+            self._placement,
+            self.identity,
+            is_founder=self.config.is_founder,
+            entropy=self.entropy,
+        )
         members = Members(
             self._placement,
             self.clock,
             self.entropy,
             Member(
-                engine.name,
+                self.engine.name,
                 self.identity.node_id.hex(),
                 "",
                 self.config.grpc,
@@ -318,7 +327,7 @@ class Cluster:
             self.catalog,
             members,
             self._placement,
-            lambda node: remove_engine(self.config.engine, node),
+            self.engine.remove,
         )
         self.catalog.homes.start()
         self.snapshots.start()
@@ -344,48 +353,12 @@ class Cluster:
                 continue
         await placement.open()
 
-    async def _check_id(self, placement: JetStreamPlacement) -> None:
-        """The cluster's id, into the node's data; the founder gives it."""
-        entry = placement.entries.get(CLUSTER)
-        mine = self.identity.cluster_id
-        if self._removed_key in placement.entries:
-            raise PreconditionError(REMOVED_TEXT)
-        if entry is None:
-            if not self.config.is_founder:
-                raise NotFoundError("nobody has founded the cluster yet")
-            if not any(mine):
-                mine = self.entropy.token_bytes(len(mine))
-                self._save_id(mine)
-            fields = {"version": CLUSTER_VERSION, "id": mine.hex()}
-            with suppress(ConflictError):
-                await placement.set(CLUSTER, json.dumps(fields).encode(), 0)
-                return
-            raise NotFoundError("another node founds the cluster")
-        theirs = bytes.fromhex(json.loads(entry.value)["id"])
-        if mine == theirs:
-            return
-        if any(mine):
-            raise PreconditionError(
-                f"the data of this node belong to cluster {mine.hex()}, and the cluster here is"
-                f" {theirs.hex()}: its own topics are served, and nothing is merged. Start it"
-                " with an empty data directory to let it join"
-            )
-        self._save_id(theirs)
-
-    @property
-    def _removed_key(self) -> str:
-        return REMOVED + self.identity.node_id.hex()
-
     def _look_whether_removed(self) -> None:
         placement = self._placement
         if placement is None or self._leaving is not None:
             return
-        if self._removed_key in placement.entries:
+        if self.identity.removed_key in placement.entries:
             self._leaving = asyncio.create_task(self._leave_for_good(), name="cluster-leave")
-
-    def _save_id(self, cluster_id: bytes) -> None:
-        self.identity.save(cluster_id)
-        self.identity.cluster_id = cluster_id
 
     def _open_store(self) -> RocksStore:
         directory = self.config.replicas
@@ -422,7 +395,7 @@ class Cluster:
         assert self._placement is not None
         alive = tuple(member.name for member in self.members.alive)
         wanted = min(BUCKET_REPLICAS[0], len(alive))
-        if alive == self._widened_for or alive[:1] != (self.config.engine.name,):
+        if alive == self._widened_for or alive[:1] != (self.engine.name,):
             return
         count = await self._placement.replica_count()
         if count < wanted:
@@ -439,7 +412,7 @@ class Cluster:
             self._news.set()
         if key.startswith(LEADERS):
             self.loops.moved(int(key.removeprefix(LEADERS)))
-        if key == self._removed_key:
+        if key == self.identity.removed_key:
             self._look_whether_removed()
 
     def _hear_of_engines(self) -> None:
@@ -457,7 +430,7 @@ class Cluster:
         assert self._connection is not None
         assert self.snapshots is not None
         assert self.leaders is not None
-        me = self.config.engine.name
+        me = self.engine.name
         wanted = {
             ref.number
             for placed in self.catalog.placed.values()

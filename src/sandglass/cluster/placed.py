@@ -7,6 +7,7 @@ from typing import Final
 from sandglass.cluster.members import key_part
 from sandglass.core.machine import decode_topic, encode_topic
 from sandglass.core.topic import Topic
+from sandglass.errors import PreconditionError
 
 TOPICS: Final = "topic."
 PLACED_VERSION: Final = 1
@@ -40,9 +41,18 @@ class Placed:
 
     @classmethod
     def decode(cls, value: bytes) -> "Placed":
-        """Reads an entry's value."""
+        """
+        Reads an entry's value.
+
+        Raises:
+            PreconditionError: a newer program wrote it.
+        """
         fields = json.loads(value)
-        assert fields["version"] == PLACED_VERSION, "a topic's entry of another version"
+        if fields["version"] > PLACED_VERSION:
+            raise PreconditionError(
+                f"its entry is of version {fields['version']}, this program knows up to"
+                f" {PLACED_VERSION}: start the newer version"
+            )
         topic = decode_topic(json.dumps(fields["topic"]).encode())
         return cls(topic, tuple(map(tuple, fields["replicas"])))
 

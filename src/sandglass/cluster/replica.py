@@ -5,6 +5,7 @@ A replica of one partition on this node: it follows its log, and leads it when i
         |
         |--the next entry was trimmed away--> RESTORING --from a snapshot--> FOLLOWING
         |                                         '--none helps--> FROZEN, till there is another
+        |--its stream is gone--> FROZEN, till it is there again
         '--the log is not what it was--> FROZEN
 
 1. What is applied is what the log's reader accepted, in order, with the reader's mark in the
@@ -30,7 +31,7 @@ from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.snapshots import LedLog, Snapshots
 from sandglass.core import limits
 from sandglass.core.partition import Slicer
-from sandglass.errors import BusyError, SandglassError, UnavailableError
+from sandglass.errors import BusyError, NotFoundError, SandglassError, UnavailableError
 from sandglass.ports import Clock, Entropy
 from sandglass.replication.entry import WRITER_BYTES
 from sandglass.replication.reader import Accepted, Frozen, Mark, Reader
@@ -43,6 +44,10 @@ AGAIN_S = 0.5
 REST_MS = 30_000
 """Between two looks at the house of a partition of which nobody wants anything: a second each
 for hundreds of them is much."""
+
+MISSING_S = 3.0
+MISSING_COUNT = 2
+"""How often a stream is looked for that is not there; after so many times it is gone."""
 
 YIELD_S = 3.0
 """How long a hand-over may take: without a quorum nothing more becomes durable."""
@@ -104,6 +109,8 @@ class Replica:
         self._on_ended = on_ended
         self._frozen: Frozen | None = None
         self._is_stuck = asyncio.Event()
+        self._missing_count = 0
+        """How often in a row its stream was not there."""
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
         self._failed: asyncio.Future[BaseException] | None = None
@@ -174,11 +181,14 @@ class Replica:
     # --- its life -----------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while self.state is not State.FROZEN:
+        while self.state is not State.FROZEN or self._missing_count:
             try:
                 await self._follow_and_lead()
                 if self._frozen is not None:
                     await self._thaw(self._frozen)
+            except NotFoundError as error:
+                self._lose_stream(error)
+                await asyncio.sleep(MISSING_S)
             except (SandglassError, TimeoutError) as error:
                 self.trouble = str(error)
                 self._wanted.clear()
@@ -191,6 +201,25 @@ class Replica:
                 logger.exception("partition %d stands still", self.number)
                 self.state = State.FROZEN
         logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
+
+    def _lose_stream(self, error: NotFoundError) -> None:
+        """
+        Its stream is gone. Where the topic was deleted, this replica ends in a moment; found
+        missing a second time, somebody did it by hand: nothing is wiped, and it is waited for.
+        """
+        self._wanted.clear()
+        self._missing_count += 1
+        if self._missing_count < MISSING_COUNT:
+            logger.warning("partition %d: %s", self.number, error.message)
+            return
+        if self.state is not State.FROZEN:
+            self.state = State.FROZEN
+            self.trouble = (
+                f"the engine has no stream {self.stream.name} any more: somebody has deleted"
+                " it. What it held is in the replicas, and nothing is wiped. Delete the topic,"
+                " or bring the engines' data back from a backup"
+            )
+            logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
 
     async def _thaw(self, frozen: Frozen) -> None:
         """What was trimmed away is in a snapshot; with another history nothing helps."""
@@ -222,23 +251,33 @@ class Replica:
         )
 
     async def _follow_and_lead(self) -> None:
-        self.state, self._frozen = State.STARTING, None
+        self._frozen = None
+        if not self._missing_count:
+            self.state = State.STARTING
         self._is_stuck.clear()
         if self._part.is_unfinished:
             self._part.wipe()
         loop = self.loop = self._new_loop()
         follower = self._follower = Follower(
-            self.stream, Reader(Mark.decode(self._part.mark)), self._on_accepted, self._freeze
+            self.stream,
+            Reader(Mark.decode(self._part.mark)),
+            self._on_accepted,
+            self._freeze,
+            self._is_stuck.set,
         )
         try:
             await follower.open()
             self.engine_count = follower.replica_count
+            self._missing_count = 0
             await follower.current()
             if self._frozen is not None:
                 return
             self.state, self.trouble = State.FOLLOWING, ""
             await self._first_of(self._wanted)
             if self._frozen is not None:
+                return
+            if self._is_stuck.is_set():
+                await self.stream.state()  # tells that it is gone
                 return
             self.state = State.OPENING
             await self._open_epoch(loop, follower)

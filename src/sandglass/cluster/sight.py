@@ -144,6 +144,10 @@ class Sight:
             for number, each in self.replicas.items()
             if each.state is State.FROZEN
         ]
+        warnings += [
+            f"topic '{name}' is not known to this node: {why}"
+            for name, why in sorted(self.catalog.unreadable.items())
+        ]
         homes = self.catalog.homes
         warnings += [homes.clash_text(name) for name in sorted(homes.clashes)]
         return tuple(warnings)

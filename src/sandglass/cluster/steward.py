@@ -22,8 +22,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from sandglass.adapters.engine import SYSTEM_USER, EngineConfig
-from sandglass.adapters.nats import Connection
 from sandglass.cluster.catalog import DRAINED, ClusterCatalog
 from sandglass.cluster.members import PREFIX, Members, key_part
 from sandglass.cluster.placed import Placed, topic_key
@@ -163,22 +161,3 @@ class ClusterSteward:
         left_count = sum(member.name != node for member in self.members.all)
         if await self.bucket.replica_count() > left_count:
             await self.bucket.replicate(left_count)
-
-
-async def remove_engine(config: EngineConfig, node: str) -> None:
-    """
-    Takes a node's engine out of the engines' group; one that is not in it stays out.
-
-    Raises:
-        UnavailableError: no quorum.
-    """
-    connection = Connection(
-        (config.url,), SYSTEM_USER, config.password(SYSTEM_USER), config.name
-    )
-    await connection.connect()
-    try:
-        await connection.call("SERVER.REMOVE", {"peer": node})
-    except NotFoundError:
-        logger.debug("engine %s is in no group", node)
-    finally:
-        await connection.close()

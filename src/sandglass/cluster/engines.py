@@ -1,0 +1,67 @@
+"""What a node needs of its cluster's engine, whoever runs that."""
+
+from typing import Protocol
+
+from sandglass.adapters.nats import Connection
+
+
+class ClusterEngine(Protocol):
+    """All calls run in the event loop's thread. `open` once, `start` until it is true."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        ...
+
+    @property
+    def durability(self) -> str:
+        """`always` if an acknowledged entry is on the disks of a majority; else `unknown`."""
+        ...
+
+    async def open(self) -> None:
+        """
+        Looks whether there can be an engine, and starts it where it ran before.
+
+        Raises:
+            As `start`.
+        """
+        ...
+
+    async def start(self) -> bool:
+        """
+        Sees to it that there is an engine; false if it has to wait for others, and is to be
+        asked again. Its streams need a quorum, for which nothing here waits.
+
+        Raises:
+            PreconditionError: it can't be as it is told to, or what lies in its directory is
+                not this node's.
+            UnavailableError: it doesn't answer.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """What the node has started is ended."""
+        ...
+
+    async def connect(self) -> Connection:
+        """
+        A connection to it.
+
+        Raises:
+            UnavailableError: nobody answers.
+            PreconditionError: it refuses us.
+        """
+        ...
+
+    async def remove(self, node: str) -> None:
+        """
+        Takes a node's engine out of the engines' group; one that is not in it stays out.
+
+        Raises:
+            UnavailableError: no quorum.
+        """
+        ...
+
+    async def why_apart(self) -> str:
+        """For people: what keeps it from others; empty if nothing does, as far as it shows."""
+        ...
