@@ -123,13 +123,15 @@ async def _current(nodes: Nodes, node: NodeProcess, led: Led, position: int) -> 
     async with asyncio.timeout(CURRENT_S_MAX):
         while True:
             seen = (await seen_by(node)).get(led.partition)
-            if seen is not None and seen.state == "following" and seen.position >= position:
+            held = None if seen is None else seen.held_by(node.name)
+            if held and held.state == "following" and held.position >= position:
                 return time.monotonic() - began_s
             await asyncio.sleep(LOOK_S)
 
 
 async def _position(node: NodeProcess, led: Led) -> int:
-    return (await seen_by(node))[led.partition].position
+    held = (await seen_by(node))[led.partition].held_by(node.name)
+    return 0 if held is None else held.position
 
 
 async def _fill_until_trimmed(nodes: Nodes, led: Led, given: Load, snapshot_bytes: int) -> None:

@@ -107,7 +107,8 @@ class Nodes:
                     if node is but or not node.is_running:
                         continue
                     seen = (await seen_by(node)).get(partition)
-                    if seen is not None and seen.state == "leading":
+                    held = None if seen is None else seen.held_by(node.name)
+                    if held is not None and held.state == "leading":
                         return Led(partition, node)
                 await asyncio.sleep(LOOK_S)
 
@@ -120,8 +121,9 @@ class Nodes:
         """
         async with asyncio.timeout(SETTLED_S_MAX):
             while True:
-                seen = [await seen_by(node) for node in self.cluster.nodes]
-                if all(len({each[of.partition].position for each in seen}) == 1 for of in led):
+                seen = await seen_by(self.cluster.nodes[0])
+                lags = {held.lag_count for of in led for held in seen[of.partition].held}
+                if lags == {0}:
                     return
                 await asyncio.sleep(LOOK_S)
 

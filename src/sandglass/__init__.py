@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandglass.client.operating import Backoff as Backoff
     from sandglass.client.operating import ClusterNode as ClusterNode
     from sandglass.client.operating import ClusterPartition as ClusterPartition
+    from sandglass.client.operating import ClusterReplica as ClusterReplica
     from sandglass.client.operating import ClusterStatus as ClusterStatus
     from sandglass.client.operating import DeadLetterCount as DeadLetterCount
     from sandglass.client.operating import DeadLetterPage as DeadLetterPage
@@ -83,6 +84,7 @@ _HOMES = {
         "Group",
         "ClusterNode",
         "ClusterPartition",
+        "ClusterReplica",
         "ClusterStatus",
         "NodeClock",
         "Pending",

@@ -105,6 +105,8 @@ class NodeConfig:
     cluster: ClusterSettings | None = None
     segment_bytes: int = SEGMENT_BYTES_DEFAULT
     reserve_bytes: int = RESERVE_BYTES_DEFAULT
+    version: str = ""
+    """What other nodes are told of this program's."""
 
 
 class Node:
@@ -311,6 +313,7 @@ class Node:
                 self.config.data / STORE / "replicas",
                 grpc=f"{shown}:{self.grpc_port}",
                 http="" if self._web is None else f"{shown}:{self.http_port}",
+                software=self.config.version,
                 snapshot_bytes=settings.snapshot_bytes,
                 snapshot_folder=settings.snapshot_folder,
             ),

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from sandglass import (
     AsyncClient,
+    ClusterStatus,
     LeaseLostError,
     Message,
     SandglassError,
@@ -65,6 +66,7 @@ async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None
         shown = await printed(cluster.nodes[0], "topics", "show", "settings")
         assert sum(each["message_count"] for each in shown["partitions"]) >= len(keys)
         await until_led_by_all(cluster)
+        await until_all_see_the_same(cluster)
         for command, count in (("info", 1), ("nodes", 3), ("partitions", 3)):
             found = await printed(cluster.nodes[2], "cluster", command)
             Draft202012Validator(schema_of(f"sandctl cluster {command}")).validate(found)
@@ -175,6 +177,21 @@ async def printed(node: NodeProcess, *command: str) -> Any:
     said, _ = await process.communicate()
     assert process.returncode == 0
     return json.loads(said)
+
+
+async def until_all_see_the_same(cluster: ClusterProcesses) -> None:
+    """Waits until each node says of the cluster what the others say, with nobody behind."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            seen: set[ClusterStatus] = set()
+            for node in cluster.nodes:
+                async with AsyncClient(node.address) as client:
+                    seen.add(await client.admin.show_cluster())
+            lags = {held.lag_count for each in seen for p in each.partitions for held in p.held}
+            said = {(each.has_quorum, each.durability) for each in seen}
+            if len(seen) == 1 and lags == {0} and said == {(True, "always")}:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def until_taken(client: AsyncClient, key: bytes) -> None:

@@ -113,14 +113,13 @@ async def serves_alone(node: NodeProcess, *, others: Sequence[NodeProcess]) -> N
 
 
 async def clash_count(*nodes: NodeProcess) -> int:
-    """How many of them say that their topic `same` is not the cluster's."""
-    said = "topic 'same' of this node's own log"
-    count = 0
+    """Of how many their topic `same` is not the cluster's; each of them says so of all."""
+    counts: set[int] = set()
     for node in nodes:
         async with AsyncClient(node.address) as client:
             warnings = (await client.admin.show_cluster()).warnings
-        count += any(said in warning for warning in warnings)
-    return count
+        counts.add(sum("own log has the name of another topic" in each for each in warnings))
+    return counts.pop() if len(counts) == 1 else -1
 
 
 async def refusal(node: NodeProcess) -> str:

@@ -95,6 +95,9 @@ class Catalog:
         """
         For a topic of which nobody says it: 1 on a node alone, and in a cluster one for each
         member, up to `limits.REPLICATION_FACTOR_DEFAULT_MAX`.
+
+        Members that are away or drained count, although the topic can't be made then: the same
+        command gives the same durability on a good day and on a bad one, or says that it can't.
         """
         if self.loops.shared is None:
             return 1

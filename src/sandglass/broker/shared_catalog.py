@@ -16,6 +16,11 @@ class NodeSeen:
     http: str
     is_alive: bool
     is_drained: bool = False
+    version: str = ""
+    """Of Sandglass; empty where it isn't known."""
+
+    durability: str = ""
+    """`always` if its engine syncs what it acknowledges, `unknown`, or empty: not asked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,11 @@ class ClusterSeen:
     partitions: tuple[PartitionSeen, ...] = ()
     warnings: tuple[str, ...] = ()
     snapshots: SnapshotsSeen = SnapshotsSeen()
+    me: str = ""
+    """The node that sees it."""
+
+    has_quorum: bool = False
+    """What members agree on can be changed: this node's lease is renewed."""
 
 
 class SharedCatalog(Protocol):

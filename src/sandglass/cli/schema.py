@@ -231,10 +231,20 @@ SHAPES: Final[dict[str, Part]] = {
         },
     ),
     "cluster": _object(
-        "A cluster, as the node that was asked knows it.",
+        "A cluster, as its nodes know it.",
         {
             "cluster_id": _text("32 hex digits; empty where there is none."),
-            "trouble": _text("Why the node has not joined; empty if it has, or has none."),
+            "trouble": _text(
+                "Why the node that was asked has not joined; empty if it has, or has none."
+            ),
+            "has_quorum": {
+                "type": "boolean",
+                "description": "What the members agree on can be changed.",
+            },
+            "durability": {
+                "enum": ["always", "unknown"],
+                "description": "Whether all engines sync what they acknowledge.",
+            },
             "node_count": _count("Nodes that belong to it."),
             "alive_node_count": _count("Those that are there."),
             "partition_count": _count("Partitions of replicated topics."),
@@ -250,6 +260,13 @@ SHAPES: Final[dict[str, Part]] = {
             "http_address": _text("host:port; empty without HTTP."),
             "is_alive": {"type": "boolean", "description": "It is there."},
             "is_drained": {"type": "boolean", "description": "It leads nothing, on purpose."},
+            "version": _text("Of Sandglass; empty where it isn't known."),
+            "durability": {
+                "enum": ["always", "unknown", ""],
+                "description": "Whether its engine syncs what it acknowledges; empty if the"
+                " node didn't answer.",
+            },
+            "led_count": _count("Partitions that it leads."),
         },
     ),
     "cluster-partition": _object(
@@ -260,8 +277,18 @@ SHAPES: Final[dict[str, Part]] = {
             "leader": _text("The node that leads it; empty if none does."),
             "epoch": _count("How often it has changed its leader, about."),
             "replicas": _list(_text("A node that holds it.")),
-            "state": _text("What the replica on the node that was asked does; empty for none."),
-            "position": _count("Records that this replica has applied."),
+            "held": _list(_shape("cluster-replica")),
+        },
+    ),
+    "cluster-replica": _object(
+        "What a node holds of a partition.",
+        {
+            "node": _text("Its name."),
+            "state": _text("leading, following, and so on; empty if it didn't answer."),
+            "position": _count("Records that it has applied."),
+            "lag_count": _or_null(
+                _count("How many the leader has beyond that; null if one didn't answer.")
+            ),
         },
     ),
     "clock": _object(

@@ -153,6 +153,7 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
 
         from sandglass.adapters import interpreter
         from sandglass.cli import logs
+        from sandglass.cli.version import version_number
         from sandglass.node import ClusterSettings, Node, NodeConfig
     except ModuleNotFoundError as error:
         return ending.failed(
@@ -190,6 +191,7 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
                 session_grace_ms=settings.session_grace // timedelta(milliseconds=1),
                 stop_grace_ms=settings.stop_grace // timedelta(milliseconds=1),
                 cluster=cluster,
+                version=version_number(),
             ),
             access=access,
         )

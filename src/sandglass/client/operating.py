@@ -239,21 +239,40 @@ def _message_of(raw: bytes) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A node of a cluster; addresses are host:port, the last one empty without HTTP."""
+    """
+    A node of a cluster; addresses are host:port, the last one empty without HTTP. `version` is
+    that of Sandglass. `durability` is `always` if its engine syncs what it acknowledges,
+    `unknown` if that can't be seen, and empty if the node didn't answer.
+    """
 
     name: str
     grpc_address: str
     http_address: str
     is_alive: bool
     is_drained: bool = False
+    version: str = ""
+    durability: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReplica:
+    """
+    What a node holds of a partition: `position` in records, and `lag_count`, how many the
+    leader has beyond it; None where one of the two didn't answer, as `state` is empty then.
+    """
+
+    node: str
+    state: str
+    position: int
+    lag_count: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPartition:
     """
-    A partition of a topic. `leader` is empty while none leads; `state` and `position` (in
-    records) are those of the replica on the node that was asked. One with a single replica is
-    led by the node on which it lives.
+    A partition of a topic. `leader` is empty while none leads; `replicas` are nodes, the one
+    that should lead first, and `held` says how far each is. One with a single replica is led by
+    the node on which it lives, and `held` is empty.
     """
 
     topic: str
@@ -261,15 +280,19 @@ class ClusterPartition:
     leader: str
     epoch: int
     replicas: tuple[str, ...]
-    state: str
-    position: int
+    held: tuple[ClusterReplica, ...] = ()
+
+    def held_by(self, node: str) -> ClusterReplica | None:
+        """What a node holds of it; None if nothing."""
+        return next((each for each in self.held if each.node == node), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """
-    A cluster, as the node that was asked knows it. `cluster_id` is empty where there is none;
-    `trouble` says why the node has not joined.
+    A cluster, as its nodes know it. `cluster_id` is empty where there is none; `trouble` says
+    why the node that was asked has not joined. Without a quorum nothing that the members agree
+    on can be changed.
     """
 
     cluster_id: str
@@ -277,13 +300,26 @@ class ClusterStatus:
     nodes: tuple[ClusterNode, ...]
     partitions: tuple[ClusterPartition, ...]
     warnings: tuple[str, ...]
+    has_quorum: bool = False
+
+    @property
+    def durability(self) -> str:
+        """`always` if all nodes that are there say so; else `unknown`."""
+        said = {node.durability for node in self.nodes if node.is_alive}
+        return "always" if said == {"always"} else "unknown"
 
 
 def cluster_of(wire: admin_pb2.ShowClusterReply) -> ClusterStatus:
     """The value of a cluster on the wire."""
     nodes = tuple(
         ClusterNode(
-            each.name, each.grpc_address, each.http_address, each.is_alive, each.is_drained
+            each.name,
+            each.grpc_address,
+            each.http_address,
+            each.is_alive,
+            each.is_drained,
+            each.version,
+            each.durability,
         )
         for each in wire.nodes
     )
@@ -294,12 +330,23 @@ def cluster_of(wire: admin_pb2.ShowClusterReply) -> ClusterStatus:
             each.leader,
             each.epoch,
             tuple(each.replicas),
-            each.state,
-            each.position,
+            tuple(map(_replica_of, each.held)),
         )
         for each in wire.partitions
     )
-    return ClusterStatus(wire.cluster_id, wire.trouble, nodes, partitions, tuple(wire.warnings))
+    return ClusterStatus(
+        wire.cluster_id,
+        wire.trouble,
+        nodes,
+        partitions,
+        tuple(wire.warnings),
+        wire.has_quorum,
+    )
+
+
+def _replica_of(wire: admin_pb2.ClusterReplica) -> ClusterReplica:
+    lag_count = wire.lag_count if wire.HasField("lag_count") else None
+    return ClusterReplica(wire.node, wire.state, wire.position, lag_count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,9 +303,10 @@ class ClusterCatalog:
         if count > len(able):
             drained_count = len(alive) - len(able)
             but = f", {drained_count} of them drained" if drained_count else ""
+            now = f"; {len(able)} can be had now" if able else ""
             raise PreconditionError(
                 f"ErrUnableToSelectReplicas: replication_factor {count} needs {count} members,"
-                f" and {len(alive)} are there{but}: {count - len(able)} missing",
+                f" and {len(alive)} are there{but}: {count - len(able)} missing{now}",
                 field="replication_factor",
             )
         return able

@@ -187,9 +187,9 @@ class Homes:
         placed = placed or self.placed.get(name)
         where = f", on node {placed.home}," if placed and placed.is_at_home else ""
         return (
-            f"topic '{name}' of this node's own log has the name of another topic of the"
-            f" cluster{where} and is served to those alone who ask this node: consume what it"
-            " holds, and delete it"
+            f"topic '{name}' of node {self._node}'s own log has the name of another topic of"
+            f" the cluster{where} and is served to those alone who ask that node: consume what"
+            " it holds there, and delete it"
         )
 
     def _placed(self, topic: Topic) -> Placed:

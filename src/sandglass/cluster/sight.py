@@ -24,7 +24,9 @@ class Sight:
         members: Members,
         leaders: Leaders,
         replicas: Mapping[int, Replica],
+        durability: str = "unknown",
     ) -> None:
+        self.durability = durability
         self.catalog = catalog
         self.members = members
         self.leaders = leaders
@@ -88,7 +90,15 @@ class Sight:
             for _, placed in sorted((catalog.placed | catalog.homes.placed).items())
             for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
         )
-        return ClusterSeen(cluster_id, "", nodes, partitions, self._warnings(nodes))
+        return ClusterSeen(
+            cluster_id,
+            "",
+            nodes,
+            partitions,
+            self._warnings(nodes),
+            me=self.members.me.name,
+            has_quorum=self.members.may_serve(),
+        )
 
     def _nodes(self) -> tuple[NodeSeen, ...]:
         return tuple(
@@ -98,6 +108,8 @@ class Sight:
                 each.http,
                 self.members.is_alive(each),
                 each.name in self.catalog.drained,
+                each.software,
+                self.durability if each.name == self.members.me.name else "",
             )
             for each in self.members.all
         )
@@ -139,15 +151,22 @@ class Sight:
             for each in nodes
             if each.is_drained
         ]
-        warnings += [
-            f"partition {number} is frozen here: {each.trouble}"
+        versions = sorted({each.version for each in nodes if each.is_alive and each.version})
+        if len(versions) > 1:
+            warnings.append(f"members run different versions: {', '.join(versions)}")
+        return (*warnings, *self._own_warnings())
+
+    def _own_warnings(self) -> list[str]:
+        """What no other node knows of this one."""
+        me = self.members.me.name
+        warnings = [
+            f"{self._shown(number)} is frozen on node {me}: {each.trouble}"
             for number, each in self.replicas.items()
             if each.state is State.FROZEN
         ]
         warnings += [
-            f"topic '{name}' is not known to this node: {why}"
+            f"topic '{name}' is not known to node {me}: {why}"
             for name, why in sorted(self.catalog.unreadable.items())
         ]
         homes = self.catalog.homes
-        warnings += [homes.clash_text(name) for name in sorted(homes.clashes)]
-        return tuple(warnings)
+        return warnings + [homes.clash_text(name) for name in sorted(homes.clashes)]

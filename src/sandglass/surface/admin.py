@@ -19,7 +19,7 @@ from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicSettings
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.surface import admin_calls as calls
 from sandglass.surface import admin_values as values
-from sandglass.surface import joined, paging
+from sandglass.surface import cluster_view, joined, paging
 from sandglass.surface.admin_values import kind_of as kind_of  # the compatible side's, too
 from sandglass.surface.leaders import ALONE, Call, Leaders, ids_of, whole
 from sandglass.surface.places import partitions_of
@@ -445,38 +445,18 @@ class Admin:
 
     # --- the cluster --------------------------------------------------------------------------
 
-    async def show_cluster(self, _: admin_pb2.ShowClusterRequest) -> admin_pb2.ShowClusterReply:
-        """As this node knows it."""
+    async def show_cluster(
+        self, request: admin_pb2.ShowClusterRequest
+    ) -> admin_pb2.ShowClusterReply:
+        """As its nodes know it; a node that is asked by another says what it knows itself."""
         seen = self._broker.loops.look_around()
-        nodes = [
-            admin_pb2.ClusterNode(
-                name=each.name,
-                grpc_address=each.grpc,
-                http_address=each.http,
-                is_alive=each.is_alive,
-                is_drained=each.is_drained,
-            )
-            for each in seen.nodes
-        ]
-        partitions = [
-            admin_pb2.ClusterPartition(
-                topic=each.topic,
-                partition=each.partition,
-                leader=each.leader,
-                epoch=each.epoch,
-                replicas=each.replicas,
-                state=each.state,
-                position=each.position,
-            )
-            for each in seen.partitions
-        ]
-        return admin_pb2.ShowClusterReply(
-            cluster_id=seen.cluster_id,
-            trouble=seen.trouble,
-            nodes=nodes,
-            partitions=partitions,
-            warnings=seen.warnings,
-        )
+        if self._leaders.is_alone or not seen.nodes:
+            return cluster_view.cluster_to_wire(seen)
+
+        def ask(address: str) -> Awaitable[admin_pb2.ShowClusterReply]:
+            return self._leaders.ask_at(address, calls.SHOW_CLUSTER, request)
+
+        return await cluster_view.seen_by_all(seen, ask)
 
     async def drain_node(self, request: admin_pb2.DrainNodeRequest) -> admin_pb2.DrainNodeReply:
         """Entered when this returns; what the node leads is handed over then."""

@@ -41,3 +41,4 @@ DELETE_TOPIC: Final = call_of(
 SET_GROUP: Final = call_of(
     _SERVICE, "SetGroup", admin_pb2.SetGroupReply.FromString, is_change=True
 )
+SHOW_CLUSTER: Final = call_of(_SERVICE, "ShowCluster", admin_pb2.ShowClusterReply.FromString)

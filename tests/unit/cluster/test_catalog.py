@@ -27,7 +27,7 @@ async def test_more_replicas_than_members_are_refused_with_a_count(cluster: Clus
     assert caught.value.field == "replication_factor"
     assert caught.value.message == (
         "ErrUnableToSelectReplicas: replication_factor 5 needs 5 members, and 3 are there:"
-        " 2 missing"
+        " 2 missing; 3 can be had now"
     )
     assert before == cluster.placement.entries, "not even a number was taken"
 
@@ -53,7 +53,7 @@ async def test_a_topic_that_a_newer_version_wrote_is_left_and_warned_of(
 
     assert node.catalog.placed.keys() == {"t"}, "its replicas here stay what they are"
     assert [w for w in sight.seen("").warnings if "start the newer version" in w] == [
-        f"topic '{name}' is not known to this node: its entry is of version 2, this program"
+        f"topic '{name}' is not known to node a: its entry is of version 2, this program"
         " knows up to 1: start the newer version"
         for name in ("t", "u")
     ]

@@ -13,7 +13,7 @@ from sandglass.cli.ctl.progress import Progress
 from sandglass.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from sandglass import AsyncClient, ClusterStatus
+    from sandglass import AsyncClient, ClusterPartition, ClusterReplica, ClusterStatus
 
 DRAIN_S = 10.0
 """How long others may take to take over, before it is said that they have not."""
@@ -22,6 +22,11 @@ REMOVE_S = 30.0
 """How long a removal is repeated: leaders are chosen anew, among nodes and engines."""
 
 LOOK_S = 0.1
+
+_DURABILITY = {
+    "always": "engines sync what they acknowledge",
+    "unknown": "unknown: not all engines show whether they sync what they acknowledge",
+}
 
 Node = Annotated[
     str, typer.Argument(metavar="NODE", help="Name of the node.", show_default=False)
@@ -45,10 +50,13 @@ def info(context: typer.Context) -> None:
         print(f"cluster {found.cluster_id}")
         if found.trouble:
             print(f"not joined: {found.trouble}")
+            return
         alive_count = sum(node.is_alive for node in found.nodes)
-        print(f"{alive_count} of {len(found.nodes)} nodes are there")
+        quorum = "" if found.has_quorum else "; too few for a quorum: nothing can be changed"
+        print(f"{alive_count} of {len(found.nodes)} nodes are there{quorum}")
         led_count = sum(bool(each.leader) for each in found.partitions)
         print(f"{led_count} of {len(found.partitions)} partitions have a leader")
+        print(f"durability: {_DURABILITY[found.durability]}")
         for warning in found.warnings:
             print(f"warning: {warning}")
 
@@ -61,12 +69,14 @@ def nodes(context: typer.Context) -> None:
 
     async def work(client: "AsyncClient", _: Progress) -> None:
         found = await client.admin.show_cluster()
-        if globals_of(context).is_json:
-            output.print_json([asdict(node) for node in found.nodes])
-            return
         leads = [each.leader for each in found.partitions]
+        if globals_of(context).is_json:
+            output.print_json(
+                [asdict(node) | {"led_count": leads.count(node.name)} for node in found.nodes]
+            )
+            return
         output.print_table(
-            ["NODE", "GRPC", "HTTP", "THERE", "DRAINED", "LEADS"],
+            ["NODE", "GRPC", "HTTP", "THERE", "DRAINED", "LEADS", "VERSION"],
             [
                 (
                     node.name,
@@ -75,6 +85,7 @@ def nodes(context: typer.Context) -> None:
                     "yes" if node.is_alive else "no",
                     "yes" if node.is_drained else "no",
                     leads.count(node.name),
+                    node.version or "-",
                 )
                 for node in found.nodes
             ],
@@ -85,25 +96,22 @@ def nodes(context: typer.Context) -> None:
 
 @app.command()
 def partitions(context: typer.Context) -> None:
-    """List the partitions of all topics, and who leads them."""
+    """List all partitions: who leads each, and how far replicas are."""
 
     async def work(client: "AsyncClient", _: Progress) -> None:
         found = await client.admin.show_cluster()
         if globals_of(context).is_json:
-            output.print_json(
-                [asdict(each) | {"replicas": list(each.replicas)} for each in found.partitions]
-            )
+            output.print_json([_partition_json(each) for each in found.partitions])
             return
         output.print_table(
-            ["TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS", "HERE"],
+            ["TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS"],
             [
                 (
                     each.topic,
                     each.partition,
                     each.leader or "-",
                     each.epoch,
-                    ",".join(each.replicas),
-                    f"{each.state} at {each.position}" if each.state else "-",
+                    " ".join(map(_replica_text, each.held)) or ",".join(each.replicas),
                 )
                 for each in found.partitions
             ],
@@ -201,6 +209,22 @@ async def _until_drained(client: "AsyncClient", node: str) -> int:
     return left_count
 
 
+def _replica_text(replica: "ClusterReplica") -> str:
+    """`node2`, or `node2(-12)` for one with 12 records to read, `node2(frozen)`, `node2(?)`."""
+    if not replica.state:
+        return f"{replica.node}(?)"
+    if replica.state not in {"leading", "following"}:
+        return f"{replica.node}({replica.state})"
+    return f"{replica.node}(-{replica.lag_count})" if replica.lag_count else replica.node
+
+
+def _partition_json(found: "ClusterPartition") -> dict[str, Any]:
+    return asdict(found) | {
+        "replicas": list(found.replicas),
+        "held": [asdict(each) for each in found.held],
+    }
+
+
 def _info_json(found: "ClusterStatus") -> dict[str, Any]:
     return {
         "cluster_id": found.cluster_id,
@@ -209,5 +233,7 @@ def _info_json(found: "ClusterStatus") -> dict[str, Any]:
         "alive_node_count": sum(node.is_alive for node in found.nodes),
         "partition_count": len(found.partitions),
         "led_partition_count": sum(bool(each.leader) for each in found.partitions),
+        "has_quorum": found.has_quorum,
+        "durability": found.durability,
         "warnings": list(found.warnings),
     }

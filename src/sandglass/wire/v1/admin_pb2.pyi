@@ -512,32 +512,38 @@ class ShowClusterRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShowClusterReply(_message.Message):
-    __slots__ = ("cluster_id", "trouble", "nodes", "partitions", "warnings")
+    __slots__ = ("cluster_id", "trouble", "nodes", "partitions", "warnings", "has_quorum")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    HAS_QUORUM_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     trouble: str
     nodes: _containers.RepeatedCompositeFieldContainer[ClusterNode]
     partitions: _containers.RepeatedCompositeFieldContainer[ClusterPartition]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, cluster_id: _Optional[str] = ..., trouble: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[ClusterNode, _Mapping]]] = ..., partitions: _Optional[_Iterable[_Union[ClusterPartition, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    has_quorum: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., trouble: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[ClusterNode, _Mapping]]] = ..., partitions: _Optional[_Iterable[_Union[ClusterPartition, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., has_quorum: _Optional[bool] = ...) -> None: ...
 
 class ClusterNode(_message.Message):
-    __slots__ = ("name", "grpc_address", "http_address", "is_alive", "is_drained")
+    __slots__ = ("name", "grpc_address", "http_address", "is_alive", "is_drained", "version", "durability")
     NAME_FIELD_NUMBER: _ClassVar[int]
     GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_ALIVE_FIELD_NUMBER: _ClassVar[int]
     IS_DRAINED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     grpc_address: str
     http_address: str
     is_alive: bool
     is_drained: bool
-    def __init__(self, name: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ..., is_alive: _Optional[bool] = ..., is_drained: _Optional[bool] = ...) -> None: ...
+    version: str
+    durability: str
+    def __init__(self, name: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ..., is_alive: _Optional[bool] = ..., is_drained: _Optional[bool] = ..., version: _Optional[str] = ..., durability: _Optional[str] = ...) -> None: ...
 
 class DrainNodeRequest(_message.Message):
     __slots__ = ("node", "is_undone")
@@ -566,22 +572,32 @@ class RemoveNodeReply(_message.Message):
     def __init__(self, waits_for: _Optional[str] = ...) -> None: ...
 
 class ClusterPartition(_message.Message):
-    __slots__ = ("topic", "partition", "leader", "epoch", "replicas", "state", "position")
+    __slots__ = ("topic", "partition", "leader", "epoch", "replicas", "held")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     topic: str
     partition: str
     leader: str
     epoch: int
     replicas: _containers.RepeatedScalarFieldContainer[str]
+    held: _containers.RepeatedCompositeFieldContainer[ClusterReplica]
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., leader: _Optional[str] = ..., epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[str]] = ..., held: _Optional[_Iterable[_Union[ClusterReplica, _Mapping]]] = ...) -> None: ...
+
+class ClusterReplica(_message.Message):
+    __slots__ = ("node", "state", "position", "lag_count")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    LAG_COUNT_FIELD_NUMBER: _ClassVar[int]
+    node: str
     state: str
     position: int
-    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[str] = ..., leader: _Optional[str] = ..., epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+    lag_count: int
+    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., position: _Optional[int] = ..., lag_count: _Optional[int] = ...) -> None: ...
 
 class NodeClock(_message.Message):
     __slots__ = ("now_ms", "machine_ms", "step_ms", "believed_in_ms")
