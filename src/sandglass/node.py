@@ -31,6 +31,7 @@ from sandglass.adapters.superblock import (
 from sandglass.adapters.system import SystemClock, SystemEntropy, stopwatch_ns
 from sandglass.broker.broker import Broker
 from sandglass.broker.node_loop import NodeLoop
+from sandglass.cluster.engines import GivenConfig
 from sandglass.core import limits
 from sandglass.errors import (
     CorruptError,
@@ -53,6 +54,7 @@ from sandglass.wire.convert import slice_body
 
 if TYPE_CHECKING:
     from sandglass.cluster.cluster import Cluster
+    from sandglass.cluster.engines import ClusterEngine
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,9 @@ class ClusterSettings:
     secret: bytes = b""
     advertise_host: str = ""
     engine_binary: Path | None = None
+    given: GivenConfig | None = None
+    """An operator's own engine, instead of one of the node's."""
+
     snapshot_bytes: int = limits.SNAPSHOT_BYTES_DEFAULT
     snapshot_folder: Path | None = None
 
@@ -284,10 +289,8 @@ class Node:
     def _cluster(self, broker: Broker, ids: Generator, settings: ClusterSettings) -> "Cluster":
         try:
             # Here, because a node alone doesn't need what they bring.
-            from sandglass.adapters.engine import EngineConfig
             from sandglass.cluster.cluster import Cluster, ClusterConfig
             from sandglass.cluster.founding import Identity
-            from sandglass.cluster.own_engine import OwnEngine
         except ModuleNotFoundError as error:
             raise PreconditionError(
                 f"a cluster needs the package {error.name}: install sandglass[cluster]"
@@ -296,17 +299,6 @@ class Node:
         assert superblock is not None
         host = settings.advertise_host or self.config.bind_addr
         shown = f"[{host}]" if ":" in host else host
-        engine = EngineConfig(
-            name=self.config.name,
-            directory=self.config.data / ENGINE,
-            bind_addr=self.config.bind_addr,
-            client_port=settings.client_port,
-            route_port=settings.route_port,
-            peers=settings.peers,
-            advertise_host=settings.advertise_host,
-            secret=settings.secret,
-            binary=settings.engine_binary,
-        )
         return Cluster(
             ClusterConfig(
                 settings.is_founder,
@@ -317,12 +309,7 @@ class Node:
                 snapshot_bytes=settings.snapshot_bytes,
                 snapshot_folder=settings.snapshot_folder,
             ),
-            OwnEngine(
-                engine,
-                node_id=superblock.node_id.hex(),
-                is_founder=settings.is_founder,
-                entropy=self.entropy,
-            ),
+            self._engine(settings, superblock.node_id),
             broker.loops,
             Identity(
                 superblock.node_id,
@@ -336,6 +323,31 @@ class Node:
             ids=ids,
             slicer=slice_body,
             stopwatch_ns=stopwatch_ns,
+        )
+
+    def _engine(self, settings: ClusterSettings, node_id: bytes) -> "ClusterEngine":
+        from sandglass.adapters.engine import EngineConfig
+        from sandglass.cluster.given_engine import GivenEngine
+        from sandglass.cluster.own_engine import OwnEngine
+
+        if settings.given is not None:
+            return GivenEngine(self.config.name, settings.given)
+        config = EngineConfig(
+            name=self.config.name,
+            directory=self.config.data / ENGINE,
+            bind_addr=self.config.bind_addr,
+            client_port=settings.client_port,
+            route_port=settings.route_port,
+            peers=settings.peers,
+            advertise_host=settings.advertise_host,
+            secret=settings.secret,
+            binary=settings.engine_binary,
+        )
+        return OwnEngine(
+            config,
+            node_id=node_id.hex(),
+            is_founder=settings.is_founder,
+            entropy=self.entropy,
         )
 
     def _mark_removed(self) -> None:

@@ -214,6 +214,21 @@ class Settings:
         " sandglass[cluster].",
         kind=Path,
     )
+    engine_url: tuple[str, ...] = setting(
+        (),
+        "Addresses (nats://host:4222, or tls://) of a NATS cluster of your own, to be the"
+        " cluster's engine instead of one that the nodes run.",
+    )
+    engine_credentials_file: Path | None = setting(
+        None,
+        "What to show that engine, mode 0600: user:password, or a token, on one line.",
+        kind=Path,
+    )
+    engine_ca_file: Path | None = setting(
+        None,
+        "Authorities of that engine's certificates, PEM, instead of the system's.",
+        kind=Path,
+    )
     snapshot_bytes: int = setting(
         limits.SNAPSHOT_BYTES_DEFAULT,
         "Bytes by which a replicated log grows from one snapshot to the next; its stream is"

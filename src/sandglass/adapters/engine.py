@@ -200,22 +200,26 @@ def check_version(binary: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error).encode()
     text = " ".join(said.decode(errors="replace").split())
-    found = _VERSION.search(text)
-    if found is None:
+    version = version_of(text)
+    if not version:
         raise PreconditionError(
             f"engine_binary {binary} is no nats-server: asked for its version, it says"
             f" {text[:100]!r}",
             field="engine_binary",
         )
-    version = tuple(map(int, found.groups()))
+    shown, wanted = (".".join(map(str, each)) for each in (version, VERSION_MIN))
     if version < VERSION_MIN:
-        wanted = ".".join(map(str, VERSION_MIN))
         raise PreconditionError(
-            f"engine_binary {binary} is nats-server {'.'.join(map(str, version))}; {wanted} or"
-            " newer is needed",
+            f"engine_binary {binary} is nats-server {shown}; {wanted} or newer is needed",
             field="engine_binary",
         )
-    return ".".join(map(str, version))
+    return shown
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The version in what a server says of itself; nothing if there is none."""
+    found = _VERSION.search(text)
+    return () if found is None else tuple(map(int, found.groups()))
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ doesn't answer two pings, a second apart, is left.
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,28 +100,59 @@ class Found:
     """When it was sent, the stream held nothing after it."""
 
 
+class _NoTlsError(nats.errors.Error):
+    def __str__(self) -> str:
+        return "it offers no TLS"
+
+
+def _is_refusal(error: Exception) -> bool:
+    """To be asked again is of no use."""
+    return isinstance(error, _NoTlsError) or "authorization" in str(error).lower()
+
+
+class _TlsClient(Client):
+    """
+    One that shows nothing to a server without TLS. The library's own leaves that to the server:
+    whoever stands between could say that there is none, and be shown the password.
+    """
+
+    async def _process_info(
+        self, info: dict[str, Any], initial_connection: bool = False
+    ) -> None:
+        if initial_connection and not info.get("tls_required"):
+            raise _NoTlsError
+        await super()._process_info(info, initial_connection)
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """
     A client of the engine. `connect` once, `close` once.
 
-    `on_lost` and `on_back` are told when the server is away, and when there is one again.
+    With a `password` and no `user` it shows that as a token; with neither, nothing. `refused`
+    is what to say if the engine doesn't take them. `on_lost` and `on_back` are told when the
+    server is away, and when there is one again.
     """
 
     urls: tuple[str, ...]
     user: str
-    password: str
+    password: str = field(repr=False)
     name: str
+    tls: ssl.SSLContext | None = None
+    refused: str = "it belongs to another cluster"
     on_lost: list[Callable[[], None]] = field(default_factory=list)
     on_back: list[Callable[[], None]] = field(default_factory=list)
     engines: Mapping[str, str] = field(default_factory=dict[str, str])
     """By name what tells one life of an engine from the next; empty: it is gone."""
     tails: "set[Tail]" = field(default_factory=set["Tail"])
     """Those that are open."""
-    _client: Client = field(default_factory=WideClient)
+    _client: Client = field(init=False)
     _acks: dict[str, Ack] = field(default_factory=dict)
     _inbox: str = ""
     _number: int = 0
+
+    def __post_init__(self) -> None:
+        self._client = WideClient() if self.tls is None else _TlsClient()
 
     @property
     def client(self) -> Client:
@@ -142,9 +174,8 @@ class Connection:
         """
         options: Any = {
             "servers": list(self.urls),
-            "user": self.user,
-            "password": self.password,
             "name": self.name,
+            **self._credentials(),
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.2,
@@ -155,26 +186,60 @@ class Connection:
             "disconnected_cb": self._on_lost,
             "reconnected_cb": self._on_back,
         }
-        refused: list[Exception] = []
+        faults: list[BaseException] = []
+        is_refused = asyncio.Event()
 
         async def on_error(error: Exception) -> None:
-            refused.append(error)
+            faults.append(error)
+            if _is_refusal(error):
+                is_refused.set()
 
+        connecting = asyncio.create_task(
+            self._client.connect(**{**options, "error_cb": on_error})
+        )
+        refused = asyncio.create_task(is_refused.wait())
         try:
-            async with asyncio.timeout(CALL_S * 2):
-                await self._client.connect(**{**options, "error_cb": on_error})
-        except (OSError, nats.errors.Error, TimeoutError) as error:
-            await self._client.close()
-            for each in (error, *refused):
-                if "authorization" in str(each).lower():
-                    raise PreconditionError(
-                        f"the engine at {self.urls[0]} refuses our secret: it belongs to"
-                        " another cluster"
-                    ) from error
-            raise UnavailableError(f"the engine at {self.urls[0]} doesn't answer") from error
+            await asyncio.wait(
+                {connecting, refused},
+                timeout=CALL_S * 2,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            refused.cancel()
+            is_connected = connecting.done() and connecting.exception() is None
+            if not is_connected:
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+                await self._client.close()
+        if not is_connected:
+            if connecting.done() and not connecting.cancelled():
+                faults.extend(filter(None, [connecting.exception()]))
+            raise self._not_connected(faults)
         self._client._error_cb = self._on_error
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
+
+    def _not_connected(self, faults: list[BaseException]) -> SandglassError:
+        """What went wrong, from all that was tried."""
+        for fault in faults:
+            if "authorization" in str(fault).lower():
+                return PreconditionError(
+                    f"the engine at {self.urls[0]} refuses our secret: {self.refused}"
+                )
+        told = (each for each in faults if isinstance(each, ssl.SSLError | _NoTlsError))
+        why = next((f": {each}" for each in told), "")
+        return UnavailableError(f"the engine at {self.urls[0]} doesn't answer{why}")
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the server that it is connected to says of itself."""
+        return dict(self._client._server_info)
+
+    def _credentials(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {} if self.tls is None else {"tls": self.tls}
+        if self.user:
+            return shown | {"user": self.user, "password": self.password}
+        return shown | {"token": self.password} if self.password else shown
 
     async def close(self) -> None:
         """Closes; what was published and not answered stays unknown."""

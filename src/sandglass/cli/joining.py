@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final
 
+from sandglass.cli.engine_given import given_of
+from sandglass.cluster.engines import GivenConfig
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.security.files import read_file
 from sandglass.security.reach import LOCAL_NAME, is_loopback
@@ -30,10 +32,12 @@ _ENGINE_LISTENERS: Final = ("raft_port", "gossip_port")
 @dataclass(frozen=True, slots=True)
 class Joining:
     """
-    What a node is to know of the others: their route addresses, none for a node alone, and the
-    cluster's secret. `names_itself` if the list of peers had this node in it, too.
+    What a node is to know of the others: their route addresses, or the engine that an operator
+    has given it; neither for a node alone. And the cluster's secret. `names_itself` if the list
+    of peers had this node in it, too.
     """
 
+    given: GivenConfig | None = None
     peers: tuple[str, ...] = ()
     secret: bytes = field(default=b"", repr=False)
     names_itself: bool = False
@@ -41,15 +45,20 @@ class Joining:
 
 def joining_of(settings: Settings) -> Joining:
     """
-    Checks the settings of a cluster, and reads its secret.
+    Checks the settings of a cluster, and reads its secrets.
 
     Raises:
-        InvalidError: a peer is no address, or they are this node alone; two listeners have one
-            port; others could reach the engine, and there is no secret.
-        PreconditionError: others may read the secret's file; it is too short; or the engine is
-            none that we can use.
-        NotFoundError: the secret can't be read.
+        InvalidError: an address is none; the peers are this node alone; two listeners have one
+            port; settings don't make sense together; others could reach the engine, and there
+            is no secret.
+        PreconditionError: others may read a file with a secret; it is too short; or the engine
+            is none that we can use.
+        NotFoundError: a file can't be read.
     """
+    given = given_of(settings)
+    if given is not None:
+        _check_ports(settings, has_engine=False)
+        return Joining(given)
     listed = tuple(dict.fromkeys(map(_checked_peer, settings.initial_peers)))
     peers = tuple(each for each in listed if not _is_own(each, settings))
     if listed and not peers:
@@ -65,7 +74,7 @@ def joining_of(settings: Settings) -> Joining:
         from sandglass.adapters.engine import check_version, find_binary
 
         check_version(find_binary(settings.engine_binary))
-    return Joining(peers, secret, names_itself=peers != listed)
+    return Joining(None, peers, secret, names_itself=peers != listed)
 
 
 def _checked_peer(text: str) -> str:

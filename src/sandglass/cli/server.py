@@ -168,7 +168,7 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
     _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         cluster = None
-        if joining.peers:
+        if joining.peers or joining.given is not None:
             cluster = ClusterSettings(
                 client_port=settings.raft_port,
                 route_port=settings.gossip_port,
@@ -177,6 +177,7 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
                 secret=joining.secret,
                 advertise_host=settings.advertise_addr,
                 engine_binary=settings.engine_binary,
+                given=joining.given,
                 snapshot_bytes=settings.snapshot_bytes,
                 snapshot_folder=settings.snapshot_folder,
             )

@@ -418,6 +418,8 @@ class Cluster:
             self._look_whether_removed()
 
     def _hear_of_engines(self) -> None:
+        if not self.engine.goes_with_nodes:
+            return
         if self.members is not None and self._connection is not None:
             self._connection.heard(self.members.engines)
 

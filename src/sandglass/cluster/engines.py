@@ -1,8 +1,24 @@
 """What a node needs of its cluster's engine, whoever runs that."""
 
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from sandglass.adapters.nats import Connection
+if TYPE_CHECKING:
+    from sandglass.adapters.nats import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class GivenConfig:
+    """
+    Where an operator's own engine is, and what to show it: a user with a password, or a token
+    as `password` alone, or nothing. `ca` are the authorities to trust instead of the system's.
+    """
+
+    urls: tuple[str, ...]
+    user: str = ""
+    password: str = field(default="", repr=False)
+    ca: Path | None = None
 
 
 class ClusterEngine(Protocol):
@@ -16,6 +32,11 @@ class ClusterEngine(Protocol):
     @property
     def durability(self) -> str:
         """`always` if an acknowledged entry is on the disks of a majority; else `unknown`."""
+        ...
+
+    @property
+    def goes_with_nodes(self) -> bool:
+        """Each node has one, of its own name."""
         ...
 
     async def open(self) -> None:
@@ -43,7 +64,7 @@ class ClusterEngine(Protocol):
         """What the node has started is ended."""
         ...
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> "Connection":
         """
         A connection to it.
 

@@ -35,6 +35,7 @@ class OwnEngine:
     """`ClusterEngine` in a process of this node's. `node_id` is that of its data, in hex."""
 
     durability = "always"
+    goes_with_nodes = True
 
     def __init__(
         self, config: EngineConfig, *, node_id: str, is_founder: bool, entropy: Entropy

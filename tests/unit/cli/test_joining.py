@@ -117,7 +117,7 @@ def test_a_list_of_all_nodes_does_for_each_of_them() -> None:
 
     joining = joining_of(settings)
 
-    assert joining == Joining(("node2:9900", "[::1]:9900"), names_itself=True)
+    assert joining == Joining(peers=("node2:9900", "[::1]:9900"), names_itself=True)
 
 
 def test_a_node_that_listens_everywhere_is_found_by_loopback_too() -> None:
