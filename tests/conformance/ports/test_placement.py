@@ -51,6 +51,21 @@ async def test_set_and_delete_by_revision(placements: tuple[Placement, Placement
     assert again > changed
 
 
+async def test_what_was_deleted_can_be_made_anew_and_by_one_alone(
+    placements: tuple[Placement, Placement],
+) -> None:
+    first, second = placements
+    await first.delete("topic.a", await first.set("topic.a", b"1", 0))
+    await second.reached(first.revision)
+
+    made = await second.set("topic.a", b"2", 0)
+    await first.reached(made)
+    with pytest.raises(ConflictError):
+        await first.set("topic.a", b"3", 0)
+
+    assert first.entries["topic.a"].value == b"2"
+
+
 async def test_all_know_what_one_has_set(placements: tuple[Placement, Placement]) -> None:
     first, second = placements
     told: list[str] = []
