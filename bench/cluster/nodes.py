@@ -16,7 +16,7 @@ from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
 
 LED_S_MAX = 120.0
-SETTLED_S_MAX = 60.0
+SETTLED_S_MAX = 180.0
 LOOK_S = 0.02
 LOG_NAME = re.compile(r"SANDGLASS_\d+")
 
