@@ -25,7 +25,7 @@ from sandglass import AsyncClient, ClusterStatus, PreconditionError
 from sandglass.testing.engines import free_ports
 from sandglass.testing.process import NodeEndedError, NodeProcess
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Lonely(NodeProcess):

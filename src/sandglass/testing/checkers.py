@@ -10,13 +10,13 @@ violation's text.
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import decode_group, decode_topic
-from sandglass.core.message import DEAD_LETTER_CHANNEL, REDRIVE_CHANNEL, Slice
+from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import TOKEN_BITS
 from sandglass.core.record import (
@@ -44,11 +44,11 @@ from sandglass.testing.endings import (
     check_counts,
     check_ending,
     cut,
-    expire,
     move,
     named,
     settle,
 )
+from sandglass.testing.letters import COPY_FIRST, land_dead_letters, land_purge
 from sandglass.testing.seen import (
     GroupHistory,
     Hold,
@@ -59,9 +59,6 @@ from sandglass.testing.seen import (
     numbers_of,
     take_messages,
 )
-
-COPY_FIRST = 1 << 40
-"""Dead letters are numbered from here on; messages that were sent, from 1 on."""
 
 
 @dataclass(slots=True)
@@ -234,12 +231,12 @@ class History:
             case Append() | Redrive():
                 pass  # with what they belong to
             case Purge():
-                self._land_purge(partition, operation, record)
+                land_purge(self, partition, operation, record)
             case Settle():
                 group = partition.groups[operation.group]
                 numbers = named(partition, group, operation)
                 if operation.ending is Ending.DEAD:
-                    self._land_dead_letters(partition, group, numbers, record)
+                    land_dead_letters(self, partition, group, numbers, record)
                 for number in numbers:
                     settle(partition, group, number, operation.ending)
             case Move():
@@ -315,93 +312,12 @@ class History:
                 if message.due_ms and due_ms < message.due_ms:
                     raise Violation(f"I3: message {message.number} is placed early")
                 message.offset = offset
-                self._appear(partition, append.channel, offset, message.number)
+                self.appear(partition, append.channel, offset, message.number)
                 index += 1
             place += count
 
-    def _land_dead_letters(
-        self,
-        partition: PartitionHistory,
-        group: GroupHistory,
-        numbers: list[int],
-        record: Record,
-    ) -> None:
-        """
-        Each message that dies has its dead letter in the same record, in their order; one that
-        is a dead letter already stays where it is.
-        """
-        if group.channel == DEAD_LETTER_CHANNEL:
-            numbers = []
-        dying = iter(numbers)
-        for append in record.operations:
-            if not isinstance(append, Append):
-                continue
-            for told, body, offset in _copies_of(append):
-                number = next(dying, None)
-                while number in group.expired and self._first_place(number) != told.offset:
-                    number = next(dying, None)  # it was gone when the others died
-                if number is None or body != self.sent[number].body:
-                    raise Violation(f"I8: dead letter of {number} with other bytes")
-                if (told.offset, told.group) != (self._first_place(number), group.name):
-                    raise Violation(f"I8: dead letter of {number} says it is {told}")
-                if (group.number, number) in partition.buried:
-                    raise Violation(f"I8: a second dead letter of {number} for {group.name}")
-                partition.buried[group.number, number] = told
-                self._copy(partition, DEAD_LETTER_CHANNEL, number, told, offset)
-
-    def _copy(
-        self, partition: PartitionHistory, channel: str, number: int, told: Origin, offset: int
-    ) -> int:
-        copy = COPY_FIRST + len(self.copies)
-        self.copies.append(number)
-        body = self.sent[number].body
-        self.sent[copy] = Sent(
-            copy, partition.number, channel, 0, 0, 0, body, told, offset, is_shown=True
-        )
-        self._appear(partition, channel, offset, copy)
-        return copy
-
-    def _first_place(self, number: int) -> int:
-        """Where a message stood when it was produced; a dead letter's own death aside."""
-        message = self.sent[number]
-        origin = message.origin if message.channel == REDRIVE_CHANNEL else None
-        return message.offset if origin is None else origin.offset
-
-    def _land_purge(self, partition: PartitionHistory, purge: Purge, record: Record) -> None:
-        """Dead letters go; those that are redriven come back in the same record."""
-        channel = partition.channel(DEAD_LETTER_CHANNEL)
-        offsets = [offset for low, high, _ in purge.ranges for offset in range(low, high)]
-        letters = iter([channel.numbers[offset] for offset in offsets])
-        for operation in record.operations:
-            if isinstance(operation, Redrive):
-                self._land_redrive(partition, operation, letters)
-        partition.purged_count += len(list(letters))
-        for offset in offsets:
-            number = channel.numbers[offset]
-            partition.going.discard(number)
-            for group in partition.groups.values():
-                is_reader = group.channel == DEAD_LETTER_CHANNEL
-                if is_reader and max(group.start, partition.cut) <= offset:
-                    expire(group, number)
-            channel.remove(offset)
-
-    def _land_redrive(
-        self, partition: PartitionHistory, redrive: Redrive, letters: Iterator[int]
-    ) -> None:
-        group = partition.groups[redrive.group]
-        for told, body, offset in _copies_of(redrive.append):
-            letter = next(letters)
-            if (told, body) != (self.sent[letter].origin, self.sent[letter].body):
-                raise Violation(f"I8: {told} comes back, not dead letter {letter}")
-            if told.group != group.name:
-                raise Violation(f"I8: {told} comes back to {group.name}")
-            copy = self._copy(partition, REDRIVE_CHANNEL, letter, told, offset)
-            group.redriven[offset] = copy
-            group.moved.add(copy)
-            group.until_ms[copy] = redrive.until_ms
-            partition.redriven_count += 1
-
-    def _appear(self, partition: PartitionHistory, name: str, offset: int, number: int) -> None:
+    def appear(self, partition: PartitionHistory, name: str, offset: int, number: int) -> None:
+        """A message stands there from now on, where nobody has read yet."""
         channel = partition.channel(name)
         if offset <= channel.passed:
             raise Violation(
@@ -623,17 +539,6 @@ class History:
                 raise Violation(f"I1: message {number} was answered, and is lost")
         for group, number in self.lost():
             check(False, "I5", "never comes to an end", group, number)
-
-
-def _copies_of(append: Append) -> Iterator[tuple[Origin, bytes, int]]:
-    """Of each message of an append with an origin: what it says, its bytes, its offset."""
-    origin, raw = append.origin, append.bodies[0]
-    assert origin is not None, "another message among the dead letters"
-    width = len(raw) // append.counts[0]
-    for place in range(append.counts[0]):
-        told = Origin(origin.offset + place, origin.group, origin.attempts, origin.reason)
-        body = raw[place * width : (place + 1) * width]
-        yield told, body, append.dues[0] << INDEX_BITS | append.first_index + place
 
 
 def _told(part: Slice, place: int) -> Origin | None:

@@ -190,7 +190,7 @@ async def test_a_leader_puts_right_what_whoever_changed_the_factor_did_not(
     topic = replace(placed.topic, replication_factor=2)
     await cluster.placement.set(topic_key("t"), Placed(topic, placed.replicas).encode())
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while replica.engine_count != 2:
             streams.look()
             await asyncio.sleep(0)
