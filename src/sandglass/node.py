@@ -46,6 +46,7 @@ from sandglass.rpc.server import Surface, serve
 from sandglass.rpc.sessions import Sessions
 from sandglass.sandflake import Generator
 from sandglass.security.access import Access
+from sandglass.security.tls import TlsFiles
 from sandglass.surface.admin import Admin
 from sandglass.surface.leaders import ALONE, Leaders
 from sandglass.web import server as web
@@ -81,6 +82,7 @@ class ClusterSettings:
     secret: bytes = b""
     advertise_host: str = ""
     engine_binary: Path | None = None
+    engine_tls: TlsFiles | None = None
     given: GivenConfig | None = None
     """An operator's own engine, instead of one of the node's."""
 
@@ -342,6 +344,7 @@ class Node:
             advertise_host=settings.advertise_host,
             secret=settings.secret,
             binary=settings.engine_binary,
+            tls=settings.engine_tls,
         )
         return OwnEngine(
             config,

@@ -214,6 +214,11 @@ class Settings:
         " sandglass[cluster].",
         kind=Path,
     )
+    engine_tls: bool = setting(
+        False,
+        "Encrypt what the nodes' engines say to each other: each shows the certificate in"
+        " tls_cert_file, and wants one of the authorities in tls_client_ca_file.",
+    )
     engine_url: tuple[str, ...] = setting(
         (),
         "Addresses (nats://host:4222, or tls://) of a NATS cluster of your own, to be the"

@@ -4,14 +4,18 @@ import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandglass import AsyncClient, PreconditionError, SandglassError
 from sandglass.adapters.engine import ACCOUNT_USER, find_binary
+from sandglass.cluster.engines import GivenConfig
+from sandglass.cluster.given_engine import GivenEngine
 from sandglass.testing.engines import Engines, free_ports
 from sandglass.testing.process import NodeProcess
+from tests.certificates import Authority
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +31,11 @@ authorization: {{ user: "one", password: "{WORD}" }}
 
 
 @asynccontextmanager
-async def server_alone(directory: Path) -> AsyncIterator[int]:
+async def server_alone(directory: Path, more: str = "") -> AsyncIterator[int]:
     """A NATS server that is no member of a cluster; its port."""
     (port,) = free_ports(1)
     conf = directory / "alone.conf"
-    conf.write_text(ALONE % (port, directory / "js"))
+    conf.write_text(ALONE % (port, directory / "js") + more)
     with subprocess.Popen(
         [find_binary(None), "--config", conf],
         stdout=subprocess.DEVNULL,
@@ -80,6 +84,26 @@ async def test_an_engine_that_will_not_do_keeps_nobody_from_serving(tmp_path: Pa
             await trouble_of(wrong, "refuses our secret: see engine_credentials_file")
             assert "it is not known whether it syncs" in right.stderr
             assert WORD not in right.stderr + wrong.stderr
+
+
+async def test_an_address_with_tls_is_spoken_to_with_tls(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    pair = authority.issue()
+    tls = f'tls: {{ cert_file: "{pair.certificate}", key_file: "{pair.key}" }}'
+    async with server_alone(tmp_path, tls) as port, asyncio.timeout(DEADLINE_S):
+        config = GivenConfig((f"tls://127.0.0.1:{port}",), "one", WORD, authority.file)
+        await until_refused(config, "is a server that stands alone")
+        await until_refused(replace(config, ca=stranger.file), "certificate verify failed")
+
+
+async def until_refused(config: GivenConfig, text: str) -> None:
+    """Connects until it is said why not; the server may still be about to start."""
+    said = ""
+    while text not in said:
+        try:
+            await GivenEngine("node1", config).connect()
+        except SandglassError as error:
+            said = error.message
 
 
 def test_servers_take_what_the_page_tells_them(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from sandglass.errors import PreconditionError, UnavailableError
+from sandglass.security.tls import TlsFiles
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ BINARY = "nats-server"
 ACCOUNT_USER = "broker"
 SYSTEM_USER = "system"
 ROUTE_USER = "route"
+LOOPBACK = "127.0.0.1"
 
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
 """One entry holds an atom of 4 MiB and a little; the engine's own hard limit is 64 MiB."""
@@ -86,6 +88,9 @@ class EngineConfig:
     route_port: int = 9900
     peers: tuple[str, ...] = ()
     advertise_host: str = ""
+    tls: TlsFiles | None = None
+    """With it engines show each other certificates, and the client port is loopback's alone."""
+
     group: str = "sandglass"
     """Engines of another group are kept out: `engine_store` says whose is whose."""
     secret: bytes = b""
@@ -98,9 +103,14 @@ class EngineConfig:
         return hmac.digest(self.secret, label, hashlib.sha256).hex()[:32]
 
     @property
+    def client_host(self) -> str:
+        """Where clients reach it: on loopback, where all between hosts is to be encrypted."""
+        return self.bind_addr if self.tls is None else LOOPBACK
+
+    @property
     def url(self) -> str:
-        """Where clients reach it."""
-        return f"nats://{_shown(self.bind_addr)}:{self.client_port}"
+        """As `client_host`, with the port."""
+        return f"nats://{_shown(self.client_host)}:{self.client_port}"
 
     def text(self) -> str:
         """The server's configuration file."""
@@ -121,7 +131,7 @@ class EngineConfig:
         }
         parts: dict[str, object] = {
             "server_name": self.name,
-            "listen": f"{_shown(self.bind_addr)}:{self.client_port}",
+            "listen": f"{_shown(self.client_host)}:{self.client_port}",
             "http": "127.0.0.1:-1",
             "ports_file_dir": str(self.directory),
             "pid_file": str(self.directory / "engine.pid"),
@@ -144,6 +154,16 @@ class EngineConfig:
             host = _shown(self.advertise_host)
             parts["client_advertise"] = f"{host}:{self.client_port}"
             cluster["advertise"] = f"{host}:{self.route_port}"
+        if self.tls is not None:
+            parts.pop("client_advertise", None)
+            cluster["no_advertise"] = True
+            cluster["tls"] = {
+                "cert_file": str(self.tls.certificate.absolute()),
+                "key_file": str(self.tls.key.absolute()),
+                "ca_file": str((self.tls.client_ca or self.tls.certificate).absolute()),
+                "verify": True,
+                "timeout": 5,
+            }
         # The server's own format takes JSON, a key a line.
         return "".join(f"{key}: {json.dumps(value)}\n" for key, value in parts.items())
 
@@ -235,6 +255,9 @@ class Engine:
     _binary: Path = field(default_factory=Path)
     _process: asyncio.subprocess.Process | None = None
     _watch: asyncio.Task[None] | None = None
+    _stamps: tuple[int, ...] = ()
+    """When the files of TLS were written that the server has read."""
+
     _is_stopping: bool = False
 
     async def start(self) -> None:
@@ -273,11 +296,12 @@ class Engine:
         Raises:
             PreconditionError: others listen where the server is to.
         """
-        for port, setting in (
-            (self.config.client_port, "raft_port"),
-            (self.config.route_port, "gossip_port"),
+        config = self.config
+        for host, port, setting in (
+            (config.client_host, config.client_port, "raft_port"),
+            (config.bind_addr, config.route_port, "gossip_port"),
         ):
-            if not _is_free(self.config.bind_addr, port):
+            if not _is_free(host, port):
                 raise PreconditionError(f"port {port} is in use", field=setting)
 
     def met(self) -> tuple[str, set[str]]:
@@ -327,6 +351,7 @@ class Engine:
         return pid if conf in command else 0
 
     async def _launch(self) -> None:
+        self._stamps = _stamps_of(self.config.tls)
         for ports in self.config.directory.glob("*.ports"):
             ports.unlink(missing_ok=True)
         launching = asyncio.ensure_future(
@@ -373,7 +398,7 @@ class Engine:
     async def _answers(self) -> bool:
         try:
             _, writer = await asyncio.open_connection(
-                self.config.bind_addr, self.config.client_port
+                self.config.client_host, self.config.client_port
             )
         except OSError:
             return False
@@ -422,6 +447,7 @@ class Engine:
                 await self._launch()
                 failures = 0
                 continue
+            self._renew()
             self.is_healthy = await asyncio.to_thread(self._is_well)
             failures = 0 if self.is_healthy else failures + 1
             if self.is_healthy:
@@ -430,6 +456,17 @@ class Engine:
                 logger.error("the engine's streams are switched off; it is restarted")
                 await _end(self.pid, self._process)
                 failures = 0
+
+    def _renew(self) -> None:
+        """
+        Lets the server read its certificate again when that was replaced: for connections that
+        come later. One that is not in order it refuses in its log, and keeps the one before.
+        """
+        stamps = _stamps_of(self.config.tls)
+        if stamps and stamps != self._stamps:
+            self._stamps = stamps
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGHUP)
 
     def _is_well(self) -> bool:
         """Is the engine's JetStream up, as far as this server can tell? In a thread."""
@@ -453,6 +490,16 @@ class Engine:
                 return json.loads(answer.read())
         except (HTTPError, OSError, ValueError, LookupError):
             return {}
+
+
+def _stamps_of(tls: TlsFiles | None) -> tuple[int, ...]:
+    """When the files were written, all of them; nothing while one is being replaced."""
+    if tls is None:
+        return ()
+    with suppress(OSError):
+        files = (tls.certificate, tls.key, tls.client_ca)
+        return tuple(each.stat().st_mtime_ns for each in files if each is not None)
+    return ()
 
 
 def _is_free(host: str, port: int) -> bool:

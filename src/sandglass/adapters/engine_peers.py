@@ -1,12 +1,14 @@
 """
 The engines at the route addresses of a node's peers, as far as they show themselves to anybody.
 
-An engine says who it is as soon as it is connected to, before it asks for a secret: its name,
-its group, its version. That is enough to say why engines don't come together.
+An engine says who it is as soon as it is connected to, before it asks for a secret: its name
+and its group. With TLS it says so to those alone who show a certificate that it takes. That is
+enough to say why engines don't come together.
 """
 
 import asyncio
 import json
+import ssl
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,9 +33,11 @@ class PeerSeen:
     group: str = ""
 
 
-async def look_at(peers: Iterable[str], *, look_s: float = LOOK_S) -> list[PeerSeen]:
+async def look_at(
+    peers: Iterable[str], *, tls: ssl.SSLContext | None = None, look_s: float = LOOK_S
+) -> list[PeerSeen]:
     """Looks at all of them at once; each has so long to say who it is."""
-    return [*await asyncio.gather(*(_look_at(peer, look_s) for peer in peers))]
+    return [*await asyncio.gather(*(_look_at(peer, tls, look_s) for peer in peers))]
 
 
 def group_of(seen: Iterable[PeerSeen]) -> str:
@@ -72,24 +76,41 @@ def why_apart(
     return "; ".join(said)
 
 
-async def _look_at(address: str, look_s: float) -> PeerSeen:
+async def _look_at(address: str, tls: ssl.SSLContext | None, look_s: float) -> PeerSeen:
     host, _, port = address.rpartition(":")
+    writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(look_s):
-            line = await _first_line(host.removeprefix("[").removesuffix("]"), int(port))
+            reader, writer = await asyncio.open_connection(
+                host.removeprefix("[").removesuffix("]"),
+                int(port),
+                limit=LINE_BYTES_MAX,
+                ssl=tls,
+            )
+            return _understood(address, await _first_line(reader))
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or "no TLS"
+        return PeerSeen(
+            address,
+            f"{address} and this node don't take each other's certificate ({why}): set"
+            " engine_tls on all nodes, with certificates of authorities that all of them have",
+        )
     except (OSError, TimeoutError, UnicodeError):
-        return PeerSeen(address, f"nobody answers at {address}")
-    return _understood(address, line)
+        if writer is None:
+            return PeerSeen(address, f"nobody answers at {address}")
+        return PeerSeen(
+            address, f"{address} says nothing: it is stopped, or has engine_tls, and this not"
+        )
+    finally:
+        if writer is not None:
+            writer.transport.abort()  # nothing is to be said, and a good end may take long
 
 
-async def _first_line(host: str, port: int) -> bytes:
-    reader, writer = await asyncio.open_connection(host, port, limit=LINE_BYTES_MAX)
+async def _first_line(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.readline()
     except ValueError:
         return b""  # longer than any of ours
-    finally:
-        writer.close()
 
 
 def _understood(address: str, line: bytes) -> PeerSeen:

@@ -17,6 +17,7 @@ from sandglass.cluster.engines import GivenConfig
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.security.files import read_file
 from sandglass.security.reach import LOCAL_NAME, is_loopback
+from sandglass.security.tls import TlsFiles, tls_files
 from sandglass.settings import PORT_MAX, Settings
 
 SECRET_BYTES_MIN: Final = 16
@@ -41,6 +42,7 @@ class Joining:
     peers: tuple[str, ...] = ()
     secret: bytes = field(default=b"", repr=False)
     names_itself: bool = False
+    engine_tls: TlsFiles | None = None
 
 
 def joining_of(settings: Settings) -> Joining:
@@ -74,7 +76,13 @@ def joining_of(settings: Settings) -> Joining:
         from sandglass.adapters.engine import check_version, find_binary
 
         check_version(find_binary(settings.engine_binary))
-    return Joining(None, peers, secret, names_itself=peers != listed)
+    return Joining(
+        None,
+        peers,
+        secret,
+        names_itself=peers != listed,
+        engine_tls=_engine_tls_of(settings) if peers else None,
+    )
 
 
 def _checked_peer(text: str) -> str:
@@ -128,6 +136,18 @@ def _check_ports(settings: Settings, *, has_engine: bool) -> None:
             raise InvalidError(
                 f"{other} is {port}, as {one} is; each needs a port of its own", field=other
             )
+
+
+def _engine_tls_of(settings: Settings) -> TlsFiles | None:
+    if not settings.engine_tls:
+        return None
+    for name in ("tls_cert_file", "tls_key_file", "tls_client_ca_file"):
+        if getattr(settings, name) is None:
+            raise InvalidError(
+                f"engine_tls needs {name}: engines show each other their nodes' certificates",
+                field=name,
+            )
+    return tls_files(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)
 
 
 def _secret_of(settings: Settings) -> bytes:

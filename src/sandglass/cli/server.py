@@ -162,6 +162,9 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
     logs.configure(settings.log_format, is_verbose=settings.verbose)
     log = structlog.get_logger(TOOL)
     _say_settings(log, loaded, access)
+    is_exposed = joining.peers and not is_loopback(settings.bind_addr)
+    if is_exposed and joining.engine_tls is None:
+        log.warning("what engines say to each other is not encrypted: see engine_tls")
     if joining.names_itself:
         log.warning("initial_peers has this node itself in it: that one is left out")
     interpreter.prepare()
@@ -177,6 +180,7 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
                 secret=joining.secret,
                 advertise_host=settings.advertise_addr,
                 engine_binary=settings.engine_binary,
+                engine_tls=joining.engine_tls,
                 given=joining.given,
                 snapshot_bytes=settings.snapshot_bytes,
                 snapshot_folder=settings.snapshot_folder,

@@ -18,11 +18,12 @@ from sandglass.adapters.engine import (
     EngineConfig,
     find_binary,
 )
-from sandglass.adapters.engine_peers import group_of, look_at, why_apart
+from sandglass.adapters.engine_peers import LOOK_S, PeerSeen, group_of, look_at, why_apart
 from sandglass.adapters.engine_store import GROUP_PREFIX, Owner, load_owner, save_owner
 from sandglass.adapters.nats import Connection
-from sandglass.errors import NotFoundError
+from sandglass.errors import NotFoundError, SandglassError
 from sandglass.ports import Entropy
+from sandglass.security.tls import peer_context
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class OwnEngine:
             return True
         owner = self._owner()
         if owner is None:
-            group = group_of(await look_at(self.config.peers, look_s=FIRST_LOOK_S))
+            group = group_of(await self._look(FIRST_LOOK_S))
             if not group and not self._is_founder:
                 return False
             group = group or GROUP_PREFIX + self._entropy.token_bytes(GROUP_BYTES).hex()
@@ -75,6 +76,11 @@ class OwnEngine:
             await asyncio.to_thread(save_owner, self.config.directory, owner)
         await self._start(owner)
         return True
+
+    async def _look(self, look_s: float) -> list[PeerSeen]:
+        files = self.config.tls
+        tls = None if files is None else peer_context(files)
+        return await look_at(self.config.peers, tls=tls, look_s=look_s)
 
     def _owner(self) -> Owner | None:
         return load_owner(self.config.directory, node=self._node_id, name=self.name)
@@ -105,7 +111,10 @@ class OwnEngine:
     async def why_apart(self) -> str:
         """See `ClusterEngine.why_apart`."""
         config = self.config
-        seen = await look_at(config.peers)
+        try:
+            seen = await self._look(LOOK_S)
+        except SandglassError as error:
+            return error.message
         if not self._is_started:
             return why_apart(seen, own_id="", name=self.name, group=group_of(seen), met=())
         own_id, met = await asyncio.to_thread(self.engine.met)

@@ -106,6 +106,22 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
+def peer_context(files: TlsFiles) -> ssl.SSLContext:
+    """
+    What a node needs to speak to another, as it is spoken to: it shows the certificate, and
+    wants one of the authorities that clients need; without these, of the system's.
+
+    Raises:
+        As `pair_context`.
+    """
+    context = pair_context(ssl.PROTOCOL_TLS_CLIENT, files.certificate, files.key)
+    if files.client_ca is None:
+        context.load_default_certs()
+    else:
+        context.load_verify_locations(cadata=read_authorities(files.client_ca).decode())
+    return context
+
+
 def read_authorities(path: Path) -> bytes:
     """
     Certificates of authorities, as PEM.

@@ -14,6 +14,7 @@ from typing import Final
 from sandglass.adapters.engine import ACCOUNT_USER, Engine, EngineConfig
 from sandglass.adapters.nats import CALL_S, Connection
 from sandglass.errors import SandglassError, UnavailableError
+from sandglass.security.tls import TlsFiles
 from sandglass.testing.ports import free_ports
 
 QUORUM_S_MAX: Final = 60.0
@@ -22,7 +23,14 @@ QUORUM_S_MAX: Final = 60.0
 class Engines:
     """`count` engines that know each other, each with a directory below `directory`."""
 
-    def __init__(self, directory: Path, *, count: int = 3, secret: bytes = b"test") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        count: int = 3,
+        secret: bytes = b"test",
+        tls: TlsFiles | None = None,
+    ) -> None:
         ports = free_ports(2 * count)
         routes = ports[count:]
         self.engines = [
@@ -36,6 +44,7 @@ class Engines:
                         f"127.0.0.1:{port}" for port in routes if port != routes[number]
                     ),
                     secret=secret,
+                    tls=tls,
                 )
             )
             for number in range(count)

@@ -8,7 +8,9 @@ import pytest
 from sandglass.cli import server
 from sandglass.cli.joining import Joining, joining_of
 from sandglass.errors import InvalidError
+from sandglass.security.tls import TlsFiles
 from sandglass.settings import Settings
+from tests.certificates import Authority
 
 PEER = "--initial_peers=10.0.0.2:9900"
 
@@ -109,6 +111,29 @@ def test_beyond_loopback_there_is_a_secret() -> None:
 
     assert caught.value.field == "cluster_secret_file"
     assert joining_of(replace(exposed, insecure=True)).secret == b""
+
+
+def test_engines_show_certificates_of_their_nodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue()
+    tls = [f"--tls_cert_file={pair.certificate}", f"--tls_key_file={pair.key}"]
+
+    assert server.main([PEER, "--engine_tls"]) == 2
+    assert "engine_tls needs tls_cert_file" in capsys.readouterr().err
+    assert server.main([PEER, "--engine_tls", *tls]) == 2
+    assert "engine_tls needs tls_client_ca_file" in capsys.readouterr().err
+
+    settings = Settings(
+        initial_peers=("10.0.0.2:9900",),
+        tls_cert_file=pair.certificate,
+        tls_key_file=pair.key,
+        tls_client_ca_file=authority.file,
+    )
+    assert joining_of(settings).engine_tls is None
+    wanted = TlsFiles(pair.certificate, pair.key, authority.file)
+    assert joining_of(replace(settings, engine_tls=True)).engine_tls == wanted
 
 
 def test_a_list_of_all_nodes_does_for_each_of_them() -> None:
