@@ -106,6 +106,18 @@ async def test_nodes_of_one_name_do_not_meet(tmp_path: Path) -> None:
         await until_trouble(two, f"the node at 127.0.0.1:{a[1]} is named twin as well")
 
 
+async def test_where_nobody_founds_it_is_said_what_to_do(tmp_path: Path) -> None:
+    a, b = ports(), ports()
+    one = member(tmp_path / "one", "one", a, b)
+    async with running(one), asyncio.timeout(DEADLINE_S):
+        while "not in a cluster after 30 s" not in one.stderr:
+            await asyncio.sleep(0.1)
+        (line,) = [each for each in one.stderr.splitlines() if "not in a cluster" in each]
+    assert "nobody has founded the cluster yet" in line
+    assert f"nobody answers at 127.0.0.1:{b[1]}" in line
+    assert "one of them is started with bootstrap_raft" in line
+
+
 async def test_of_two_founders_one_founds(tmp_path: Path) -> None:
     a, b = ports(), ports()
     one = member(tmp_path / "one", "one", a, b, founds=True)

@@ -24,10 +24,10 @@ from sandglass.adapters.jetstream import Stream
 from sandglass.adapters.nats import Connection
 from sandglass.cluster.homes import Homes
 from sandglass.cluster.members import Members, key_part
-from sandglass.cluster.placed import TOPICS, Placed, topic_key
+from sandglass.cluster.placed import TOPICS, Placed, check_version, topic_key
 from sandglass.cluster.placing import held_counts, with_factor
 from sandglass.core import limits
-from sandglass.core.machine import decode_group, encode_group
+from sandglass.core.machine import GROUP_VERSION, decode_group, encode_group
 from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, TopicSettings
 from sandglass.errors import (
     BusyError,
@@ -380,10 +380,20 @@ class ClusterCatalog:
             self._on_drained(key.removeprefix(DRAINED).replace("=2E", "."), entry is not None)
         elif key.startswith(GROUPS):
             topic, name = (part.replace("=2E", ".") for part in key.split(".")[1:])
-            if entry is None:
-                self._groups.get(topic, {}).pop(name, None)
-            else:
-                self._groups.setdefault(topic, {})[name] = decode_group(entry.value)
+            self._on_group(topic, name, None if entry is None else entry.value)
+
+    def _on_group(self, topic: str, name: str, row: bytes | None) -> None:
+        if row is None:
+            self._groups.get(topic, {}).pop(name, None)
+            return
+        try:
+            check_version(
+                f"the row of group '{name}'", json.loads(row)["version"], GROUP_VERSION
+            )
+        except PreconditionError as error:
+            self.unreadable[topic] = error.message
+            return
+        self._groups.setdefault(topic, {})[name] = decode_group(row)
 
     def _on_topic(self, name: str, placed: Placed | None) -> None:
         is_at_home = placed is not None and placed.is_at_home

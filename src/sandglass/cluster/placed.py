@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandglass.cluster.members import key_part
-from sandglass.core.machine import decode_topic, encode_topic
+from sandglass.core.machine import TOPIC_VERSION, decode_topic, encode_topic
 from sandglass.core.topic import Topic
 from sandglass.errors import PreconditionError
 
@@ -48,13 +48,22 @@ class Placed:
             PreconditionError: a newer program wrote it.
         """
         fields = json.loads(value)
-        if fields["version"] > PLACED_VERSION:
-            raise PreconditionError(
-                f"its entry is of version {fields['version']}, this program knows up to"
-                f" {PLACED_VERSION}: start the newer version"
-            )
+        check_version("its entry", fields["version"], PLACED_VERSION)
+        check_version("its row", fields["topic"]["version"], TOPIC_VERSION)
         topic = decode_topic(json.dumps(fields["topic"]).encode())
         return cls(topic, tuple(map(tuple, fields["replicas"])))
+
+
+def check_version(what: str, found: int, known: int) -> None:
+    """
+    Raises:
+        PreconditionError: a newer program wrote it.
+    """
+    if found > known:
+        raise PreconditionError(
+            f"{what} is of version {found}, this program knows up to {known}: start the newer"
+            " version"
+        )
 
 
 def topic_key(name: str) -> str:

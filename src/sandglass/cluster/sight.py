@@ -165,7 +165,7 @@ class Sight:
             if each.state is State.FROZEN
         ]
         warnings += [
-            f"topic '{name}' is not known to node {me}: {why}"
+            f"node {me} does not know all of topic '{name}': {why}"
             for name, why in sorted(self.catalog.unreadable.items())
         ]
         homes = self.catalog.homes

@@ -6,6 +6,7 @@ import pytest
 
 from sandglass.cluster.placed import PLACED_VERSION, topic_key
 from sandglass.cluster.sight import Sight
+from sandglass.core.machine import GROUP_VERSION, TOPIC_VERSION
 from sandglass.core.topic import TopicKind, TopicSettings
 from sandglass.errors import PreconditionError
 from tests.unit.cluster.scene import Cluster
@@ -53,10 +54,25 @@ async def test_a_topic_that_a_newer_version_wrote_is_left_and_warned_of(
 
     assert node.catalog.placed.keys() == {"t"}, "its replicas here stay what they are"
     assert [w for w in sight.seen("").warnings if "start the newer version" in w] == [
-        f"topic '{name}' is not known to node a: its entry is of version 2, this program"
+        f"node a does not know all of topic '{name}': its entry is of version 2, this program"
         " knows up to 1: start the newer version"
         for name in ("t", "u")
     ]
     await cluster.placement.delete(key)
     assert node.catalog.placed == {}
     assert node.catalog.unreadable.keys() == {"u"}
+
+
+async def test_rows_that_a_newer_version_wrote_are_left_too(cluster: Cluster) -> None:
+    catalog, key = cluster.nodes[0].catalog, topic_key("t")
+    known = json.loads(cluster.placement.entries[key].value)
+    topic = {**known["topic"], "version": TOPIC_VERSION + 1}
+    group = {"version": GROUP_VERSION + 1, "topic": "t", "name": "g"}
+
+    await cluster.placement.set(key, json.dumps({**known, "topic": topic}).encode())
+    assert "its row is of version" in catalog.unreadable["t"]
+    await cluster.placement.set("group.t.g", json.dumps(group).encode())
+
+    assert "the row of group 'g' is of version" in catalog.unreadable["t"]
+    assert catalog.placed.keys() == {"t"}
+    assert catalog.groups.get("t", {}) == {}
