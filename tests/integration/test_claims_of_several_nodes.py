@@ -11,8 +11,9 @@ import grpc.aio
 import pytest
 
 from sandglass.core.topic import Topic
+from sandglass.wire.v1 import admin_pb2
 from sandglass.wire.v1 import broker_pb2 as pb
-from tests.integration.raw import RawSession, batch, claim_of, values_of
+from tests.integration.raw import RawSession, Wire, batch, claim_of, values_of
 from tests.integration.several_nodes import OneNode, SeveralNodes, several_nodes
 
 DEADLINE_S = 60
@@ -313,6 +314,17 @@ async def test_a_claim_of_a_partition_without_leader_is_held_until_there_is_one(
     await nothing_comes_but(session, topic, 0, 1, 2)
 
 
+async def nothing_is_held(nodes: SeveralNodes, topic: Topic) -> None:
+    """Waits until a goodbye has come to all leaders."""
+    request = admin_pb2.ListGroupsRequest(topic=topic.name)
+    async with grpc.aio.insecure_channel(nodes.nodes[0].address) as channel:
+        while True:
+            groups = (await Wire(channel).admin.ListGroups(request)).groups
+            if not any(each.leased_count or each.consumer_count for each in groups):
+                return
+            await asyncio.sleep(0.01)
+
+
 async def test_what_is_claimed_too_late_is_refused_and_comes_again(
     nodes: SeveralNodes, topic: Topic, clients: Clients
 ) -> None:
@@ -320,6 +332,7 @@ async def test_what_is_claimed_too_late_is_refused_and_comes_again(
     held = await holding(before, topic)
     await before.send(is_goodbye=True)
     await before.ended()
+    await nothing_is_held(nodes, topic)
 
     session = await clients.session(nodes.nodes[1], before.welcome.session_id)
     answers = await claimed(session, topic, held)
