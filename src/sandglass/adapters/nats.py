@@ -53,6 +53,10 @@ HEARTBEAT_COUNT: Final = 2.5
 AGAIN_S: Final = 1.0
 """Between two tries to make one, and while it lies on an engine that is going."""
 
+FIRST_S: Final = 2.0
+"""A consumer that has something to tell, and tells nothing for so long, lies on an engine that
+has gone a moment ago. The next one has twice as long: the machine may be slow."""
+
 GONE_S: Final = 3.0
 """A stream that isn't there is asked for again after so long."""
 
@@ -417,6 +421,9 @@ class Tail:
     """On which the consumer lies."""
     _engine_life: str = UNKNOWN
     """As it was known when the consumer was made."""
+    _is_awaited: bool = False
+    """The consumer had something to tell when it was made, and has told nothing yet."""
+    _first_s: float = field(default_factory=lambda: FIRST_S)
     _far_bytes: int = 0
     """What came from another engine since it has chosen."""
     _move_count: int = 0
@@ -521,6 +528,7 @@ class Tail:
             await self._end()
             raise
         self._consumer = made["name"]
+        self._is_awaited = made.get("num_pending", 0) > 0 and not self._delivered
         self._engine = made.get("cluster", {}).get("leader", "")
         self._engine_life = self.connection.engines.get(self._engine, UNKNOWN)
 
@@ -537,19 +545,28 @@ class Tail:
                     f"$JS.API.CONSUMER.DELETE.{self.stream}.{consumer}"
                 )
 
+    @property
+    def _patience_s(self) -> float:
+        """After so long it is looked whether all is well."""
+        if self._subscription is None or self.is_lost:
+            return AGAIN_S
+        return min(self.heartbeat_s, self._first_s) if self._is_awaited else self.heartbeat_s
+
     async def _guard(self) -> None:
         """Makes the consumer anew when it fell silent, or may have been lost."""
         loop = asyncio.get_running_loop()
         while True:
-            is_well = self._subscription is not None and not self.is_lost
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.heartbeat_s if is_well else AGAIN_S):
+                async with asyncio.timeout(self._patience_s):
                     await self._suspected.wait()
             self._suspected.clear()
             silence_s = loop.time() - self._heard_s
-            is_silent = silence_s > self.heartbeat_s * HEARTBEAT_COUNT
+            is_mute = self._is_awaited and silence_s >= self._first_s
+            is_silent = is_mute or silence_s > self.heartbeat_s * HEARTBEAT_COUNT
             if self._subscription is not None and not is_silent and not self.is_lost:
                 continue
+            if is_mute:
+                self._first_s *= 2
             try:
                 await self.anew()
             except NotFoundError:
@@ -577,6 +594,7 @@ class Tail:
             self.suspect()
             return
         self._delivered = delivered
+        self._is_awaited, self._first_s = False, FIRST_S
         await self.on_found(
             Found(sequence, msg.subject, msg.data, msg.headers or {}, is_last=left == 0)
         )

@@ -30,6 +30,8 @@ class Engines:
     engines: dict[str, str] = field(default_factory=dict[str, str])
     tails: set[Tail] = field(default_factory=set[Tail])
     is_up: bool = True
+    pending: int = 0
+    """What a consumer that is made has to tell."""
 
     @property
     def client(self) -> "Engines":
@@ -50,7 +52,8 @@ class Engines:
         del subject, tries_s
         self.made.append(request["config"])
         place = self.places.pop(0) if len(self.places) > 1 else self.places[0]
-        return {"name": f"c{len(self.made)}", "cluster": {"leader": place}}
+        cluster = {"leader": place}
+        return {"name": f"c{len(self.made)}", "cluster": cluster, "num_pending": self.pending}
 
     heard = Connection.heard
 
@@ -172,6 +175,27 @@ async def test_what_much_comes_through_moves_to_the_engine_of_its_node_if_it_can
 
     assert len(engines.made) == count
     assert found == [*range(1, 2 * (count - 1) + 10)]
+
+
+async def test_a_consumer_that_has_something_to_tell_and_does_not_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was made on an engine that had just gone. One that has nothing to tell is left be."""
+    monkeypatch.setattr(nats, "FIRST_S", 0.01)
+    engines, found = Engines(["a"], pending=3), list[int]()
+    tail = await opened(engines, found)
+    await until(lambda: len(engines.made) == 3)
+    await engines.send(1, 1)
+    count = len(engines.made)
+    engines.pending = 0
+    tail.suspect()
+    await until(lambda: len(engines.made) == count + 1)
+    patience_s = tail._patience_s
+    await tail.close()
+
+    assert patience_s == 3600.0
+    assert found == [1]
+    assert len(engines.made) == count + 1
 
 
 async def test_a_tail_that_is_closed_is_not_made_again() -> None:
