@@ -232,13 +232,13 @@ class Node:
         are written exactly. Safe to call after a failed start.
         """
         grace_s = self.config.stop_grace_ms / 1000
-        if self._sessions is not None:
-            self._sessions.drain()
         if self._web is not None:
             self._web.drain()
         if self.cluster is not None:
             # First of all: whoever is told to go elsewhere finds there what was led here.
             await self.cluster.hand_over()
+        if self._sessions is not None:
+            self._sessions.drain()
         if self._broker is not None:
             self._broker.pulls.let_go()
         if self._surface is not None:

@@ -12,6 +12,7 @@ import pytest
 from sandglass import AsyncClient, Client, Message, UnavailableError
 from sandglass.testing.cluster import ClusterProcesses
 from sandglass.testing.process import NodeProcess
+from tests.fault.test_cluster_clients import in_thread
 
 pytestmark = pytest.mark.fault
 
@@ -67,7 +68,7 @@ class AsyncHolder(Holder):
 
 class SyncHolder(Holder):
     async def run(self, *addresses: str, group: str) -> None:
-        await asyncio.to_thread(self._run, addresses, group)
+        await in_thread(lambda: self._run(addresses, group))
 
     def _run(self, addresses: tuple[str, ...], group: str) -> None:
         with Client(*addresses, timeout=TIMEOUT) as client:

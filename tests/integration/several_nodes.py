@@ -100,7 +100,7 @@ class OneNode:
     broker: Broker
     peers: Peers
     leaders: Leaders
-    sessions: Sessions | None = None
+    sessions: Sessions
     grpc: rpc.Surface | None = None
     http: web.Surface | None = None
     is_alive: bool = True
@@ -139,14 +139,14 @@ class SeveralNodes:
         peers = Peers()
         await loop.start()
         leaders = Leaders(broker.loops, peers)
-        node = OneNode(name, broker, peers, leaders)
+        sessions = Sessions(broker, None, peers)
+        node = OneNode(name, broker, peers, leaders, sessions)
         loops = broker.loops
         loops.shared = self.shared
         loops.whereabouts = self._whereabouts
         loops.node_at = self._node_at
         loops.look_around = self._look_around
         broker.groups.drop_elsewhere = Admin(broker, leaders).drop_elsewhere
-        node.sessions = Sessions(broker, None, peers)
         node.grpc = await rpc.serve(
             broker, "127.0.0.1:0", session=node.sessions.serve, leaders=leaders
         )

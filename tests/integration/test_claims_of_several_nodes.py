@@ -4,12 +4,14 @@ nodes in one process.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 import grpc.aio
 import pytest
 
+from sandglass import AsyncClient
+from sandglass.client.received import AsyncReceived
 from sandglass.core.topic import Topic
 from sandglass.wire.v1 import admin_pb2
 from sandglass.wire.v1 import broker_pb2 as pb
@@ -359,3 +361,58 @@ async def test_a_claim_that_is_none_is_refused_by_any_node(
     refused = await session.take(pb.Subscribed)
 
     assert ("INVALID", "partition_number") == (refused.error.reason, refused.error.field)
+
+
+# --- a node that goes down --------------------------------------------------------------------
+
+
+async def test_a_client_moves_on_from_a_node_that_goes_down_and_loses_nothing(
+    nodes: SeveralNodes, topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds messages, and goes on producing and consuming meanwhile; nothing breaks."""
+    first, second, _ = nodes.nodes
+    values: list[bytes] = []
+    async with (
+        AsyncClient(first.address, second.address) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+
+        async def consume() -> None:
+            held: list[AsyncReceived] = []
+            async for message in client.consume("t", group="g"):
+                values.append(message.value)
+                held.append(message)
+                if len(values) < 30:
+                    continue
+                if len(values) == 30:
+                    first.sessions.drain()
+                    await until(lambda: second.broker.consumers.sessions)
+                for each in held:
+                    await each.ack(wait=True)
+                held.clear()
+                if len(values) == 90:
+                    return
+
+        tasks.create_task(consume())
+        for number in range(90):
+            await client.produce("t", b"%d" % number, key=b"%d" % number)
+
+    assert sorted(values, key=int) == [b"%d" % number for number in range(90)]
+    assert "broke" not in caplog.text
+
+
+async def test_who_comes_to_a_node_that_goes_down_is_told_at_once(
+    nodes: SeveralNodes, clients: Clients
+) -> None:
+    nodes.nodes[0].sessions.drain()
+
+    session = await clients.session(nodes.nodes[0])
+
+    assert session.frames[0].HasField("welcome")
+    assert session.frames[0].is_draining
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Polls; the test's own deadline ends it."""
+    while not check():
+        await asyncio.sleep(0.01)

@@ -19,7 +19,7 @@ from sandglass.broker.subscription import Session, Subscription
 from sandglass.core import claim
 from sandglass.core.claim import Claim
 from sandglass.core.lease import Lease
-from sandglass.errors import LeaseLostError
+from sandglass.errors import ConflictError, LeaseLostError
 
 SLICE_COUNT: Final = 100
 """Claims that are looked at before others have the loop: about 3 ms."""
@@ -31,9 +31,18 @@ class Readers:
     def __init__(self) -> None:
         self._sessions: dict[str, dict[str, Session]] = {}
 
-    def join(self, session: Session, reader: str) -> None:
-        """A session reads for `reader`."""
-        session.readers.add(reader)
+    def join(self, session: Session, reader: str, connection: int) -> None:
+        """
+        A session reads for `reader`, over one of that one's connections.
+
+        Raises:
+            ConflictError: that one came by another way since, over a later connection.
+        """
+        if any(each.readers[reader] > connection for each in self.others(session, reader)):
+            raise ConflictError(
+                f"session {reader} goes on by way of another node", field="reader"
+            )
+        session.readers[reader] = max(connection, session.readers.get(reader, 0))
         self._sessions.setdefault(reader, {})[session.id] = session
 
     def leave(self, session: Session) -> None:

@@ -8,7 +8,7 @@ refused here.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from sandglass.broker import claiming
 from sandglass.broker.drain import Drain
@@ -42,6 +42,9 @@ from sandglass.errors import (
     UnavailableError,
 )
 from sandglass.sandflake import Generator
+
+ASIDE_ID: Final = -1 << 40
+"""Below all ids that somebody gives a subscription."""
 
 
 class Consumers:
@@ -103,15 +106,17 @@ class Consumers:
         claims: Sequence[tuple[int, Claim]] = (),
         has_more_claims: bool = False,
         reader: str = "",
+        reader_connection: int = 0,
     ) -> Subscription:
         """
         A consumer of a group begins; the group is made where there is none. What its session
         claims, each with the number of its partition, is leased to it first. `reader` is the id
-        of the session that it is for, if not for this one.
+        of the session that it is for, if not for this one, over one of that one's connections.
 
         Raises:
             InvalidError: a name, credit or time outside its limits; a claim that is none.
-            ConflictError: the session has a subscription of this id.
+            ConflictError: the session has a subscription of this id; or the one that it is for
+                came by another way since.
             PreconditionError: groups don't read a KV topic.
         """
         check_kind(topic)
@@ -144,7 +149,7 @@ class Consumers:
         )
         if session is not None:
             subscription.reader = reader or session.id
-            self._join(session, subscription)
+            self._join(session, subscription, reader_connection or session.connection)
         try:
             await self._make_groups(subscription, subscription.refs, is_from_now=is_from_now)
             if session is not None:
@@ -169,11 +174,20 @@ class Consumers:
         except BaseException:
             self._forget(subscription)
             if session is not None:
-                session.subscriptions.pop(subscription.id, None)
+                self._set_aside(session, subscription)
             raise
         return subscription
 
-    def _join(self, session: Session, subscription: Subscription) -> None:
+    def _set_aside(self, session: Session, subscription: Subscription) -> None:
+        """One that did not come about may have claimed already: it keeps that, as if left."""
+        if session.subscriptions.pop(subscription.id, None) is None:
+            return
+        subscription.id = ASIDE_ID - subscription.consumer.key
+        subscription.is_left = True
+        session.subscriptions[subscription.id] = subscription
+        self._drop_left(session)
+
+    def _join(self, session: Session, subscription: Subscription, connection: int) -> None:
         if session.is_closed:
             raise UnavailableError("the session has ended")
         if subscription.id in session.subscriptions:
@@ -186,8 +200,8 @@ class Consumers:
                 f"a session has at most {limits.SUBSCRIPTION_COUNT_MAX} subscriptions",
                 field="subscription_id",
             )
+        self._readers.join(session, subscription.reader, connection)
         session.subscriptions[subscription.id] = subscription
-        self._readers.join(session, subscription.reader)
         for other in self._readers.others(session, subscription.reader):
             # The client is here now; what it doesn't claim of that is due after the grace.
             self.detach(other, other.attachment)
@@ -384,6 +398,7 @@ class Consumers:
         client_name: str,
         *,
         owner: str = "",
+        connection: int = 0,
         on_taken_over: Callable[[], None] = lambda: None,
     ) -> tuple[Session, bool]:
         """
@@ -393,6 +408,7 @@ class Consumers:
 
         Args:
             owner: who comes, by the name of the token.
+            connection: which of the session's it is, if its client counts them.
             on_taken_over: called when the session goes on over another connection.
 
         Raises:
@@ -410,12 +426,15 @@ class Consumers:
                 session.on_taken_over()
             session.is_attached = True
             session.attachment += 1
+            session.connection = connection
             session.on_taken_over = on_taken_over
             self.go_on(session)
             return session, True
         is_id = limits.NAME_PATTERN.match(session_id) is not None
         new_id = session_id if is_id else str(self.ids.next())
-        session = Session(new_id, client_name[:200], owner, on_taken_over)
+        session = Session(
+            new_id, client_name[:200], owner, on_taken_over, connection=connection
+        )
         self.sessions[session.id] = session
         return session, False
 

@@ -139,8 +139,11 @@ class Session:
         default_factory=dict[tuple[int, int, str], None]
     )
     """(partition number, group number, reader) of the groups that know a reader of it."""
-    readers: set[str] = field(default_factory=set[str])
-    """The sessions that it has read for: itself, or those of clients at other nodes."""
+    connection: int = 0
+    """Which one of its client's connections it has, as far as that counts them."""
+    readers: dict[str, int] = field(default_factory=dict[str, int])
+    """The sessions that it has read for: itself, or those of clients at other nodes; and over
+    which of their connections."""
     is_attached: bool = True
     is_closed: bool = False
     attachment: int = 0

@@ -17,6 +17,8 @@ Rules
 4. A node that was left for another one, and is come back to within its grace, knows the session
    as it was then: nothing goes on there. All is asked for anew, and what is there from before
    is given back.
+5. One that is to move on sends no more produces and leaves its subscriptions; once all that it
+   waits for is there, nothing is lost by the change. The next node is asked for all of it anew.
 """
 
 from collections import deque
@@ -63,6 +65,7 @@ class Session:
         self._client_name = client_name
         self._on_work = on_work
         self.session_id = ""
+        self._connection_count = 0
         self._node_name = ""
         """Of the node that greeted last."""
         self.is_open = False
@@ -80,6 +83,7 @@ class Session:
         self._sent_ms = 0
         self._heard_ms = 0
         self._is_goodbye = False
+        self._is_moving = False
         self._is_beating = False
         self._coming: broker_pb2.Welcome | None = None
         """A welcome whose leases have not all come yet."""
@@ -88,7 +92,12 @@ class Session:
 
     def hello(self) -> bytes:
         """The first frame of a connection."""
-        hello = broker_pb2.Hello(session_id=self.session_id, client_name=self._client_name)
+        self._connection_count += 1
+        hello = broker_pb2.Hello(
+            session_id=self.session_id,
+            client_name=self._client_name,
+            connection=self._connection_count,
+        )
         return broker_pb2.ClientFrame(hello=hello).SerializeToString()
 
     def forget(self) -> bool:
@@ -100,7 +109,7 @@ class Session:
         """The connection is gone, or didn't come about."""
         if self.broken_ms is None:
             self.broken_ms = now_ms
-        self.is_open = False
+        self.is_open = self._is_moving = False
         self._coming = None
         events: list[Event] = []
         produces, self._produces = self._produces, {}
@@ -188,7 +197,7 @@ class Session:
                 if parts and size_bytes > limits.FRAME_BYTES_MAX:
                     return self._cut(parts, now_ms)
                 parts.append(queue.popleft())
-        while self._unsent:
+        while self._unsent and not self._is_moving:
             raw = _encode_produce(self._unsent[0])
             size_bytes += len(raw)
             if parts and size_bytes > limits.FRAME_BYTES_MAX:
@@ -206,6 +215,27 @@ class Session:
         """The session ends with the next frame; the node takes back what it holds."""
         self._is_goodbye = True
         self._on_work()
+
+    def move_on(self) -> None:
+        """The node is going down, and there is another one: see `has_moved`."""
+        if self._is_moving or not self.is_open:
+            return
+        self._is_moving = True
+        for subscription in self._subscriptions.values():
+            if subscription.is_active and not (subscription.is_left or subscription.is_ended):
+                subscription.is_moving = True
+                self._unsubscribe(subscription.id)
+        self._on_work()
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it is moving on, and waits for nothing that the node owes it."""
+        is_owed = bool(self._produces) or self.settling.is_owed
+        return (
+            self._is_moving
+            and not is_owed
+            and not any(each.is_moving for each in self._subscriptions.values())
+        )
 
     # --- what users ask for -------------------------------------------------------------------
 
@@ -362,6 +392,8 @@ class Session:
         self.settling.resumed(held, self._subscriptions.values())
         for subscription in list(self._subscriptions.values()):
             subscription.forget_grants()
+            if subscription.is_moving:
+                self.settling.suspend(subscription)
             if subscription.is_claiming:
                 self._unsubscribe(subscription.id)
                 continue
@@ -468,6 +500,11 @@ class Session:
         if subscription is None:
             return
         subscription.is_active = False
+        if subscription.is_moving and error is None and not subscription.is_left:
+            subscription.is_moving = False
+            self.settling.suspend(subscription)
+            return
+        subscription.is_moving = False
         if error is not None and is_passing(error):
             self.settling.suspend(subscription)
             if subscription.is_claiming or not subscription.is_left:

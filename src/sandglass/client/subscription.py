@@ -56,7 +56,8 @@ class Subscription:
     `trouble` is why no node takes it just now, since `troubled_ms`; it is asked for again.
     `ready` holds deliveries that nobody has begun on; `leases` all that have open messages, by
     (partition number, token). While it `is_claiming`, they wait to be leased anew, `claims` as
-    they were asked for; no outcome is sent meanwhile. One that `is_left` gets no more messages;
+    they were asked for; no outcome is sent meanwhile. One that `is_moving` leaves a node, to be
+    asked for at the next. One that `is_left` gets no more messages;
     if it `is_finishing`, what its consumer has begun on stays leased.
     """
 
@@ -75,6 +76,7 @@ class Subscription:
         self.is_active = False
         self.is_waiting = False
         self.is_unsure = False
+        self.is_moving = False
         self.is_left = False
         self.is_finishing = False
         self.is_ended = False
@@ -96,7 +98,7 @@ class Subscription:
     def asked(self) -> None:
         """It is being asked for with its whole credit, less what is still open."""
         self.is_asked = True
-        self.is_active = False
+        self.is_active = self.is_moving = False
         self.retry_ms = None
         self.request.credit_count = max(1, self.count_credit.limit - self.count_credit.open)
         self.request.credit_bytes = max(1, self.bytes_credit.limit - self.bytes_credit.open)

@@ -49,6 +49,7 @@ from sandglass.rpc.relaying.relay import Relay
 from sandglass.rpc.relaying.relays import Relays
 from sandglass.surface.claims import claimed_to_wire, claims_of
 from sandglass.surface.consume import (
+    bytes_at_most,
     delivery_to_wire,
     ending_of,
     partition_at,
@@ -69,9 +70,6 @@ SLICE_COUNT: Final = 250
 
 ITEM_BYTES: Final = 8
 """What an item takes in a frame besides itself, at most: its tag and length."""
-
-RUN_BYTES: Final = 27
-"""What a run takes in the columns of a delivery, at most."""
 
 END_S: Final = 2.0
 
@@ -117,6 +115,7 @@ class SessionStream:
         self._taken_count = 0
         self._is_taken_over = asyncio.Event()
         self._is_over = False
+        self._is_draining = False
 
     async def run(self) -> None:
         """
@@ -205,6 +204,7 @@ class SessionStream:
             frame.hello.session_id,
             frame.hello.client_name,
             owner=self.owner,
+            connection=frame.hello.connection,
             on_taken_over=self._is_taken_over.set,
         )
         self.session, self.attachment = session, session.attachment
@@ -228,6 +228,7 @@ class SessionStream:
         for first in range(most, len(leases), most):
             self._full.append(self._reply)
             self._reply = pb.ServerFrame(open_leases=leases[first : first + most])
+        self._reply.is_draining = self._is_draining
         self._reply_bytes = self._reply.ByteSize()
         self._wake()
         self._repeat_grown(session)
@@ -403,6 +404,7 @@ class SessionStream:
                 claims=claims_of(topic, item),
                 has_more_claims=item.has_more_claims,
                 reader=item.reader,
+                reader_connection=item.reader_connection,
             )
             reply.claims.extend(claimed_to_wire(subscription))
             if self._is_crowded(self._connection):
@@ -511,8 +513,10 @@ class SessionStream:
 
     def drain(self) -> None:
         """The node is going down: the client is told to come back elsewhere."""
-        self._reply.is_draining = True
-        self._wake()
+        self._is_draining = True
+        if self.session is not None:
+            self._reply.is_draining = True
+            self._wake()
 
     def _room_for(self, item: Message) -> pb.ServerFrame:
         """The frame that an answer goes into; one that it doesn't fit into is sent before."""
@@ -561,7 +565,7 @@ class SessionStream:
         frame, size_bytes = self._reply, self._reply_bytes
         self._reply, self._reply_bytes, self._has_reply = pb.ServerFrame(), 0, False
         while self._deliveries:
-            delivery_bytes = _bytes_at_most(self._deliveries[0])
+            delivery_bytes = bytes_at_most(self._deliveries[0])
             if size_bytes and size_bytes + delivery_bytes > limits.FRAME_BYTES_MAX:
                 break
             size_bytes += delivery_bytes
@@ -592,16 +596,6 @@ def _tell_grown(subscription: Subscription) -> None:
     stream = subscription.receiver  # of the connection that its session has now
     assert isinstance(stream, SessionStream)
     stream.tell_grown(subscription)
-
-
-def _bytes_at_most(delivery: pb.Delivery) -> int:
-    """Without putting it together, as `ByteSize` would."""
-    run_count = len(delivery.run_count)
-    size_bytes = len(delivery.batch) + 100 + RUN_BYTES * run_count
-    if delivery.HasField("dead_letter"):
-        letter = delivery.dead_letter
-        size_bytes += 4 * (len(letter.group) + len(letter.reason)) + 16 * run_count + 32
-    return size_bytes
 
 
 def _error(error: SandglassError | None) -> pb.Error | None:

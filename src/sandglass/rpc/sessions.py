@@ -33,6 +33,7 @@ class Sessions:
         self._streams: set[SessionStream] = set()
         self._of: dict[str, set[SessionStream]] = {}
         """By connection."""
+        self._is_draining = False
         self._resuming: dict[str, asyncio.Task[None]] = {}
         """Connections without room: their sessions hold."""
 
@@ -46,6 +47,8 @@ class Sessions:
         )
         self._streams.add(stream)
         self._of.setdefault(connection, set()).add(stream)
+        if self._is_draining:
+            stream.drain()
         try:
             await stream.run()
         finally:
@@ -55,7 +58,8 @@ class Sessions:
                 del self._of[connection]
 
     def drain(self) -> None:
-        """The node is going down: every client is told."""
+        """The node is going down: every client is told, who comes later as well."""
+        self._is_draining = True
         for stream in self._streams:
             stream.drain()
 

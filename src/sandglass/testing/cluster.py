@@ -150,5 +150,6 @@ class ClusterProcesses:
                     await node.wait()
                 except TimeoutError:
                     node.kill()
+                    await node.wait()
             self.kill_engine(node)
         await self.wires.__aexit__(None, None, None)

@@ -1,5 +1,7 @@
 """Sessions that come to a node by one way after the other, and go on with what they held."""
 
+import asyncio
+
 import pytest
 
 from sandglass.broker.subscription import Session
@@ -7,7 +9,7 @@ from sandglass.core.claim import Claim
 from sandglass.core.dispatch import Delivery
 from sandglass.core.lease import Places
 from sandglass.core.record import Ending
-from sandglass.errors import LeaseLostError, NotLeaderError
+from sandglass.errors import ConflictError, LeaseLostError, NotLeaderError
 from tests.unit.broker.shell import Consumer, Shell, running
 
 CLIENT = "client-session"
@@ -25,6 +27,7 @@ async def come(
     *claims: Claim,
     credit_count: int = 1000,
     subscription_id: int = 1,
+    connection: int = 0,
 ) -> Consumer:
     consumer = Consumer(None)  # pyright: ignore[reportArgumentType] - set below
     number = shell.t.partitions[0].number
@@ -41,6 +44,7 @@ async def come(
         credit_bytes=1 << 20,
         claims=[(number, claim) for claim in claims],
         reader=CLIENT,
+        reader_connection=connection,
     )
     return consumer
 
@@ -187,3 +191,37 @@ async def test_a_session_that_reads_twice_is_not_in_its_own_way() -> None:
         assert session.is_attached
         assert [delivery.lease] == second.subscription.claimed
         assert [b"1"] == first.values
+
+
+async def test_a_way_that_the_client_has_left_takes_nothing_back(shell: Shell) -> None:
+    """What the node that it left still asked for comes behind what the next one asked for."""
+    left, here = session_at(shell), session_at(shell)
+    _, delivery = await handed(shell, left, b"1")
+    consumer = await come(shell, here, held(delivery), connection=2)
+
+    with pytest.raises(ConflictError):
+        await come(shell, left, held(delivery), subscription_id=2, connection=1)
+
+    assert here.is_attached
+    assert consumer.subscription.consumer.key == delivery.lease.consumer
+    await come(shell, left, held(delivery), subscription_id=2, connection=3)
+    assert not here.is_attached
+
+
+async def test_what_was_claimed_by_a_way_that_broke_is_there_for_the_next(shell: Shell) -> None:
+    """It broke between the claim and the record that the group knows the session."""
+    before, broken, after = (session_at(shell) for _ in range(3))
+    _, delivery = await handed(shell, before, b"1")
+    shell.log.hold_sync()
+    coming = asyncio.create_task(come(shell, broken, held(delivery)))
+    await shell.until(lambda: broken.attached)
+
+    coming.cancel()
+    await asyncio.wait([coming])
+    shell.log.release_sync()
+    again = await come(shell, after, held(delivery))
+
+    assert [delivery.lease] == again.subscription.claimed
+    answer = shell.settle(again, delivery)
+    await shell.until(lambda: answer.told)
+    assert [None] == answer.told

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sandglass.client.events import Changed, Expired, Produced
+from sandglass.client.lease import ACK
 from sandglass.client.received import decode
 from sandglass.core import limits
 from sandglass.errors import BusyError, InternalError, NotFoundError, UnavailableError
@@ -33,6 +34,7 @@ def test_hello_names_the_session_to_come_back_to() -> None:
 
     assert ("", "test") == (first.session_id, first.client_name)
     assert "s1" == second.session_id
+    assert (1, 2) == (first.connection, second.connection)
 
 
 def test_produce_arrives_as_the_stubs_would_have_written_it() -> None:
@@ -390,3 +392,106 @@ def test_a_goodbye_behind_a_large_produce_goes_in_a_frame_of_its_own() -> None:
 
     assert (1, False) == (len(first.produces), first.is_goodbye)
     assert (0, True) == (len(second.produces), second.is_goodbye)
+
+
+# --- a node that goes down --------------------------------------------------------------------
+
+
+def test_who_is_to_move_on_waits_for_what_it_is_owed_and_takes_all_of_it_along() -> None:
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+    lease = table.deliver(subscription, 2)
+    sent, later = produce(), produce()
+    table.session.produce(sent)
+    table.frames()
+
+    table.session.move_on()
+    table.session.produce(later)
+    frame = table.frame()
+    table.deliver(subscription, 1)
+
+    assert [subscription.id] == [each.subscription_id for each in frame.unsubscribes]
+    assert [] == list(frame.produces)
+    table.receive(ended=[pb.SubscriptionEnded(subscription_id=subscription.id)])
+    assert not table.session.has_moved
+    reply = pb.ProduceReply(request_id=sent.request_id)
+    assert [Produced(sent, reply=reply)] == table.receive(produces=[reply])
+    assert table.session.has_moved
+    assert [] == table.break_off()
+    table.open(node_name="another")
+    frame = table.frame()
+    (request,) = frame.subscribes
+    assert [lease.token, lease.token + 1] == [claim.token for claim in request.claims]
+    assert [later.request_id] == [each.request_id for each in frame.produces]
+    assert not table.session.has_moved
+    assert not subscription.is_ended
+
+
+def test_outcomes_are_answered_before_a_node_is_left() -> None:
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+    lease = table.deliver(subscription, 1)
+    lease.settle(0, ACK)
+    (outcome,) = table.frame().outcomes
+
+    table.session.move_on()
+    table.frames()
+    table.receive(ended=[pb.SubscriptionEnded(subscription_id=subscription.id)])
+    assert not table.session.has_moved
+    table.receive(outcomes=[pb.OutcomeReply(request_id=outcome.request_id)])
+
+    assert table.session.has_moved
+
+
+def test_a_consumer_that_leaves_while_its_client_moves_on_is_over() -> None:
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+
+    table.session.move_on()
+    table.session.leave(subscription)
+    table.receive(ended=[pb.SubscriptionEnded(subscription_id=subscription.id)])
+
+    assert subscription.is_ended
+    assert table.session.has_moved
+
+
+def test_a_subscription_that_fails_while_its_client_moves_on_says_so() -> None:
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+
+    table.session.move_on()
+    error = pb.Error(code=5, reason="NOT_FOUND", message="the topic is gone")
+    table.receive(ended=[pb.SubscriptionEnded(subscription_id=subscription.id, error=error)])
+
+    assert isinstance(subscription.error, NotFoundError)
+    assert table.session.has_moved
+
+
+def test_nobody_moves_on_without_a_node() -> None:
+    table = Table()
+
+    table.session.move_on()
+
+    assert not table.session.has_moved
+
+
+def test_a_node_that_is_come_back_to_while_moving_on_is_asked_anew() -> None:
+    """It may have ended the subscription, or not."""
+    table = Table()
+    table.open()
+    subscription = table.subscribe()
+    before = subscription.id
+    table.session.move_on()
+    table.frames()
+
+    table.break_off()
+    table.open(is_resumed=True)
+    frame = table.frame()
+
+    (request,) = frame.subscribes
+    assert before != request.subscription_id
+    assert [before] == [each.subscription_id for each in frame.unsubscribes]

@@ -3,8 +3,9 @@ The connection under a session: one stream at a time, to one address after the o
 
 One task runs for as long as the client lives. It opens the stream, greets, reads frames for the
 session and writes what the session wants to send; when the stream breaks it goes to the next
-address, after a pause that grows while nobody answers. Frames are cut when the stream can take
-one, so that whatever was asked for meanwhile shares it.
+address, after a pause that grows while nobody answers. A node that says that it is going down
+is left for the next address once it has answered everything, after `MOVE_S_MAX` at the latest.
+Frames are cut when the stream can take one, so that whatever was asked for meanwhile shares it.
 """
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
@@ -46,6 +47,9 @@ WELCOME_S_MAX: Final = 5.0
 """A node that takes the connection and doesn't greet within this is passed over."""
 
 GOODBYE_S_MAX: Final = 2.0
+
+MOVE_S_MAX: Final = 2.0
+"""A node that goes down has so long for its answers, before it is left without them."""
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_send_message_length", limits.REQUEST_BYTES_MAX + limits.FRAME_BYTES_MAX),
@@ -153,6 +157,8 @@ class Connection:
         self._shown = ""
         self._turn = 0
         self._is_cut = False
+        self._move_until_s: float | None = None
+        """While it is to leave its node."""
         self._is_closing = False
 
     @property
@@ -194,9 +200,10 @@ class Connection:
         failures = 0
         while True:
             address = self._endpoint.addresses[self._turn % len(self._endpoint.addresses)]
-            was_open = False
+            was_open = has_moved = False
             try:
                 was_open = await self._serve(address)
+                has_moved = self.session.has_moved
                 self.cause = f"{address} ended the session"
             except (grpc.aio.AioRpcError, TimeoutError, SandglassError) as error:
                 self.cause = self._endpoint.cause_of(error)
@@ -209,10 +216,15 @@ class Connection:
             self._emit(self.session.broken(steady_ms(), cause=self.cause))
             if self._is_closing:
                 return
-            if was_open:
+            if has_moved:
+                _log.info("%s is going down: the session goes on elsewhere", address)
+            elif was_open:
                 _log.warning("the session with %s broke: %s", address, self.cause)
+            if was_open:
                 failures = 0
             self._turn += 1
+            if has_moved and was_open:
+                continue
             failures += 1
             pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
             if self.session.is_holding:
@@ -233,7 +245,7 @@ class Connection:
             ),
         )
         stream = open_stream(metadata=metadata_of(self._shown))
-        self._stream, self._is_cut = stream, False
+        self._stream, self._is_cut, self._move_until_s = stream, False, None
         try:
             async with asyncio.timeout(self._endpoint.greeting_s):
                 await self._write_frame(stream, self.session.hello())
@@ -283,13 +295,17 @@ class Connection:
         return True
 
     def _take(self, frame: object) -> bool:
-        """Hands a frame to the session; false at the end of the stream."""
+        """Hands a frame to the session; false at the end of the stream, or once it is left."""
         if frame is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - not in its stubs
             return False
-        self._emit(self.session.received(cast("broker_pb2.ServerFrame", frame), steady_ms()))
+        parsed = cast("broker_pb2.ServerFrame", frame)
+        self._emit(self.session.received(parsed, steady_ms()))
+        if parsed.is_draining and len(self._endpoint.addresses) > 1:
+            self.session.move_on()
+            self._move_until_s = asyncio.get_running_loop().time() + MOVE_S_MAX
         self._arm()
         self._after_turn()
-        return True
+        return not self.session.has_moved
 
     def _fail_if_refused(self, error: Exception) -> None:
         """Nobody gets better by waiting for a node that refuses us; unless we changed."""
@@ -341,7 +357,10 @@ class Connection:
         self._timer = None
         now_ms = steady_ms()
         self._emit(self.session.tick(now_ms))
-        if self.session.is_silent(now_ms) and self._stream is not None and not self._is_cut:
+        until_s = self._move_until_s
+        is_late = until_s is not None and asyncio.get_running_loop().time() >= until_s
+        is_over = is_late or self.session.is_silent(now_ms)
+        if is_over and self._stream is not None and not self._is_cut:
             self._is_cut = True
             self._stream.cancel()
         self._after_turn()

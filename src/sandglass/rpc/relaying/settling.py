@@ -20,6 +20,7 @@ from typing import Final
 from sandglass.errors import (
     BusyError,
     LeaseLostError,
+    NotFoundError,
     NotLeaderError,
     SandglassError,
     UnavailableError,
@@ -207,6 +208,8 @@ class Settling:
             part.upstream.settle(sent)
 
     def _settled(self, sent: Sent, error: SandglassError | None) -> None:
+        if isinstance(error, NotFoundError) and error.field == "subscription_id":
+            error = self._ended(sent, error)
         if isinstance(error, NotLeaderError | UnavailableError):
             sent.is_repeated = sent.is_repeated or error.is_result_unknown
             sent.not_before_ms = self._links.now_ms() + RETRY_MS
@@ -218,6 +221,15 @@ class Settling:
         if error is None and parted is not None:
             self._is_taken(parted, sent.item)
         self._answer(sent, error)
+
+    def _ended(self, sent: Sent, error: SandglassError) -> SandglassError:
+        """The node has ended the part, and says so behind this answer; or it was left, and has
+        no lease any more."""
+        parted = self._subscriptions.get(sent.subscription_id)
+        part = None if parted is None else parted.by_place.get(sent.item.partition_number)
+        if part is not None and part.is_over:
+            return LeaseLostError(error.message)
+        return NotLeaderError(error.message)
 
     def _is_taken(self, parted: Parted, item: pb.Outcome) -> None:
         parted.holdings.settled(item.partition_number, item.token, item.places)

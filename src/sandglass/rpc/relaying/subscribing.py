@@ -259,6 +259,8 @@ class Subscribing:
     def _request(self, parted: Parted, part: Part) -> pb.Subscribe:
         item = parted.request(part)
         item.has_more_claims |= self._has_more(parted, part)
+        if item.reader == self._links.session.id:
+            item.reader_connection = self._links.session.connection
         return item
 
     def _has_more(self, parted: Parted, part: Part) -> bool:
@@ -300,6 +302,7 @@ class Subscribing:
                 is_from_now=item.start == pb.START_NOW,
                 is_drain=item.is_drain,
                 reader=item.reader,
+                reader_connection=item.reader_connection,
                 on_moved=partial(self._moved_away, parted, part),
                 claims=claims_of(topic, item),
                 has_more_claims=item.has_more_claims,
@@ -450,7 +453,7 @@ class Subscribing:
             self._find_homes(parted)
             parted.announce_if_due()
             if parted.is_given_up(now_ms):
-                self._fail(parted, parted.trouble or UnavailableError("no leader answered"))
+                self._fail(parted, parted.trouble or _unreached(parted))
         self.settling.look()
 
     def used(self) -> set[Upstream | None]:
@@ -569,6 +572,12 @@ def _group(item: pb.Subscribe) -> tuple[str, str, str]:
 
 def _address(part: Part) -> str:
     return HERE if part.upstream is None else part.upstream.address
+
+
+def _unreached(parted: Parted) -> UnavailableError:
+    ways = [part.upstream for part in parted.parts if part.upstream is not None]
+    nodes = sorted({f"the node at {way.address} is not reached: {way.trouble}" for way in ways})
+    return UnavailableError("; ".join(nodes) or "no leader answered")
 
 
 def _led_at(number: int, home: str) -> NotLeaderError:

@@ -119,12 +119,14 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ..., field: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., is_result_unknown: _Optional[bool] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("session_id", "client_name")
+    __slots__ = ("session_id", "client_name", "connection")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     client_name: str
-    def __init__(self, session_id: _Optional[str] = ..., client_name: _Optional[str] = ...) -> None: ...
+    connection: int
+    def __init__(self, session_id: _Optional[str] = ..., client_name: _Optional[str] = ..., connection: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session_id", "is_resumed", "session_grace_ms", "heartbeat_ms", "node_name", "open_leases", "open_lease_count")
@@ -155,7 +157,7 @@ class OpenLease(_message.Message):
     def __init__(self, subscription_id: _Optional[int] = ..., partition_number: _Optional[int] = ..., token: _Optional[int] = ...) -> None: ...
 
 class Subscribe(_message.Message):
-    __slots__ = ("subscription_id", "topic", "partitions", "channel", "group", "consumer", "credit_count", "credit_bytes", "start", "ack_timeout_ms", "is_drain", "is_part", "claims", "has_more_claims", "reader")
+    __slots__ = ("subscription_id", "topic", "partitions", "channel", "group", "consumer", "credit_count", "credit_bytes", "start", "ack_timeout_ms", "is_drain", "is_part", "claims", "has_more_claims", "reader", "reader_connection")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +173,7 @@ class Subscribe(_message.Message):
     CLAIMS_FIELD_NUMBER: _ClassVar[int]
     HAS_MORE_CLAIMS_FIELD_NUMBER: _ClassVar[int]
     READER_FIELD_NUMBER: _ClassVar[int]
+    READER_CONNECTION_FIELD_NUMBER: _ClassVar[int]
     subscription_id: int
     topic: str
     partitions: _containers.RepeatedScalarFieldContainer[str]
@@ -186,7 +189,8 @@ class Subscribe(_message.Message):
     claims: _containers.RepeatedCompositeFieldContainer[Claim]
     has_more_claims: bool
     reader: str
-    def __init__(self, subscription_id: _Optional[int] = ..., topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., credit_count: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., is_drain: _Optional[bool] = ..., is_part: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., has_more_claims: _Optional[bool] = ..., reader: _Optional[str] = ...) -> None: ...
+    reader_connection: int
+    def __init__(self, subscription_id: _Optional[int] = ..., topic: _Optional[str] = ..., partitions: _Optional[_Iterable[str]] = ..., channel: _Optional[str] = ..., group: _Optional[str] = ..., consumer: _Optional[str] = ..., credit_count: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., start: _Optional[_Union[Start, str]] = ..., ack_timeout_ms: _Optional[int] = ..., is_drain: _Optional[bool] = ..., is_part: _Optional[bool] = ..., claims: _Optional[_Iterable[_Union[Claim, _Mapping]]] = ..., has_more_claims: _Optional[bool] = ..., reader: _Optional[str] = ..., reader_connection: _Optional[int] = ...) -> None: ...
 
 class Claim(_message.Message):
     __slots__ = ("partition_number", "token", "attempt", "releases", "generation", "run_due_ms", "run_first_index", "run_count", "places", "begun_count")

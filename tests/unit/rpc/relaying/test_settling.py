@@ -356,3 +356,18 @@ def test_a_partition_that_is_not_read_has_no_leases(table: Table) -> None:
     )
 
     assert {1: "LEASE_LOST", 2: "LEASE_LOST"} == table.told
+
+
+@pytest.mark.parametrize(("is_left", "expected"), [(False, None), (True, "LEASE_LOST")])
+def test_a_part_that_its_node_has_ended_waits_for_the_next_and_one_that_was_left_does_not(
+    table: Table, *, is_left: bool, expected: str | None
+) -> None:
+    """The answer overtakes the word that the part is over."""
+    table.ack(1)
+    if is_left:
+        table.parted.unsubscribe()
+
+    table.answered(1, NotFoundError("no subscription 1", field="subscription_id"))
+
+    assert expected == table.told.get(1)
+    assert is_left != table.settling.is_waiting
