@@ -103,6 +103,7 @@ async def test_a_node_comes_back_with_nothing(load: Processes) -> None:
         await start(load, leader)
     other = next(node for node in load.nodes if node is not leader)
     await load.drain()
+    await load.cluster.caught_up(other)
     await kill(load, other)
     await load.produce()
 

@@ -251,6 +251,8 @@ class Engine:
     """How often it ended by itself, or had to be ended."""
 
     is_healthy: bool = False
+    is_behind: bool = False
+    """It lacks some of what others have of the streams that it holds, as of the last look."""
     pid: int = 0
     _binary: Path = field(default_factory=Path)
     _process: asyncio.subprocess.Process | None = None
@@ -449,6 +451,7 @@ class Engine:
                 continue
             self._renew()
             self.is_healthy = await asyncio.to_thread(self._is_well)
+            self.is_behind = self.is_healthy and not await asyncio.to_thread(self._has_all)
             failures = 0 if self.is_healthy else failures + 1
             if self.is_healthy:
                 starts = 0
@@ -471,6 +474,10 @@ class Engine:
     def _is_well(self) -> bool:
         """Is the engine's JetStream up, as far as this server can tell? In a thread."""
         return self._probe("/healthz?js-server-only=true")
+
+    def _has_all(self) -> bool:
+        """Is its copy of all that it holds as new as any? In a thread."""
+        return self._probe("/healthz")
 
     def _is_disabled(self) -> bool:
         """JetStream was switched off, as it is after an error of the disk, until a restart."""

@@ -321,9 +321,7 @@ class Cluster:
         self._store = self._open_store()
         self.leaders = Leaders(self.catalog, members, self.replicas, self.clock)
         self._streams = Streams(self.catalog, self.replicas)
-        self.sight = Sight(
-            self.catalog, members, self.leaders, self.replicas, self.engine.durability
-        )
+        self.sight = Sight(self.catalog, members, self.leaders, self.replicas, self.engine)
         self.loops.shared = self.catalog
         self.loops.steward = ClusterSteward(
             self.catalog,

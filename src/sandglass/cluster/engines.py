@@ -35,6 +35,11 @@ class ClusterEngine(Protocol):
         ...
 
     @property
+    def is_behind(self) -> bool:
+        """It has not caught up with the others, as was seen some second ago."""
+        ...
+
+    @property
     def goes_with_nodes(self) -> bool:
         """Each node has one, of its own name."""
         ...

@@ -29,6 +29,7 @@ class GivenEngine:
     """`ClusterEngine` of an operator's own; `name` is the node's."""
 
     durability = "unknown"
+    is_behind = False
     goes_with_nodes = False
 
     def __init__(self, name: str, config: GivenConfig) -> None:

@@ -49,6 +49,11 @@ class OwnEngine:
         self._is_started = False
 
     @property
+    def is_behind(self) -> bool:
+        """See `ClusterEngine.is_behind`."""
+        return self.engine.is_behind
+
+    @property
     def config(self) -> EngineConfig:
         """What the engine is told."""
         return self.engine.config

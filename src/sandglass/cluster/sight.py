@@ -6,6 +6,7 @@ from typing import Final
 from sandglass.broker.loops import is_replicated
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, PartitionSeen
 from sandglass.cluster.catalog import ClusterCatalog
+from sandglass.cluster.engines import ClusterEngine
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Members
 from sandglass.cluster.replica import Replica, State
@@ -24,9 +25,9 @@ class Sight:
         members: Members,
         leaders: Leaders,
         replicas: Mapping[int, Replica],
-        durability: str = "unknown",
+        engine: ClusterEngine,
     ) -> None:
-        self.durability = durability
+        self.engine = engine
         self.catalog = catalog
         self.members = members
         self.leaders = leaders
@@ -109,7 +110,7 @@ class Sight:
                 self.members.is_alive(each),
                 each.name in self.catalog.drained,
                 each.software,
-                self.durability if each.name == self.members.me.name else "",
+                self.engine.durability if each.name == self.members.me.name else "",
             )
             for each in self.members.all
         )
@@ -164,6 +165,11 @@ class Sight:
             for number, each in self.replicas.items()
             if each.state is State.FROZEN
         ]
+        if self.engine.is_behind:
+            warnings.append(
+                f"the engine of node {me} has not caught up: until it has, the loss of another"
+                " node may stop replicated topics"
+            )
         warnings += [
             f"node {me} does not know all of topic '{name}': {why}"
             for name, why in sorted(self.catalog.unreadable.items())

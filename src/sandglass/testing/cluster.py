@@ -21,6 +21,7 @@ from typing import Final
 from sandglass.adapters.engine import ACCOUNT_USER, EngineConfig
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.placement import STREAM as BUCKET_STREAM
+from sandglass.errors import SandglassError
 from sandglass.testing.ports import free_ports
 from sandglass.testing.process import NodeProcess
 from sandglass.testing.wires import Wires
@@ -100,6 +101,17 @@ class ClusterProcesses:
                 while "joined the cluster" not in node.stderr:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
+    async def caught_up(self, via: NodeProcess) -> None:
+        """
+        Waits until the engines have all copies of all streams, as the one of `via` hears it.
+
+        Raises:
+            TimeoutError: they have not.
+        """
+        async with asyncio.timeout(JOIN_S_MAX), self.engine(via) as engine:
+            while not await _are_whole(engine):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
     @asynccontextmanager
     async def engine(self, node: NodeProcess) -> AsyncIterator[Connection]:
         """A connection to the engine of a node, past the node."""
@@ -153,3 +165,15 @@ class ClusterProcesses:
                     await node.wait()
             self.kill_engine(node)
         await self.wires.__aexit__(None, None, None)
+
+
+async def _are_whole(engine: Connection) -> bool:
+    try:
+        found = (await engine.call("STREAM.LIST"))["streams"]
+    except SandglassError:
+        return False
+    clusters = [each.get("cluster", {}) for each in found]
+    replicas = [each for cluster in clusters for each in cluster.get("replicas", ())]
+    return all(cluster.get("leader") for cluster in clusters) and all(
+        each["current"] and not each.get("offline") and not each.get("lag") for each in replicas
+    )

@@ -7,10 +7,12 @@ from sandglass.adapters.memory_placement import MemoryPlacement
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.system import SystemEntropy
 from sandglass.cluster.catalog import ClusterCatalog
+from sandglass.cluster.engines import ClusterEngine
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import PREFIX, Member, Members
 from sandglass.cluster.placed import Placed, topic_key
 from sandglass.cluster.replica import Replica, State
+from sandglass.cluster.sight import Sight
 from sandglass.core import limits
 from sandglass.core.topic import PartitionRef, Topic, TopicKind
 from sandglass.replication.reader import Mark
@@ -42,6 +44,13 @@ class FakeReplica:
         self.state = State.FOLLOWING
 
 
+class FakeEngine:
+    """It says what it is told to."""
+
+    durability = "always"
+    is_behind = False
+
+
 class Node:
     """One node's say in who leads `t`, a partition each with all nodes as its replicas."""
 
@@ -58,6 +67,7 @@ class Node:
         self.leaders = Leaders(
             self.catalog, self.members, cast("dict[int, Replica]", self.replicas), clock
         )
+        self.engine = FakeEngine()
 
     async def come(self) -> None:
         """Its lease is valid, and stays so."""
@@ -69,6 +79,11 @@ class Node:
         gone = Member.decode(self.placement.entries[PREFIX + self.name].value)
         fields = gone.encode().replace(b'"is_over": false', b'"is_over": true')
         await self.placement.set(PREFIX + self.name, fields)
+
+    def sight(self) -> Sight:
+        """The cluster as it sees it."""
+        engine = cast(ClusterEngine, self.engine)
+        return Sight(self.catalog, self.members, self.leaders, self.leaders.replicas, engine)
 
     def led(self) -> list[int]:
         """Places of the partitions that it leads."""

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from sandglass.cluster.placed import PLACED_VERSION, topic_key
-from sandglass.cluster.sight import Sight
 from sandglass.core.machine import GROUP_VERSION, TOPIC_VERSION
 from sandglass.core.topic import TopicKind, TopicSettings
 from sandglass.errors import PreconditionError
@@ -41,11 +40,22 @@ async def test_drained_members_get_no_replicas(cluster: Cluster) -> None:
         await catalog.create_topic("new", TopicKind.TIMER, 1, 3, TopicSettings())
 
 
+async def test_an_engine_that_has_not_caught_up_is_warned_of(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    before = node.sight().seen("").warnings
+
+    node.engine.is_behind = True
+
+    assert () == before
+    (warning,) = node.sight().seen("").warnings
+    assert "the engine of node a has not caught up" in warning
+
+
 async def test_a_topic_that_a_newer_version_wrote_is_left_and_warned_of(
     cluster: Cluster,
 ) -> None:
     node, key = cluster.nodes[0], topic_key("t")
-    sight = Sight(node.catalog, node.members, node.leaders, node.leaders.replicas)
+    sight = node.sight()
     known = json.loads(cluster.placement.entries[key].value)
     newer = json.dumps({**known, "version": PLACED_VERSION + 1}).encode()
 
