@@ -53,8 +53,10 @@ async def count_of(broker: Broker) -> int:
         return sum(each.message_count for each in status.partitions)
 
 
+# In development mode asyncio warns of what takes 0.1 s, as anything does on a busy machine.
 HEAD = """
-import sys, os, time
+import logging, sys, os, time
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 from sandglass import Client, PreconditionError, UnavailableError
 client = Client(sys.argv[1])
 """
