@@ -190,6 +190,32 @@ def test_entries_under_way_are_bounded_by_bytes() -> None:
     assert 2 == len(sends(writer, large, large, large))
 
 
+def test_room_is_what_would_be_sent_at_once() -> None:
+    writer = Stream().leader(A)
+    free = writer.room_bytes
+    (sent,) = sends(writer, b"sent")
+    with_one = writer.room_bytes
+    writer.append([b"waits"])
+    behind_others = writer.room_bytes
+    writer.pack()
+    writer.failed(sent, "no answer")
+
+    assert free == min(
+        limits.ENTRY_FLIGHT_COUNT_MAX * limits.ENTRY_BYTES_TARGET, limits.ENTRY_FLIGHT_BYTES_MAX
+    )
+    assert 0 < with_one < free
+    assert 0 == behind_others
+    assert Phase.DOUBT is writer.phase
+    assert 0 == writer.room_bytes
+
+
+def test_no_room_is_left_when_as_many_are_under_way_as_may_be() -> None:
+    writer = Stream().leader(A)
+    sends(writer, *[b"x"] * limits.ENTRY_FLIGHT_COUNT_MAX)
+
+    assert 0 == writer.room_bytes
+
+
 def test_entries_follow_each_other_and_say_what_is_known() -> None:
     stream = Stream()
     writer = stream.leader(A)
