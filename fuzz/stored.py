@@ -46,6 +46,7 @@ from sandglass.core.record import (
     Purge,
     Put,
     PutGroup,
+    PutRows,
     PutTopic,
     Record,
     Redrive,
@@ -91,6 +92,7 @@ def _record_seeds() -> Sequence[bytes]:
         *(Promise(7), CloseExact([(1, 5)]), PutTopic("t", b"{}"), DeleteTopic("t", [1, 2])),
         *(PutGroup("t", "g", b"{}"), DeleteGroup("t", "g")),
         *(Attach(1, "session", "owner"), Detach(1, ["one", "two"])),
+        PutRows(1, [(b"p", b"row"), (b"q", None)]),
     ]
     raws = [codec.encode(Record(1, _HEAD, [each])) for each in operations]
     raws.append(codec.encode(Record(1, _HEAD, [append, plain, append])))

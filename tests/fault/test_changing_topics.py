@@ -71,3 +71,53 @@ async def test_replicas_and_partitions_become_more_and_replicas_fewer(tmp_path: 
                 await asyncio.sleep(PAUSE_S)
         assert {2} == await engines_of(load)
         await load.produce()
+
+
+async def until_at(load: Load[ClusterProcesses], *, factor: int, node: str = "") -> None:
+    """As `change`, for a topic that moves to other logs: until it is there."""
+    await change(load, replication_factor=factor, **({"node": node} if node else {}))
+    for each in await partitions(load):
+        assert factor == len(set(each.replicas))
+        assert node in {"", each.leader}
+
+
+async def test_a_topic_moves_to_replicated_logs_and_back_and_to_another_node(
+    tmp_path: Path,
+) -> None:
+    async with (
+        ClusterProcesses(tmp_path) as cluster,
+        loaded(cluster, partitions=2, factor=1) as load,
+        load.being_read(),
+        load.going_on(),
+    ):
+        await until_at(load, factor=3)
+        await load.produce()
+        await until_at(load, factor=1, node="node2")
+        await load.produce()
+        await until_at(load, factor=1, node="node1")
+        await load.produce()
+
+
+async def test_the_node_that_moves_a_topic_is_killed(tmp_path: Path) -> None:
+    async with (
+        ClusterProcesses(tmp_path) as cluster,
+        loaded(cluster, partitions=2, factor=1) as load,
+        load.going_on(),
+    ):
+        home = cluster.nodes[0]
+        for factor in (3, 1, 3):
+            moving = asyncio.create_task(
+                change(
+                    load,
+                    replication_factor=factor,
+                    **({"node": home.name} if factor == 1 else {}),
+                )
+            )
+            await asyncio.sleep(0.3)
+            home.kill()
+            await home.wait()
+            await home.start()
+            await cluster.joined(home)
+            await moving
+            assert {factor} == {len(set(each.replicas)) for each in await partitions(load)}
+        await load.produce()

@@ -82,6 +82,18 @@ class SharedDict:
         self.topics[topic.name] = topic
         return topic
 
+    def is_home(self, name: str, node: str) -> bool:
+        return False
+
+    async def moved(self, name: str) -> None:
+        pass
+
+    async def move_out(self, topic: Topic, factor: int, *, epoch: int, heir: str = "") -> None:
+        raise AssertionError("these topics stay replicated")
+
+    async def move_in(self, topic: Topic, node: str) -> None:
+        raise AssertionError("these topics stay replicated")
+
     async def delete_topic(self, topic: Topic) -> None:
         del self.topics[topic.name]
 

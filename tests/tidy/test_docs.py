@@ -15,8 +15,8 @@ WORDS = """
     consume, consumer, credit, dead letter, due, entry, epoch, extend, fence, floor,
     generation, group, headers, index, key, leader, lease, log entry, mark, message, moved,
     nack, node, offset, outcome, partition, position, produce, purge, record, redrive,
-    release, retention, revision, row, run, seek, session, settled, snapshot, steady time,
-    stream, subscription, tile, token, topic, value, view, write-ahead log
+    release, retention, revision, row, run, seal, seek, session, settled, snapshot, steady time,
+    stream, subscription, switch, tile, token, topic, value, view, write-ahead log
 """
 
 

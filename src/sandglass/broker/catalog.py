@@ -17,6 +17,7 @@ from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.errors import (
     BusyError,
     ConflictError,
+    InvalidError,
     NotFoundError,
     PreconditionError,
     SandglassError,
@@ -88,7 +89,7 @@ class Catalog:
         self._spread[topic.name] = place + 1
         refs = topic.partitions
         if is_near.get():
-            refs = [ref for ref in refs if self.loops.of_any(ref.number) is not None] or refs
+            refs = [ref for ref in refs if self.loops.is_here(ref.number)] or refs
         return refs[place % len(refs)]
 
     def replication_factor_default(self) -> int:
@@ -213,35 +214,73 @@ class Catalog:
         *,
         partition_count: int = 0,
         replication_factor: int = 0,
+        node: str = "",
         **changes: Any,
     ) -> Topic:
         """
         Changes settings of a topic: those of `TopicSettings` that are given; and lets it have
-        more partitions, and another number of replicas, where these are not 0.
+        more partitions, and another number of replicas, where these are not 0; or live on
+        another node, where one is named.
 
         Raises:
-            NotFoundError: there is no such topic.
+            NotFoundError: there is no such topic, or no such node.
             InvalidError: a setting or number outside its limits.
             PreconditionError: fewer partitions; or more, of a KV topic; more replicas than
-                members; or a change between one replica and several.
-            UnavailableError: of a replicated topic: no quorum.
+                members; a node that gets no topics.
+            UnavailableError: no quorum; or the topic is on its way, and goes on.
         """
+        is_shape = partition_count or replication_factor or node
+        if is_shape and self.loops.shared is not None:
+            await self.loops.shared.moved(name)  # where it was to go before
         topic = self._changing.get(name) or self.topic(name)
-        self.loops.check_home(name)
         if partition_count:
             check_growth(topic, partition_count)
-        if replication_factor:
-            check_factor(topic, replication_factor)
+        if replication_factor or node:
+            check_factor(topic, replication_factor, node)
+        self.loops.check_home(name)
         if is_replicated(topic.partitions[0].number):
             assert self.loops.shared is not None
-            return await self.loops.shared.change_topic(
-                topic, changes, partition_count, replication_factor
+            wanted = replication_factor if replication_factor > 1 else 0
+            topic = await self.loops.shared.change_topic(
+                topic, changes, partition_count, wanted
             )
+        else:
+            topic = await self._change_settings(topic, partition_count, changes)
+        if replication_factor or node:
+            await self._move(topic, replication_factor, node)
+        return self.topic(name) if replication_factor or node else topic
+
+    async def _change_settings(
+        self, topic: Topic, partition_count: int, changes: dict[str, Any]
+    ) -> Topic:
+        if not changes and partition_count in {0, len(topic.partitions)}:
+            return topic
         settings = replace(topic.settings, **changes)
         settings.check()
         return await self._change_own(
             self._grown(replace(topic, settings=settings), partition_count)
         )
+
+    async def _move(self, topic: Topic, factor: int, node: str) -> None:
+        """To other logs, where one replica becomes several, or several one, or one another."""
+        shared = self.loops.shared
+        is_alone = topic.replication_factor == 1
+        if shared is None:
+            if factor <= 1 and not node:
+                return
+            raise PreconditionError(
+                f"topic '{topic.name}' can't move: {self.loops.why_alone()}",
+                field="replication_factor",
+            )
+        epoch = self.loop.machine.epoch
+        if is_alone and factor > 1:
+            await shared.move_out(topic, factor, epoch=epoch)
+        elif is_alone and node and not shared.is_home(topic.name, node):
+            # By way of both: it has two replicas in between.
+            await shared.move_out(topic, 2, epoch=epoch, heir=node)
+            await shared.move_in(self.topic(topic.name), node)
+        elif not is_alone and factor == 1:
+            await shared.move_in(topic, node)
 
     async def _change_own(self, topic: Topic) -> Topic:
         name = topic.name
@@ -326,25 +365,22 @@ def check_growth(topic: Topic, partition_count: int) -> None:
         )
 
 
-def check_factor(topic: Topic, replication_factor: int) -> None:
+def check_factor(topic: Topic, replication_factor: int, node: str) -> None:
     """
-    May a topic have so many replicas from here on?
+    May a topic have so many replicas from here on, or live on this node?
 
     Raises:
-        InvalidError: more than any may.
-        PreconditionError: one instead of several, or several instead of one.
+        InvalidError: more than any may; or a node, and more than one replica.
     """
     limits.check_range(
-        replication_factor,
+        replication_factor or topic.replication_factor,
         field="replication_factor",
         low=1,
         high=limits.REPLICATION_FACTOR_MAX,
     )
-    before = topic.replication_factor
-    if min(before, replication_factor) == 1 and before != replication_factor:
-        raise PreconditionError(
-            f"topic '{topic.name}' has replication_factor {before}: it can't become"
-            f" {replication_factor}, for a topic with one replica lives in the log of a node,"
-            " and others in logs of their own. Make another topic, and produce to that one",
-            field="replication_factor",
+    if node and (replication_factor or topic.replication_factor) > 1:
+        raise InvalidError(
+            f"a node is named for topic '{topic.name}', and it has, or is to have, several"
+            " replicas: say replication_factor 1, too, for it to live on that node alone",
+            field="node",
         )

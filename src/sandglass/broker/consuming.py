@@ -364,11 +364,14 @@ class Consumers:
         subscription.is_closed = True
         self._subscriptions.pop(subscription.consumer.key, None)
         self._drains.pop(subscription.consumer.key, None)
-        for number, group in subscription.groups.items():
-            loop = self.loops.of_any(number)
-            if loop is not None and number in loop.machine.refs and loop.failure is None:
-                partition = loop.machine.partition(number, loop.view)
-                partition.remove_consumer(group, subscription.consumer)
+        for number in subscription.groups:
+            self._leave(subscription, number)
+
+    def _leave(self, subscription: Subscription, number: int) -> None:
+        loop = self.loops.of_any(number)
+        if loop is not None and number in loop.machine.refs and loop.failure is None:
+            partition = loop.machine.partition(number, loop.view)
+            partition.remove_consumer(subscription.groups[number], subscription.consumer)
 
     def end_topic(self, topic: Topic) -> None:
         """A topic is deleted: its consumers are told."""
@@ -542,6 +545,7 @@ class Consumers:
             if subscription.on_moved is None or subscription.drain_targets is not None:
                 self._end(subscription, error)
             else:
+                self._leave(subscription, number)
                 subscription.drop(number)
                 subscription.on_moved(subscription, number, error)
 

@@ -14,7 +14,7 @@ from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SharedCatalog
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
-from sandglass.core.topic import Topic, TopicGroup
+from sandglass.core.topic import PartitionRef, Topic, TopicGroup
 from sandglass.errors import NotLeaderError, SandglassError
 
 is_near: Final[ContextVar[bool]] = ContextVar("is_near", default=False)
@@ -79,9 +79,7 @@ class Loops:
             NotLeaderError: another node leads it, or none does.
             UnavailableError: the one node on which it lives is not there.
         """
-        if is_own(number):
-            return self.own
-        loop = self._led.get(number)
+        loop = self.of_any(number)
         if loop is None:
             raise self.whereabouts(number)
         return loop
@@ -101,12 +99,17 @@ class Loops:
         """The loop of a partition, in whatever state; None if it is not led here."""
         return self.own if is_own(number) else self._led.get(number)
 
+    def is_here(self, number: int) -> bool:
+        """Is a partition led here, and not on its way to another log?"""
+        loop = self.of_any(number)
+        return loop is not None and not loop.is_moving(number)
+
     def working(self, number: int) -> NodeLoop | None:
         """The loop of a partition that is here and works; None if there is none."""
         loop = self.of_any(number)
         if loop is None or loop.failure is not None:
             return None
-        if number not in loop.machine.refs or number in loop.stopped:
+        if number not in loop.machine.refs or number in loop.stopped or loop.is_moving(number):
             return None
         return loop
 
@@ -118,17 +121,24 @@ class Loops:
 
     def topics(self) -> list[Topic]:
         """All topics that are known here, by name."""
-        found = self.own.machine.topics
-        if self.shared is not None:
-            found = {**self.shared.topics, **found}
-        return [topic for _, topic in sorted(found.items())]
+        own = self.own.machine.topics
+        names = {*own, *self.shared.topics} if self.shared is not None else own
+        found = (self.topic(name) for name in sorted(names))
+        return [topic for topic in found if topic is not None]
 
     def topic(self, name: str) -> Topic | None:
         """A topic by its name; None if none is known."""
         found = self.own.machine.topics.get(name)
-        if found is None and self.shared is not None:
-            found = self.shared.topics.get(name)
-        return found
+        if found is not None and not found.is_moving:
+            return found
+        shared = None if self.shared is None else self.shared.topics.get(name)
+        # One that moves, and is nowhere else, is what there is: it is served here in a moment.
+        return found if shared is None else shared
+
+    def renewed(self, ref: PartitionRef) -> PartitionRef:
+        """A partition with the number that it has now: it has another one in another log."""
+        every = (each for topic in self.topics() for each in topic.partitions)
+        return next((each for each in every if each.id == ref.id), ref)
 
     def groups(self, topic: str) -> Mapping[str, TopicGroup]:
         """
@@ -137,11 +147,14 @@ class Loops:
         Raises:
             NotLeaderError, UnavailableError: as `check_home`.
         """
-        found = self.own.machine.groups.get(topic)
-        if found is None and self.shared is not None:
+        own = self.own.machine.topics.get(topic)
+        if own is not None and self.topic(topic) is own:
             self.check_home(topic)
-            found = self.shared.groups.get(topic)
-        return found or {}
+            return self.own.machine.groups[topic]
+        if self.shared is None:
+            return {}
+        self.check_home(topic)
+        return self.shared.groups.get(topic, {})
 
     def check_home(self, topic: str) -> None:
         """
@@ -154,6 +167,11 @@ class Loops:
         """
         found = self.topic(topic)
         number = 0 if found is None else found.partitions[0].number
+        if found is not None and is_own(number) and self.own.is_moving(number):
+            raise NotLeaderError(
+                f"topic '{topic}' is on its way to other nodes",
+                retry_after_ms=limits.BUSY_RETRY_MS,
+            )
         if not is_own(number) and not is_replicated(number):
             raise self.whereabouts(number)
 
@@ -185,6 +203,16 @@ class Loops:
         """The node leads a replicated partition no longer; who reads it is told why."""
         if self._led.pop(number, None) is not None:
             self.on_lost(number, error)
+
+    def leave(self, number: int) -> None:
+        """A partition is on its way to another log; who reads it is told so."""
+        self.on_lost(
+            number,
+            NotLeaderError(
+                f"partition {number} is on its way to other nodes",
+                retry_after_ms=limits.BUSY_RETRY_MS,
+            ),
+        )
 
     def _listen(self, loop: NodeLoop) -> None:
         loop.on_deliveries = self._deliveries

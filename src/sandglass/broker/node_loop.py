@@ -53,6 +53,7 @@ from sandglass.errors import (
     BusyError,
     CorruptError,
     NoSpaceError,
+    NotLeaderError,
     SandglassError,
     UnavailableError,
 )
@@ -133,6 +134,9 @@ class NodeLoop:
     stopped: dict[int, str] = field(default_factory=dict[int, str])
     """Partitions whose rules were broken, or whose rows cannot be read, and how: they stand
     still, the others go on."""
+
+    sealing: set[int] = field(default_factory=set[int])
+    """Partitions that are about to be sealed: their last records are on their way."""
 
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
@@ -295,6 +299,7 @@ class NodeLoop:
         Raises:
             InternalError: it was stopped, because a rule of it was broken.
             CorruptError: it was stopped, because its rows cannot be read.
+            NotLeaderError: it is on its way to another log.
             UnavailableError: the node is stopping.
         """
         if self.failure is not None:
@@ -307,7 +312,17 @@ class NodeLoop:
         error = self._applier.error_of(number)
         if error is not None:
             raise error
+        if self.is_moving(number):
+            raise NotLeaderError(
+                f"partition {number} is on its way to another log",
+                retry_after_ms=limits.BUSY_RETRY_MS,
+            )
         return self.machine.partition(number, self.view)
+
+    def is_moving(self, number: int) -> bool:
+        """Is a partition on its way to another log, or to this one?"""
+        found = self.machine.refs.get(number)
+        return number in self.sealing or (found is not None and found[0].is_moving)
 
     def check_room(self, size_bytes: int, *, may_use_reserve: bool = False) -> None:
         """
@@ -583,7 +598,8 @@ class NodeLoop:
         until_ns = self.stopwatch_ns() + DISPATCH_NS
         for _ in range(min(len(agenda.ready), limits.TURN_PARTITION_COUNT_MAX)):
             number = agenda.take()
-            if number in self.stopped or number not in self.machine.refs:
+            is_gone = number in self.stopped or number not in self.machine.refs
+            if is_gone or self.is_moving(number):
                 agenda.forget(number)
                 continue
             try:

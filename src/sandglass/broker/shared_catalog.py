@@ -160,6 +160,45 @@ class SharedCatalog(Protocol):
         """
         ...
 
+    async def move_out(self, topic: Topic, factor: int, *, epoch: int, heir: str = "") -> None:
+        """
+        Moves a topic of this node's own log, which is led in that epoch, to replicated ones;
+        returns when that is done.
+
+        Args:
+            heir: who is to hold them, beside this node; empty for whoever can.
+
+        Raises:
+            NotFoundError: there is no such node.
+            PreconditionError: there are fewer members than replicas.
+            ConflictError: it came to nothing.
+            UnavailableError: no quorum; or it goes on, and takes longer.
+        """
+        ...
+
+    def is_home(self, name: str, node: str) -> bool:
+        """Does a topic live on this node alone?"""
+        ...
+
+    async def moved(self, name: str) -> None:
+        """
+        Waits until a topic is on its way to other logs no longer.
+
+        Raises:
+            UnavailableError: it takes longer, and goes on.
+        """
+        ...
+
+    async def move_in(self, topic: Topic, node: str) -> None:
+        """
+        Moves a replicated topic to the own log of a node; empty for one that holds it.
+
+        Raises:
+            NotFoundError, PreconditionError: there is no such node, or it gets no topics.
+            ConflictError, UnavailableError: as above.
+        """
+        ...
+
     async def delete_topic(self, topic: Topic) -> None:
         """
         Takes a topic away, with its logs.

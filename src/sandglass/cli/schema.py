@@ -376,6 +376,7 @@ COMMANDS: Final[dict[str, Part]] = {
     "sandctl topics list": _list(_shape("topic")),
     "sandctl topics show": _shape("topic-status"),
     "sandctl topics set": _shape("topic"),
+    "sandctl topics move": _shape("topic"),
     "sandctl topics delete": _shape("deleted"),
     "sandctl groups list": _list(_shape("group-sum")),
     "sandctl groups show": _shape("group-status"),

@@ -10,11 +10,12 @@ The catalog of a cluster, in what its members agree on.
 | `snapshot.<number>` | which snapshots of a partition's log are kept |
 | `removed.<id>` | the data of a node that was removed |
 | `numbers` | the next number of a partition |
+| `switch.<name>` | a topic moves to other logs, and who carries that out |
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -26,6 +27,7 @@ from sandglass.cluster.homes import Homes
 from sandglass.cluster.members import Members, key_part
 from sandglass.cluster.placed import TOPICS, Placed, check_version, topic_key
 from sandglass.cluster.placing import held_counts, with_factor
+from sandglass.cluster.switch import SWITCHES, Switch, switch_key
 from sandglass.core import limits
 from sandglass.core.machine import GROUP_VERSION, decode_group, encode_group
 from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, TopicSettings
@@ -35,6 +37,7 @@ from sandglass.errors import (
     NotFoundError,
     PreconditionError,
     SandglassError,
+    UnavailableError,
 )
 from sandglass.ports import Clock, Placement
 from sandglass.sandflake import Generator
@@ -44,6 +47,12 @@ LEADERS: Final = "leader."
 DRAINED: Final = "drained."
 NUMBERS: Final = "numbers"
 AGAIN_S: Final = 0.02
+
+EPOCHS_AHEAD: Final = 1000
+"""A node begins an epoch of its own log at each start: so often it may while a topic moves."""
+
+MOVED_S: Final = 8.0
+"""How long a call waits for a topic that moves; after that it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,8 @@ class ClusterCatalog:
         self.on_changed: Callable[[Topic], None] = lambda _: None
         """Told a topic that has other partitions than it had, as far as is known here."""
         self.homes = Homes(placement, members.me.name, own_topics)
+        self.switches: dict[str, Switch] = {}
+        """Topics that move to other logs, by name."""
         self._topics: dict[str, Topic] = {}
         self._partitions: dict[int, tuple[Topic, tuple[str, ...]]] = {}
         self._groups: dict[str, dict[str, TopicGroup]] = {}
@@ -260,11 +271,122 @@ class ClusterCatalog:
             await self.delete_group(topic.name, name)
         await self.placement.delete(topic_key(topic.name))
         for ref in topic.partitions:
-            await Stream(self.connection, ref.number).delete()
-            if self.forget_snapshots is not None:
-                await self.forget_snapshots(ref.number, topic.replication_factor)
-            with suppress(SandglassError):
-                await self.placement.delete(f"{LEADERS}{ref.number}")
+            await self.delete_log(ref.number, topic.replication_factor)
+
+    async def delete_log(self, number: int, factor: int) -> None:
+        """A replicated log goes, with its snapshots, and the entry of its leader."""
+        await Stream(self.connection, number).delete()
+        if self.forget_snapshots is not None:
+            await self.forget_snapshots(number, factor)
+        with suppress(SandglassError):
+            await self.placement.delete(f"{LEADERS}{number}")
+
+    # --- topics that move to other logs -------------------------------------------------------
+
+    async def move_out(self, topic: Topic, factor: int, *, epoch: int, heir: str = "") -> None:
+        """See `SharedCatalog.move_out`."""
+        me = self.members.me.name
+        if heir:
+            self._check_able(heir)
+        members = [heir, me] if heir else self._able_members(factor)
+        target = await self._new_logs(topic, factor, members, epoch)
+        source = Placed(topic, tuple((me,) for _ in topic.partitions))
+        await self._begin_switch(topic.name, Switch(me, source, target))
+        await self._arrived(topic.name, factor)
+
+    def is_home(self, name: str, node: str) -> bool:
+        """See `SharedCatalog.is_home`."""
+        placed = self.homes.placed.get(name)
+        return placed is not None and placed.home == node
+
+    async def _new_logs(
+        self, topic: Topic, factor: int, members: Sequence[str], epoch: int
+    ) -> Placed:
+        """Logs that are led by this node, in epochs above those of its own log."""
+        first = await self._take_numbers(len(topic.partitions))
+        refs = tuple(
+            PartitionRef(ref.id, first + place) for place, ref in enumerate(topic.partitions)
+        )
+        replicas = tuple(
+            tuple(members[(ref.number + rank) % len(members)] for rank in range(factor))
+            for ref in refs
+        )
+        heir = Leadership("", "", epoch + EPOCHS_AHEAD, self.members.me.name).encode()
+        for ref in refs:
+            await Stream(self.connection, ref.number).create(factor)
+            await self.placement.set(f"{LEADERS}{ref.number}", heir, 0)
+        return Placed(replace(topic, partitions=refs, replication_factor=factor), replicas)
+
+    async def _begin_switch(self, name: str, switch: Switch) -> None:
+        if name in self.switches:
+            if not switch.target.is_at_home:
+                await self._delete_streams(switch.target.topic.partitions)
+            raise BusyError(f"topic '{name}' is on its way to other nodes", field="topic")
+        await self.placement.set(switch_key(name), switch.encode())
+
+    async def move_in(self, topic: Topic, node: str) -> None:
+        """See `SharedCatalog.move_in`."""
+        while topic.name not in self.switches:
+            entry = self.placement.entries.get(topic_key(topic.name))
+            placed = None if entry is None else Placed.decode(entry.value)
+            if entry is None or placed is None or placed.is_at_home:
+                break  # it is there already, or gone
+            home = node or self._home_for(placed)
+            self._check_able(home)
+            orders = tuple(
+                (home, *(each for each in names if each != home)) for names in placed.replicas
+            )
+            source = replace(placed, replicas=orders)
+            refs = tuple(PartitionRef(ref.id, 0) for ref in placed.topic.partitions)
+            alone = replace(placed.topic, partitions=refs, replication_factor=1)
+            target = Placed(alone, tuple((home,) for _ in refs))
+            with suppress(ConflictError):
+                if orders != placed.replicas:
+                    key = topic_key(topic.name)
+                    await self.placement.set(key, source.encode(), entry.revision)
+                await self._begin_switch(topic.name, Switch(home, source, target))
+            await asyncio.sleep(AGAIN_S)
+        await self._arrived(topic.name, 1, node)
+
+    def _home_for(self, placed: Placed) -> str:
+        """Who leads its first partition, or could."""
+        number = placed.topic.partitions[0].number
+        names = (self.leadership(number).node, *placed.replicas[0])
+        able = {member.name for member in self.members.alive} - self.drained
+        return next((name for name in names if name in able), names[-1])
+
+    def _check_able(self, node: str) -> None:
+        member = self.members.named(node)
+        if member is None:
+            raise NotFoundError(f"the cluster has no node {node[:200]!r}", field="node")
+        if not self.members.is_alive(member) or node in self.drained:
+            why = "drained" if node in self.drained else "not there"
+            raise PreconditionError(f"node {node} is {why}, and gets no topics", field="node")
+
+    async def moved(self, name: str) -> None:
+        """See `SharedCatalog.moved`."""
+        for _ in range(int(MOVED_S / AGAIN_S)):
+            if name not in self.switches:
+                return
+            await asyncio.sleep(AGAIN_S)
+        raise UnavailableError(
+            f"topic '{name}' is on its way to other nodes, and goes on: repeat, to wait",
+            retry_after_ms=limits.BUSY_RETRY_MS,
+        )
+
+    async def _arrived(self, name: str, factor: int, node: str = "") -> None:
+        """Waits until a topic has come to where it was to go."""
+        await self.moved(name)
+        entry = self.placement.entries.get(topic_key(name))
+        placed = None if entry is None else Placed.decode(entry.value)
+        if placed is None:
+            raise NotFoundError(f"ErrTopicNotFound: topic {name!r} not found", field="topic")
+        if placed.topic.replication_factor != factor or (node and placed.home != node):
+            raise ConflictError(
+                f"topic '{name}' has not moved: the node that was to carry it out says why in"
+                " its log",
+                field="topic",
+            )
 
     async def put_group(self, group: TopicGroup) -> None:
         """See `SharedCatalog.put_group`."""
@@ -358,6 +480,15 @@ class ClusterCatalog:
                     key, Leadership("", "", epoch, heir).encode(), entry.revision
                 )
 
+    def is_coming(self, number: int) -> bool:
+        """Is this the log of a partition that is on its way there?"""
+        found = self._partitions.get(number)
+        return found is not None and found[0].is_coming
+
+    def held_by(self, node: str) -> set[int]:
+        """The partitions of which a node is to have a replica."""
+        return {number for number, (_, names) in self._partitions.items() if node in names}
+
     def placed_of(self, number: int) -> tuple[Topic, tuple[str, ...]] | None:
         """The topic of a replicated partition, and its replicas, the first to lead first."""
         return self._partitions.get(number)
@@ -376,6 +507,9 @@ class ClusterCatalog:
                 self.unreadable[name] = error.message
                 return
             self._on_topic(name, placed)
+        elif key.startswith(SWITCHES):
+            name = key.removeprefix(SWITCHES).replace("=2E", ".")
+            self._on_switch(name, None if entry is None else Switch.decode(entry.value))
         elif key.startswith(DRAINED):
             self._on_drained(key.removeprefix(DRAINED).replace("=2E", "."), entry is not None)
         elif key.startswith(GROUPS):
@@ -406,12 +540,26 @@ class ClusterCatalog:
             for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True):
                 self._partitions[ref.number] = (placed.topic, names)
         topic = self.homes.topics.get(name) if is_at_home else placed and placed.topic
-        known = self._topics.pop(name, None)
-        if topic is None:
-            return
-        self._topics[name] = topic
-        if known is not None and known.partitions != topic.partitions:
+        self._topics.pop(name, None)
+        if topic is not None:
+            self._topics[name] = topic
             self.on_changed(topic)
+
+    def _on_switch(self, name: str, switch: Switch | None) -> None:
+        before = self.switches.pop(name, None)
+        for ref in before.target.topic.partitions if before is not None else ():
+            if self.is_coming(ref.number):
+                del self._partitions[ref.number]
+        if switch is None:
+            return
+        self.switches[name] = switch
+        if switch.target.is_at_home:
+            return
+        topic = replace(switch.target.topic, is_coming=True)
+        for ref, names in zip(topic.partitions, switch.target.replicas, strict=True):
+            # Whoever carries it out leads the new logs meanwhile, wherever they are led then.
+            others = (each for each in names if each != switch.node)
+            self._partitions.setdefault(ref.number, (topic, (switch.node, *others)))
 
     def _on_drained(self, node: str, is_drained: bool) -> None:
         if is_drained:

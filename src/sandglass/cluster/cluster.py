@@ -13,7 +13,7 @@ never joins another cluster with them.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,16 +33,17 @@ from sandglass.cluster.founding import REMOVED_TEXT, Identity, settle_id
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Member, Members
 from sandglass.cluster.placed import TOPICS
+from sandglass.cluster.reconciling import free, reconcile
 from sandglass.cluster.replica import Replica, State
 from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
 from sandglass.cluster.snapshots import Snapshots, open_snapshots
 from sandglass.cluster.steward import ClusterSteward
 from sandglass.cluster.streams import Streams
+from sandglass.cluster.switch import SWITCHES
+from sandglass.cluster.switching import Switching
 from sandglass.core import limits
-from sandglass.core.machine import encode_group, encode_topic
 from sandglass.core.partition import Slicer
-from sandglass.core.record import DeleteGroup, Operation, PutGroup, PutTopic
-from sandglass.core.topic import PartitionRef, Topic
+from sandglass.core.topic import Topic
 from sandglass.errors import (
     NotFoundError,
     NotLeaderError,
@@ -124,6 +125,7 @@ class Cluster:
         self.leaders: Leaders | None = None
         self.sight: Sight | None = None
         self._streams: Streams | None = None
+        self.switching: Switching | None = None
         self._connection: Connection | None = None
         self._placement: JetStreamPlacement | None = None
         self._store: RocksStore | None = None
@@ -183,6 +185,8 @@ class Cluster:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.catalog is not None:
             await self.catalog.homes.stop()
+        if self.switching is not None:
+            await self.switching.stop()
         if self.snapshots is not None:
             await self.snapshots.stop()
         if self._streams is not None:
@@ -329,8 +333,17 @@ class Cluster:
             self._placement,
             self.engine.remove,
         )
+        self.switching = Switching(
+            self._placement,
+            self.engine.name,
+            self.loops.own,
+            _Logs(self.replicas, self.catalog),
+            left=self.loops.leave,
+            published=self.catalog.homes.publish,
+        )
         self.catalog.homes.start()
         self.snapshots.start()
+        self.switching.start()
 
     def _topic_of(self, number: int) -> Topic:
         placed = None if self.catalog is None else self.catalog.placed_of(number)
@@ -408,8 +421,10 @@ class Cluster:
         self._widened_for = alive
 
     def _on_entry(self, key: str) -> None:
-        if key.startswith((TOPICS, GROUPS, LEADERS, DRAINED)):
+        if key.startswith((TOPICS, GROUPS, LEADERS, DRAINED, SWITCHES)):
             self._news.set()
+        if key.startswith((TOPICS, SWITCHES)) and self.switching is not None:
+            self.switching.wake()
         if key.startswith(LEADERS):
             self.loops.moved(int(key.removeprefix(LEADERS)))
         if key == self.identity.removed_key:
@@ -433,12 +448,7 @@ class Cluster:
         assert self.snapshots is not None
         assert self.leaders is not None
         me = self.engine.name
-        wanted = {
-            ref.number
-            for placed in self.catalog.placed.values()
-            for ref, names in zip(placed.topic.partitions, placed.replicas, strict=True)
-            if me in names
-        }
+        wanted = self.catalog.held_by(me)
         for number in wanted - self.replicas.keys():
             replica = Replica(
                 Stream(self._connection, number),
@@ -492,44 +502,37 @@ class Cluster:
     # --- what a new leader does ---------------------------------------------------------------
 
     async def _on_leading(self, replica: Replica) -> None:
-        await self._reconcile(replica)
+        assert self.catalog is not None
         if replica.loop is not None:
+            await reconcile(self.catalog, replica.number, replica.loop)
             self.loops.add(replica.number, replica.loop)
+        if self.switching is not None:
+            self.switching.wake()
 
     def _on_ended(self, replica: Replica) -> None:
         self.loops.remove(replica.number, self.whereabouts(replica.number))
         self._news.set()
 
     async def _reconcile_all(self) -> None:
+        assert self.catalog is not None
         for replica in [*self.replicas.values()]:
-            if replica.state is State.LEADING:
-                await self._reconcile(replica)
+            if replica.state is State.LEADING and replica.loop is not None:
+                await free(self.catalog, replica.number, replica.loop)
+                await reconcile(self.catalog, replica.number, replica.loop)
 
-    async def _reconcile(self, replica: Replica) -> None:
-        """The catalog's topic and groups, into the log that a leader leads."""
-        assert self.catalog is not None
-        placed, loop = self.catalog.placed_of(replica.number), replica.loop
-        if placed is None or loop is None:
-            return
-        operations = self._differences(placed[0], replica.number, loop)
-        if operations:
-            await loop.commit(loop.machine.record(operations, loop.moment()))
 
-    def _differences(self, topic: Topic, number: int, loop: NodeLoop) -> list[Operation]:
-        assert self.catalog is not None
-        refs = tuple(
-            PartitionRef(ref.id, ref.number) for ref in topic.partitions if ref.number == number
-        )
-        topic = replace(topic, partitions=refs)
-        operations: list[Operation] = []
-        if loop.machine.topics.get(topic.name) != topic:
-            operations.append(PutTopic(topic.name, encode_topic(topic)))
-        wanted = self.catalog.groups.get(topic.name, {})
-        known = loop.machine.groups.get(topic.name, {})
-        operations += [
-            PutGroup(topic.name, name, encode_group(group))
-            for name, group in wanted.items()
-            if known.get(name) != group
-        ]
-        operations += [DeleteGroup(topic.name, name) for name in known if name not in wanted]
-        return operations
+@dataclass(frozen=True, slots=True)
+class _Logs:
+    """The replicated logs, for topics that move to them, or from them."""
+
+    replicas: Mapping[int, Replica]
+    catalog: ClusterCatalog
+
+    def led(self, number: int) -> NodeLoop | None:
+        replica = self.replicas.get(number)
+        if replica is None or replica.state is not State.LEADING:
+            return None
+        return replica.loop
+
+    async def delete(self, number: int, factor: int) -> None:
+        await self.catalog.delete_log(number, factor)

@@ -159,6 +159,8 @@ class Homes:
         if name in self._claiming:
             return  # it is told again
         key, own = topic_key(name), self._own().get(name)
+        if own is not None and own.is_moving:
+            return  # as above
         entry = self._placement.entries.get(key)
         placed = None if entry is None else Placed.decode(entry.value)
         is_ours = placed is not None and self._is_here(placed)

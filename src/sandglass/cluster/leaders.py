@@ -127,6 +127,12 @@ class Leaders:
             and name not in self.catalog.drained
         )
 
+    def _may_lead(self, name: str, number: int) -> bool:
+        """A node that is drained carries out nevertheless what moves away from it."""
+        member = self.members.named(name)
+        is_alive = member is not None and self.members.is_alive(member)
+        return self.is_there(name) or (is_alive and self.catalog.is_coming(number))
+
     # --- taking -------------------------------------------------------------------------------
 
     async def _consider(self, replica: Replica) -> None:
@@ -183,7 +189,7 @@ class Leaders:
         The place of this node among those who may lead: whoever the leader before has named,
         then the replicas in their order. Drained ones come last, when nobody else is there.
         """
-        names = [name for name in self._order(number) if self.is_there(name)]
+        names = [name for name in self._order(number) if self._may_lead(name, number)]
         if leadership.heir in names and not leadership.node:
             names.remove(leadership.heir)
             names.insert(0, leadership.heir)
@@ -219,7 +225,9 @@ class Leaders:
             if name == self.me:
                 if not is_ending:
                     return name
-            elif self.is_there(name) and self._is_ready(name, number, at_once=is_ending):
+            elif self._may_lead(name, number) and self._is_ready(
+                name, number, at_once=is_ending
+            ):
                 return name
         there = [name for name in self._order(number) if self.is_there(name)]
         others = [name for name in there if name != self.me]
@@ -227,7 +235,8 @@ class Leaders:
 
     def _is_to_end(self, number: int) -> bool:
         """Is this node to lead a partition no longer, for good or for a while?"""
-        return self.me in self.catalog.drained or self.me not in self._order(number)
+        is_drained = self.me in self.catalog.drained and not self.catalog.is_coming(number)
+        return is_drained or self.me not in self._order(number)
 
     def has_to_stay(self, replica: Replica) -> bool:
         """A replica that the node is to hold no longer: does it lead still, or hand over?"""

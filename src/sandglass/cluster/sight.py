@@ -174,5 +174,9 @@ class Sight:
             f"node {me} does not know all of topic '{name}': {why}"
             for name, why in sorted(self.catalog.unreadable.items())
         ]
+        warnings += [
+            f"topic '{name}' is on its way to other logs, which node {switch.node} carries out"
+            for name, switch in sorted(self.catalog.switches.items())
+        ]
         homes = self.catalog.homes
         return warnings + [homes.clash_text(name) for name in sorted(homes.clashes)]

@@ -26,6 +26,7 @@ from sandglass.cluster.catalog import DRAINED, ClusterCatalog
 from sandglass.cluster.members import PREFIX, Members, key_part
 from sandglass.cluster.placed import Placed, topic_key
 from sandglass.cluster.placing import fewest, held_counts
+from sandglass.cluster.switch import switch_key
 from sandglass.errors import NotFoundError, PreconditionError
 from sandglass.ports import Placement
 
@@ -83,6 +84,7 @@ class ClusterSteward:
             await self.bucket.set(topic_key(placed.topic.name), placed.encode(), revision)
         for name in self._alone(node):
             await self.bucket.delete(topic_key(name))
+        await self._give_up_moving(node)
         await self._narrow(node)
         await self.bucket.set(REMOVED + member.id, json.dumps({"node": node}).encode())
         if self.members.is_alive(member):
@@ -92,6 +94,16 @@ class ClusterSteward:
         await self.bucket.delete(DRAINED + key_part(node))
         logger.info("node %s is removed from the cluster", node)
         return ""
+
+    async def _give_up_moving(self, node: str) -> None:
+        """What the node was to bring to other logs stays where it is."""
+        for name, switch in [*self.catalog.switches.items()]:
+            if switch.node == node:
+                if not switch.target.is_at_home:
+                    for ref in switch.target.topic.partitions:
+                        factor = switch.target.topic.replication_factor
+                        await self.catalog.delete_log(ref.number, factor)
+                await self.bucket.delete(switch_key(name))
 
     def _elsewhere(self, node: str) -> PreconditionError:
         others = [member for member in self.members.alive if member.name != node]
@@ -110,7 +122,7 @@ class ClusterSteward:
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         raise PreconditionError(
             f"these topics live on node {node} alone: {', '.join(names[:NAMES_SHOWN])}{more};"
-            " delete them, or give them up with --abandon",
+            " move or delete them, or give them up with --abandon",
             field="node",
         )
 

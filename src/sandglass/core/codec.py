@@ -12,8 +12,8 @@ joined wrongly.
 Format version 2. To change it: raise `VERSION`, keep the reader of the old one beside the new,
 and records of the old version under `tests/data/`. The steps so far:
 
-- 1 to 2: the operations attach (18), detach (19), put (20) and delete (21) came; all else is as
-  it was, so one reader does for both.
+- 1 to 2: the operations attach (18), detach (19), put (20), delete (21) and put rows (22) came;
+  all else is as it was, so one reader does for both.
 """
 
 from collections.abc import Callable
@@ -346,6 +346,30 @@ def _read_delete_topic(reader: _Reader) -> records.DeleteTopic:
     return records.DeleteTopic(name, reader.column("I", reader.count()))
 
 
+def _write_rows(op: records.PutRows, out: list[bytes]) -> None:
+    out += (_COUNT.pack(op.partition), _COUNT.pack(len(op.rows)))
+    for key, value in op.rows:
+        out += (_blob(key), _NO_VALUE if value is None else b"\1" + _blob(value))
+
+
+def _read_rows(reader: _Reader) -> records.PutRows:
+    partition, count = reader.count(), reader.count()
+    return records.PutRows(partition, [_read_row(reader) for _ in range(count)])
+
+
+def _read_row(reader: _Reader) -> tuple[bytes, bytes | None]:
+    key = reader.blob()
+    match reader.take_bytes(1):
+        case b"\1":
+            return key, reader.blob()
+        case value if value == _NO_VALUE:
+            return key, None
+        case _:
+            raise ValueError("a row that nobody wrote")
+
+
+_NO_VALUE: Final = b"\0"
+
 _ONE = Struct(">Q")
 
 _WRITERS: dict[type, tuple[int, Callable[[Any, list[bytes]], None]]] = {
@@ -384,6 +408,7 @@ _WRITERS: dict[type, tuple[int, Callable[[Any, list[bytes]], None]]] = {
     records.Detach: (19, _write_detach),
     records.Put: (20, _write_put),
     records.Delete: (21, _write_delete),
+    records.PutRows: (22, _write_rows),
 }
 
 _READERS: dict[int, Callable[[_Reader], Operation]] = {
@@ -408,4 +433,5 @@ _READERS: dict[int, Callable[[_Reader], Operation]] = {
     19: _read_detach,
     20: _read_put,
     21: _read_delete,
+    22: _read_rows,
 }

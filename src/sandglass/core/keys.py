@@ -58,6 +58,15 @@ COLUMNS: Final = Struct(">BQ")
 
 PARTITION_KINDS: Final = b"mcghdrxskpq"
 
+MOVED_KINDS: Final = b"cdghkmprsx"
+"""Those that move with a partition to another log. One with records set aside doesn't move."""
+
+RETRY_STEADY_AT: Final = _PARTITION.size + _NUMBER.size
+"""Where the time stands in a retry row's key."""
+
+PARTITION_STEADY_AT: Final = 8 + OFFSET_BYTES + 8 + 8
+"""Where the steady time stands in a partition's own row."""
+
 
 def partition_prefix(kind: bytes, partition: int) -> bytes:
     """What all keys of one kind of a partition start with."""
@@ -189,9 +198,25 @@ def closed_of(value: bytes) -> int:
     return int.from_bytes(value[8 : 8 + OFFSET_BYTES], "big")
 
 
+def epoch_of(value: bytes) -> int:
+    """The epoch in a partition's own row."""
+    at = PARTITION_STEADY_AT + 8
+    return int.from_bytes(value[at : at + 4], "big")
+
+
 def partition_of(key: bytes) -> int:
     """The number of the partition that a key belongs to."""
     return _PARTITION.unpack_from(key)[1]
+
+
+def is_of(key: bytes, partition: int) -> bool:
+    """Is it the key of a row of this partition?"""
+    return key[0] in PARTITION_KINDS and partition_of(key) == partition
+
+
+def renumbered(key: bytes, partition: int) -> bytes:
+    """The key of the same row in another partition, which sorts there as it does here."""
+    return _PARTITION.pack(key[:1], partition) + key[_PARTITION.size :]
 
 
 QUARANTINE_PREFIX: Final = b"q"

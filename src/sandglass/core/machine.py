@@ -26,6 +26,7 @@ from sandglass.core.record import (
     Operation,
     Promise,
     PutGroup,
+    PutRows,
     PutTopic,
     Record,
 )
@@ -220,6 +221,8 @@ class Machine:
                 changes.rows[keys.topic_key(topic.name)] = operation.value
             case DeleteTopic():
                 self._delete_topic(operation, changes)
+            case PutRows():
+                self._put_rows(operation, changes)
             case PutGroup():
                 if operation.topic in self.topics:  # else it was deleted meanwhile
                     self._put_group(decode_group(operation.value))
@@ -232,6 +235,11 @@ class Machine:
                 raise AssertionError(f"{operation} in a record of the node")
 
     def _put_topic(self, topic: Topic) -> None:
+        before = self.topics.get(topic.name)
+        if before is not None and before.is_coming and not topic.is_coming:
+            for ref in topic.partitions:
+                # It is led from here on, in this epoch: whoever looked at it before did not.
+                self.partitions.pop(ref.number, None)
         self.topics[topic.name] = topic
         self.groups.setdefault(topic.name, {})
         for ref in topic.partitions:
@@ -240,6 +248,16 @@ class Machine:
             self.assigned_partition = max(self.assigned_partition, self.next_partition)
             if ref.number in self.partitions:
                 self.partitions[ref.number].settings = topic.settings
+
+    def _put_rows(self, operation: PutRows, changes: Changes) -> None:
+        number = operation.partition
+        if number not in self.refs or not self.refs[number][0].is_coming:
+            return  # its topic was deleted, or is served; the record was on its way
+        for key, value in operation.rows:
+            assert keys.is_of(key, number), "a row of another partition"
+            changes.rows[key] = value
+        # What is in memory is of before: who asks for it next finds these rows.
+        self.partitions.pop(number, None)
 
     def _put_group(self, group: TopicGroup) -> None:
         self.groups[group.topic][group.name] = group
@@ -272,8 +290,14 @@ def _spans(numbers: list[int]) -> list[tuple[int, int]]:
 
 
 def encode_topic(topic: Topic) -> bytes:
-    """A topic's row: JSON, so that a person can read it."""
-    return json.dumps({"version": TOPIC_VERSION, **asdict(topic)}, sort_keys=True).encode()
+    """
+    A topic's row: JSON, so that a person can read it. Of one that isn't moving it has what it
+    had before topics could.
+    """
+    fields = {"version": TOPIC_VERSION, **asdict(topic)}
+    if not topic.is_moving:
+        del fields["seal"], fields["is_coming"]
+    return json.dumps(fields, sort_keys=True).encode()
 
 
 def decode_topic(raw: bytes) -> Topic:

@@ -240,6 +240,14 @@ class DeleteTopic:
 
 
 @dataclass(frozen=True, slots=True)
+class PutRows:
+    """Rows of a partition that comes from another log, as they stand there; None deletes."""
+
+    partition: int
+    rows: list[tuple[bytes, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class PutGroup:
     """A group of the catalog is created or changed; `value` is its row."""
 
@@ -277,6 +285,7 @@ Operation = (
     | CloseExact
     | PutTopic
     | DeleteTopic
+    | PutRows
     | PutGroup
     | DeleteGroup
 )
@@ -304,6 +313,8 @@ def row_count(operation: Operation) -> int:
             return len(operation.keys)
         case Settle() | Move():
             return len(operation.main) + len(operation.retry)
+        case PutRows():
+            return len(operation.rows)
         case _:
             return 1
 

@@ -104,7 +104,12 @@ class PartitionRef:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as the catalog holds it. `created_ms` is Unix time."""
+    """
+    A topic as the catalog holds it. `created_ms` is Unix time.
+
+    While one `is_moving`, nobody is served from the log that says so: it is on its way to
+    another (`seal`), or from another to this one (`is_coming`).
+    """
 
     name: str
     kind: TopicKind
@@ -112,6 +117,16 @@ class Topic:
     replication_factor: int = 1
     created_ms: int = 0
     settings: TopicSettings = field(default_factory=TopicSettings)
+    seal: int = 0
+    """Revision of the cluster's entry of the topic for which the log is sealed: it stays so for
+    as long as the entry has that revision. 0: it isn't."""
+    is_coming: bool = False
+    """Its rows are being copied to this log."""
+
+    @property
+    def is_moving(self) -> bool:
+        """Nobody is served from this log."""
+        return self.seal != 0 or self.is_coming
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,7 @@ class Admin:
             request.name,
             partition_count=request.partition_count,
             replication_factor=request.replication_factor,
+            node=request.node,
             **changes,
         )
         return admin_pb2.SetTopicReply(topic=values.topic_to_wire(topic))

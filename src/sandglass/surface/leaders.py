@@ -134,7 +134,11 @@ class Leaders:
         loops = self._loops
         if self.is_alone or loops is None:
             return True
-        return all(loops.of_any(ref.number) is not None for ref in refs)
+        return all(loops.is_here(ref.number) for ref in refs)
+
+    def renewed(self, ref: PartitionRef) -> PartitionRef:
+        """See `Loops.renewed`."""
+        return ref if self._loops is None else self._loops.renewed(ref)
 
     def address(self, ref: PartitionRef) -> str:
         """
@@ -259,9 +263,9 @@ class Leaders:
                     again += some
                 else:
                     found.append((some, _without_leader(answer)))
-            left = again
-            if left:
+            if again:
                 await asyncio.sleep(AGAIN_S)
+            left = [*map(self.renewed, again)]
         return found
 
     async def try_items(
@@ -373,6 +377,7 @@ class Leaders:
                 if tries_left <= 0 or not self.is_elsewhere(ref, error):
                     raise
             await asyncio.sleep(AGAIN_S)
+            ref = self.renewed(ref)
 
     def is_elsewhere(self, ref: PartitionRef, error: SandglassError) -> bool:
         """May what has failed by `error` be tried again, where the partition is led then?"""

@@ -20,7 +20,7 @@ from sandglass.wire import gateway
 from sandglass.wire.v1 import admin_pb2
 
 TOPIC_SETTINGS: Final = ("retentionMs", "ackTimeoutMs", "maxDeliveries", "backoff")
-TOPIC_SHAPE: Final = ("partitionCount", "replicationFactor")
+TOPIC_SHAPE: Final = ("partitionCount", "replicationFactor", "node")
 """What else may be changed of a topic."""
 GROUP_SETTINGS: Final = ("ackTimeoutMs", "maxDeliveries", "backoff")
 

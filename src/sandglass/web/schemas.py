@@ -89,6 +89,7 @@ SCHEMAS: Final[Part] = {
         backoff=_ref("Backoff"),
         partitionCount=_number("So many from here on: more, of a timer topic."),
         replicationFactor=_number("So many replicas from here on."),
+        node=_text("Where a topic with one replica is to live."),
     ),
     "Groups": _object(
         "The groups of a topic, and how they stand.",

@@ -86,7 +86,9 @@ async def test_what_lives_on_it_alone_is_named_and_kept(operator: Operator) -> N
     await operator.place("other", ("b",))
     cluster = operator.cluster
 
-    with pytest.raises(PreconditionError, match="live on node c alone: alone; delete them"):
+    with pytest.raises(
+        PreconditionError, match="live on node c alone: alone; move or delete them"
+    ):
         await operator.remove("c")
     assert DRAINED + "c" not in cluster.placement.entries
 

@@ -1,5 +1,6 @@
 """`sandctl topics`: make, list, show and delete them."""
 
+import asyncio
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -10,11 +11,12 @@ from sandglass.cli.ctl import output, values
 from sandglass.cli.ctl.call import TOOL, call, globals_of
 from sandglass.cli.ctl.progress import Progress
 from sandglass.core import limits
-from sandglass.errors import InvalidError
+from sandglass.errors import InvalidError, PreconditionError, UnavailableError
 from sandglass.settings import parse_duration, show_duration
 
 if TYPE_CHECKING:
     from sandglass import AsyncClient
+    from sandglass.client.topics import Topic
 
 KINDS: Final[dict[str, Literal["timer", "kv"]]] = {
     "timerkind": "timer",
@@ -22,6 +24,12 @@ KINDS: Final[dict[str, Literal["timer", "kv"]]] = {
     "kvkind": "kv",
     "kv": "kv",
 }
+
+MOVED_S: Final = 300.0
+"""How long a topic that moves is waited for; it goes on after that, too."""
+
+AGAIN_S: Final = 0.2
+ON_ITS_WAY: Final = "on its way"
 
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Topics and their settings."
@@ -229,6 +237,12 @@ def set_(
             show_default=False,
         ),
     ] = 0,
+    node: Annotated[
+        str,
+        typer.Option(
+            "--node", metavar="NODE", help="Where a topic with one replica is to live."
+        ),
+    ] = "",
 ) -> None:
     """Change settings of a topic: those that are given."""
     wanted = values.settings_of(ack_timeout, max_deliveries, backoff, retention)
@@ -243,17 +257,60 @@ def set_(
             low=1,
             high=limits.REPLICATION_FACTOR_MAX,
         )
+    if node:
+        wanted["node"] = node
     if not wanted:
         raise InvalidError("no setting is given", field="settings")
 
     async def work(client: "AsyncClient", _: Progress) -> None:
-        topic = await client.admin.set_topic(name, **wanted)
+        topic = await _until_set(client, name, wanted)
         if globals_of(context).is_json:
             output.print_json(output.topic_json(topic))
         else:
             print(f"topic '{name}' was changed")
 
     call(context, work, label=f"changing {name}")
+
+
+@app.command()
+def move(
+    context: typer.Context,
+    name: Name,
+    node: Annotated[
+        str, typer.Option("--to", metavar="NODE", help="Name of the node.", show_default=False)
+    ],
+) -> None:
+    """Let a topic with one replica live on another node."""
+
+    async def work(client: "AsyncClient", _: Progress) -> None:
+        before = (await client.show_topic(name)).topic
+        if before.replication_factor > 1:
+            raise PreconditionError(
+                f"topic '{name}' has {before.replication_factor} replicas. To let it live on"
+                f" node '{node}' alone: {TOOL} topics set {name} --replication_factor 1 --node"
+                f" {node}"
+            )
+        topic = await _until_set(client, name, {"replication_factor": 1, "node": node})
+        if globals_of(context).is_json:
+            output.print_json(output.topic_json(topic))
+        else:
+            print(f"topic '{name}' lives on node '{node}'")
+
+    call(context, work, label=f"moving {name}")
+
+
+async def _until_set(client: "AsyncClient", name: str, wanted: dict[str, Any]) -> "Topic":
+    """Repeats it for a while: a topic that moves to other logs takes its time."""
+    until_s = asyncio.get_running_loop().time() + MOVED_S
+    while True:
+        try:
+            return await client.admin.set_topic(name, **wanted)
+        except UnavailableError as error:
+            if ON_ITS_WAY not in error.message:
+                raise
+            if asyncio.get_running_loop().time() > until_s:
+                raise
+        await asyncio.sleep(AGAIN_S)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from sandglass.client.operating import (
     pending_of,
     stored_of,
 )
+from sandglass.client.requests import checked_text
 from sandglass.client.topics import Topic, topic_of
 from sandglass.core import limits, offset
 from sandglass.errors import InvalidError, NotFoundError
@@ -61,6 +62,7 @@ class AsyncAdmin:
         backoff: BackoffLike | None = None,
         partitions: int | None = None,
         replication_factor: int | None = None,
+        node: str | None = None,
     ) -> Topic:
         """
         Changes the settings of a topic that are given.
@@ -68,11 +70,14 @@ class AsyncAdmin:
         Args:
             partitions: so many of them from here on. Some keys go to new ones then.
             replication_factor: so many nodes hold each of them from here on.
+            node: where a topic with one replica is to live.
 
         Raises:
             InvalidError: a value outside its range.
             PreconditionError: fewer partitions; or more, of a KV topic; more replicas than
-                there are nodes.
+                there are nodes; a node that gets no topics.
+            UnavailableError: a topic that moves to other logs is on its way, and goes on. The
+                same call waits for it.
         """
         if partitions is not None:
             limits.check_range(
@@ -91,6 +96,7 @@ class AsyncAdmin:
             settings=settings,
             partition_count=partitions or 0,
             replication_factor=replication_factor or 0,
+            node="" if node is None else checked_text(node, "node"),
         )
         parse = admin_pb2.SetTopicReply.FromString
         return topic_of((await self._unary.call("SetTopic", request, parse)).topic)

@@ -90,7 +90,7 @@ class Links:
     def is_own(self, topic: Topic) -> bool:
         """Do its partitions live in this node's own log, and nowhere else?"""
         number = topic.partitions[0].number
-        return not is_replicated(number) and self.broker.loops.of_any(number) is not None
+        return not is_replicated(number) and self.broker.loops.is_here(number)
 
     def home(self, number: int) -> str:
         """
@@ -99,7 +99,7 @@ class Links:
         Raises:
             SandglassError: nobody leads it just now.
         """
-        if self.broker.loops.of_any(number) is not None:
+        if self.broker.loops.is_here(number):
             return HERE
         error = self.broker.loops.whereabouts(number)
         if isinstance(error, NotLeaderError) and error.leader:

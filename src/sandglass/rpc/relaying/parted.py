@@ -194,10 +194,12 @@ class Parted:
     def grow(self, topic: Topic) -> None:
         """The topic as it is now: if all of it is read, so are partitions that it has got."""
         known, ids = ([ref.id for ref in each.partitions] for each in (self.topic, topic))
-        is_whole = not self.item.partitions and not self.item.is_drain and not self.is_over
-        if not is_whole or ids == known or ids[: len(known)] != known:
+        if self.is_over or ids[: len(known)] != known:
             return
-        self.topic, self.is_grown = topic, True
+        self.topic = topic  # in other logs, perhaps: then its partitions have other numbers
+        if ids == known or self.item.partitions or self.item.is_drain:
+            return
+        self.is_grown = True
         self.homeless |= {*range(len(known), len(ids))}
         self.announce_again()
 

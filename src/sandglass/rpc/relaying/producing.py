@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from sandglass.core import limits
 from sandglass.core.message import Placed
-from sandglass.core.topic import PartitionRef
+from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import BusyError, NotLeaderError, SandglassError, UnavailableError
 from sandglass.rpc.relaying.links import HERE, Links
 from sandglass.rpc.relaying.requests import (
@@ -52,7 +52,7 @@ class Producing:
         if self._links.is_own(topic):
             return False
         loops = self._links.broker.loops
-        if all(loops.of_any(ref.number) is not None for ref in topic.partitions):
+        if all(loops.is_here(ref.number) for ref in topic.partitions):
             return False
         if request.partition:
             ref = self._links.broker.catalog.partition(topic, request.partition)
@@ -84,6 +84,18 @@ class Producing:
         until_ms = self._links.now_ms() + WAIT_MS
         request.request_id = next(self._links.ids)
         self._send_or_wait(Waiting(request, ref.number, until_ms, answered))
+
+    def changed(self, topic: Topic) -> None:
+        """A topic's partitions may be in other logs, under other numbers."""
+        for number in self._waitings:
+            self.send_waiting(number)
+
+    def _renew(self, waiting: Waiting) -> None:
+        """The number of its partition may be another than when it came."""
+        topic = self._links.broker.loops.topic(waiting.request.topic)
+        for ref in topic.partitions if topic is not None else ():
+            if ref.id == waiting.request.partition:
+                waiting.number = ref.number
 
     def _send_or_wait(self, waiting: Waiting) -> None:
         if self._waitings.has(waiting.number) or not self._sent(waiting):
@@ -123,7 +135,7 @@ class Producing:
 
     def _is_refused(self, waiting: Waiting, error: UnavailableError) -> bool:
         """Can a leader be waited for? Not for this node's own reasons to take nothing."""
-        if self._links.broker.loops.of_any(waiting.number) is None:
+        if not self._links.broker.loops.is_here(waiting.number):
             return True
         waiting.answered(refusal(waiting.request.request_id, error))
         return False
@@ -143,6 +155,7 @@ class Producing:
     def send_waiting(self, number: int) -> None:
         """A partition may have found its leader."""
         for waiting in self._waitings.take(number):
+            self._renew(waiting)
             self._send_or_wait(waiting)
 
     def answered(self, upstream: Upstream, reply: pb.ProduceReply) -> None:

@@ -174,7 +174,9 @@ class Relay:
         self._subscribing.moved(number, home)
 
     def changed(self, topic: Topic) -> None:
-        """See `Subscribing.changed`."""
+        """A topic may have more partitions, or have them in other logs."""
+        if self._links.stream is not None:
+            self._producing.changed(topic)
         self._subscribing.changed(topic)
 
     # --- time ---------------------------------------------------------------------------------

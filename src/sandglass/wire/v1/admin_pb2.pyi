@@ -126,16 +126,18 @@ class PartitionStatus(_message.Message):
     def __init__(self, id: _Optional[str] = ..., last_index: _Optional[int] = ..., closed_offset: _Optional[bytes] = ..., channels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SetTopicRequest(_message.Message):
-    __slots__ = ("name", "settings", "partition_count", "replication_factor")
+    __slots__ = ("name", "settings", "partition_count", "replication_factor", "node")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     PARTITION_COUNT_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     name: str
     settings: TopicSettings
     partition_count: int
     replication_factor: int
-    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[TopicSettings, _Mapping]] = ..., partition_count: _Optional[int] = ..., replication_factor: _Optional[int] = ...) -> None: ...
+    node: str
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[TopicSettings, _Mapping]] = ..., partition_count: _Optional[int] = ..., replication_factor: _Optional[int] = ..., node: _Optional[str] = ...) -> None: ...
 
 class SetTopicReply(_message.Message):
     __slots__ = ("topic",)

@@ -1,0 +1,256 @@
+"""
+A topic moves between a node's own log and replicated ones, and the process ends after each of
+the durable steps: it comes to its end nevertheless, or to nothing; clients notice neither.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from sandglass.cluster.placed import topic_key
+from sandglass.cluster.switch import switch_key
+from sandglass.core.record import Ending
+from sandglass.core.topic import Topic
+from sandglass.errors import ConflictError, NotLeaderError, SandglassError
+from tests.unit.cluster.moving_scene import Died, Life, Message, Scene, moving_scene
+
+DELAY_MS = 60_000
+SLACK_MS = 1000
+"""More than a promise, which a partition that has come to a node's own log may wait out."""
+
+
+@dataclass
+class Seen:
+    """What clients were told before the topic moved."""
+
+    sent: list[Message] = field(default_factory=list[Message])
+    acked: set[Message] = field(default_factory=set[Message])
+    nacked: set[Message] = field(default_factory=set[Message])
+
+
+async def use(scene: Scene) -> Seen:
+    """Messages of both partitions: acked, nacked for a minute, leased, and not due for long."""
+    seen = Seen()
+    for place in (0, 1):
+        seen.sent += await scene.produce(place, b"acked", b"acked too")
+    subscription, deliveries = await scene.take(4)
+    for each in deliveries:
+        await scene.settle(subscription, each, Ending.ACKED)
+        seen.acked |= {*scene.messages(subscription.topic, [each])}
+    for place in (0, 1):
+        seen.sent += await scene.produce(place, b"nacked")
+    subscription, deliveries = await scene.take(2)
+    for each in deliveries:
+        await scene.settle(subscription, each, Ending.NACKED, delay_ms=DELAY_MS)
+        seen.nacked |= {*scene.messages(subscription.topic, [each])}
+    for place in (0, 1):
+        seen.sent += await scene.produce(place, b"ready", b"ready too")
+        await scene.produce(place, b"later", delay_ms=DELAY_MS)
+    await scene.take(4)  # leased, without an outcome
+    return seen
+
+
+async def check(scene: Scene, seen: Seen) -> None:
+    """Nothing is lost, comes again after its ack, or too early; offsets are what they were."""
+    scene.clock.advance(SLACK_MS)
+    assert sorted(seen.sent) == sorted(await scene.read())
+    left = {*seen.sent} - seen.acked - seen.nacked
+    subscription, deliveries = await scene.take(len(left))
+    assert left == {*scene.messages(subscription.topic, deliveries)}
+    for each in deliveries:
+        await scene.settle(subscription, each, Ending.ACKED)
+    new = await scene.produce(0, b"new")
+    assert new[0][1] > max(offset for id_, offset, _ in seen.sent if id_ == new[0][0])
+    subscription, deliveries = await scene.take(1)
+    assert new == [*scene.messages(subscription.topic, deliveries)]
+    scene.clock.advance(DELAY_MS + SLACK_MS)
+    subscription, deliveries = await scene.take(4)
+    late = {*scene.messages(subscription.topic, deliveries)}
+    assert seen.nacked <= late
+    assert [b"later"] * 2 == [value for _, _, value in late if value == b"later"]
+    assert {"g"} == scene.broker.loops.groups("t").keys()
+
+
+async def plan(scene: Scene, factor: int) -> None:
+    """Somebody wants it, and doesn't wait."""
+    epoch = scene.own.machine.epoch
+    if factor > 1:
+        wanted = scene.catalog.move_out(scene.topic, factor, epoch=epoch)
+    else:
+        wanted = scene.catalog.move_in(scene.topic, "a")
+    task = asyncio.create_task(wanted)
+    await scene.until(lambda: switch_key("t") in scene.bucket.entries)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def go_out(scene: Scene) -> None:
+    """It has moved to replicated logs."""
+    await plan(scene, 3)
+    await scene.go_on()
+    assert 3 == scene.topic.replication_factor
+
+
+async def steps_of(scene: Scene) -> int:
+    """How many durable steps it takes from here."""
+    life = Life()
+    await scene.end()
+    await scene.start(life)
+    before = life.steps_left
+    await scene.go_on()
+    return before - life.steps_left
+
+
+@dataclass
+class Way:
+    is_out: bool
+
+    async def begin(self, scene: Scene) -> Seen:
+        if self.is_out:
+            seen = await use(scene)
+            await plan(scene, 3)
+        else:
+            await go_out(scene)
+            seen = await use(scene)
+            await plan(scene, 1)
+        return seen
+
+    def is_there(self, topic: Topic) -> bool:
+        return topic.replication_factor == (3 if self.is_out else 1)
+
+
+OUT, IN = Way(is_out=True), Way(is_out=False)
+WAYS = pytest.mark.parametrize("way", [OUT, IN], ids=["out", "in"])
+
+
+@WAYS
+async def test_a_topic_moves_with_all_that_its_groups_did(way: Way) -> None:
+    async with moving_scene() as scene:
+        seen = await way.begin(scene)
+
+        await scene.go_on()
+
+        assert way.is_there(scene.topic)
+        assert switch_key("t") not in scene.bucket.entries
+        await check(scene, seen)
+
+
+@WAYS
+async def test_it_moves_there_and_back_again(way: Way) -> None:
+    async with moving_scene() as scene:
+        await way.begin(scene)
+        await scene.go_on()
+        scene.clock.advance(2 * DELAY_MS)
+        ids = [ref.id for ref in scene.topic.partitions]
+        await plan(scene, 1 if way.is_out else 3)
+        await scene.go_on()
+
+        assert ids == [ref.id for ref in scene.topic.partitions]
+        assert not way.is_there(scene.topic)
+        assert 12 == len(await scene.read())
+
+
+@WAYS
+async def test_a_process_that_ends_after_any_step_is_followed_by_one_that_goes_on(
+    way: Way,
+) -> None:
+    async with moving_scene() as scene:
+        await way.begin(scene)
+        step_count = await steps_of(scene)
+    assert step_count >= 8
+
+    for ends_at in range(1, step_count + 1):
+        async with moving_scene() as scene:
+            seen = await way.begin(scene)
+            await scene.end()
+            await scene.start(Life(ends_at))
+            with pytest.raises(Died):
+                await scene.go_on()
+            await scene.end()
+            await scene.start(Life())
+            await scene.go_on()
+
+            assert way.is_there(scene.topic), ends_at
+            await check(scene, seen)
+            assert switch_key("t") not in scene.bucket.entries
+
+
+@WAYS
+async def test_a_switch_that_is_taken_back_after_any_step_leaves_the_topic_whole(
+    way: Way,
+) -> None:
+    """It may have been done by then; it is served in one place, whichever."""
+    async with moving_scene() as scene:
+        await way.begin(scene)
+        step_count = await steps_of(scene)
+
+    sealed_count = 0
+    for ends_at in range(1, step_count + 1):
+        async with moving_scene() as scene:
+            seen = await way.begin(scene)
+            await scene.end()
+            await scene.start(Life(ends_at))
+            with pytest.raises(Died):
+                await scene.go_on()
+            entry = scene.bucket.entries[topic_key("t")]
+            logs = (scene.own, *scene.loops.values())
+            topics = [each for loop in logs if (each := loop.machine.topics.get("t"))]
+            was_sealed = entry.revision in {each.seal for each in topics}
+            if switch_key("t") in scene.bucket.entries:
+                await scene.bucket.delete(switch_key("t"))
+            await scene.end()
+            await scene.start(Life())
+            await scene.go_on()
+
+            if was_sealed:  # what was under way arrives now, and changes nothing
+                sealed_count += 1
+                with pytest.raises(ConflictError):
+                    await scene.bucket.set(topic_key("t"), entry.value, entry.revision)
+            await check(scene, seen)
+    assert sealed_count >= 3
+
+
+@WAYS
+async def test_who_produces_and_consumes_all_the_while_loses_nothing(way: Way) -> None:
+    async with moving_scene() as scene:
+        seen = await way.begin(scene)
+        before, (_, consumer) = scene.topic, await scene.consume()
+        taken: list[Message] = []
+        is_over = False
+
+        async def go_on() -> None:
+            while not is_over:
+                try:
+                    taken.extend(await scene.produce(len(taken) % 2, b"%d" % len(taken)))
+                except NotLeaderError:
+                    await asyncio.sleep(0)
+
+        producing = asyncio.create_task(go_on())
+        await scene.go_on()
+        is_over = True
+        await producing
+
+        assert way.is_there(scene.topic)
+        assert [NotLeaderError] == [type(each) for each in consumer.ends]
+        given = {*scene.messages(before, consumer.deliveries)}
+        assert not given & seen.acked
+        seen.sent += taken
+        await check(scene, seen)
+
+
+async def test_nobody_is_served_from_a_log_that_is_sealed_or_being_filled() -> None:
+    async with moving_scene() as scene:
+        await OUT.begin(scene)
+        own = scene.topic
+        await scene.end()
+        await scene.start(Life(4))
+        with pytest.raises(Died):
+            await scene.go_on()
+        coming = [*scene.loops]
+
+        for ref in own.partitions:
+            assert scene.broker.loops.is_here(ref.number) or scene.own.machine.topics["t"].seal
+        assert all(scene.loops[number].is_moving(number) for number in coming)
+        with pytest.raises(SandglassError):
+            scene.loops[coming[0]].partition(coming[0])
