@@ -9,6 +9,7 @@ import pytest
 from sandglass import AsyncClient, ClusterPartition, SandglassError
 from sandglass.testing.cluster import ClusterProcesses
 from tests.fault.cluster_load import DEADLINE_S, PAUSE_S, TOPIC, Load, loaded
+from tests.integration.test_growing_cluster import sandctl
 
 pytestmark = pytest.mark.fault
 
@@ -94,7 +95,9 @@ async def test_a_topic_moves_to_replicated_logs_and_back_and_to_another_node(
         await load.produce()
         await until_at(load, factor=1, node="node2")
         await load.produce()
-        await until_at(load, factor=1, node="node1")
+        moved = await sandctl(cluster.nodes[2], "topics", "move", TOPIC, "--to", "node1")
+        assert (TOPIC, 1) == (moved["name"], moved["replication_factor"])
+        assert {"node1"} == {each.leader for each in await partitions(load)}
         await load.produce()
 
 

@@ -76,7 +76,10 @@ SERVER = [
 OF_A_CLUSTER = {"sandctl cluster nodes", "sandctl cluster partitions"}
 """One node has nothing to show; tests/integration/test_cluster.py has three."""
 
-CHANGES_OF_A_CLUSTER = {f"sandctl cluster {name}" for name in ("drain", "undrain", "remove")}
+CHANGES_OF_A_CLUSTER = {
+    f"sandctl {name}"
+    for name in ("cluster drain", "cluster undrain", "cluster remove", "topics move")
+}
 """One node has nothing to change; tests/integration/test_growing_cluster.py holds them."""
 
 
