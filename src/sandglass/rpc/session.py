@@ -137,14 +137,15 @@ class SessionStream:
             listening = (reader, watch, taken, *self._tasks)
             for task in listening:
                 task.cancel()
-            await asyncio.gather(*listening, return_exceptions=True)
-            if self.session is not None:
-                self.broker.consumers.detach(self.session, self.attachment)
+            # A broken stream comes to its end for the reader, and then cancels this wherever it
+            # has got to: that the client has gone is told before anything is waited for.
+            leaving = self._leave()
             try:
-                if self._relay is not None:
-                    await self._end_relaying(self._relay)
+                await asyncio.gather(*listening, return_exceptions=True)
+                await asyncio.shield(leaving)
                 await self._end_writing(writer)
             finally:
+                writer.cancel()
                 self._flow.close()
         for task in parts:
             error = None if task.cancelled() else task.exception()
@@ -155,10 +156,16 @@ class SessionStream:
         if self._is_taken_over.is_set():
             raise ConflictError("the session goes on over another connection")
 
-    async def _end_relaying(self, relay: Relay) -> None:
-        assert self._relays is not None
-        assert self.session is not None
-        await self._relays.left(relay, self, self.session)
+    def _leave(self) -> asyncio.Future[None]:
+        """The client has gone, here and at other nodes: done once these are told."""
+        if self.session is not None:
+            self.broker.consumers.detach(self.session, self.attachment)
+            if self._relay is not None:
+                assert self._relays is not None
+                return self._relays.left(self._relay, self, self.session)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def _end_writing(self, writer: asyncio.Task[None]) -> None:
         self._deliveries.clear()

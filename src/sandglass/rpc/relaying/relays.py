@@ -27,6 +27,7 @@ class Relays:
         self._broker = broker
         self._peers = peers
         self._relays: dict[str, Relay] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
         broker.loops.on_moved.append(self._moved)
         broker.loops.on_changed.append(self._changed)
 
@@ -44,10 +45,20 @@ class Relays:
             relay = Relay(self._broker, session, dial, stream)
             self._relays[session.id] = relay
             return relay, []
-        return relay, await relay.attach(stream, dial)
+        try:
+            return relay, await relay.attach(stream, dial)
+        except BaseException:
+            self.left(relay, stream, session)
+            raise
 
-    async def left(self, relay: Relay, stream: Downstream, session: Session) -> None:
-        """The session's stream is over."""
+    def left(self, relay: Relay, stream: Downstream, session: Session) -> asyncio.Task[None]:
+        """The session's stream is over: other nodes are told, whoever waits for it or not."""
+        task = asyncio.create_task(self._left(relay, stream, session), name="session-left")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task
+
+    async def _left(self, relay: Relay, stream: Downstream, session: Session) -> None:
         if session.is_closed:
             if self._relays.get(session.id) is relay:
                 del self._relays[session.id]

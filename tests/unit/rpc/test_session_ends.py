@@ -1,0 +1,87 @@
+"""A session's stream ends, and is cancelled while it does: what others wait for is done."""
+
+import asyncio
+from typing import Any, cast
+
+import grpc.aio
+import pytest
+
+from sandglass.broker.subscription import Session
+from sandglass.rpc.relaying.relays import Relays
+from sandglass.rpc.session import SessionStream
+from sandglass.wire.v1 import broker_pb2 as pb
+from tests.unit.broker.shell import Shell, running
+
+
+class Context:
+    """A client that greets, and breaks its stream when it is told to."""
+
+    def __init__(self) -> None:
+        self.frames = [pb.ClientFrame(hello=pb.Hello(client_name="c")).SerializeToString()]
+        self.greeted = asyncio.Event()
+        self.broken = asyncio.Event()
+
+    async def read(self) -> object:
+        if self.frames:
+            return self.frames.pop()
+        await self.broken.wait()
+        return grpc.aio.EOF  # pyright: ignore[reportAttributeAccessIssue]  # not in the stubs
+
+    async def write(self, _: bytes) -> None:
+        self.greeted.set()
+
+
+class FakeRelay:
+    def repeat_grown(self) -> None: ...
+
+    async def until_room(self) -> None: ...
+
+
+class FakeRelays:
+    """Other nodes take a while to be told."""
+
+    def __init__(self) -> None:
+        self.told_count = 0
+        self.session: Session | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def joined(
+        self, session: Session, *_: object
+    ) -> tuple[FakeRelay, list[pb.OpenLease]]:
+        self.session = session
+        return FakeRelay(), []
+
+    def left(self, *_: object) -> asyncio.Task[None]:
+        self._tasks.append(asyncio.create_task(self._tell()))
+        return self._tasks[-1]
+
+    async def _tell(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.told_count += 1
+
+
+@pytest.mark.parametrize("passes", range(12))
+async def test_who_cancels_a_stream_that_ends_is_left_all_the_same(passes: int) -> None:
+    async with running(Shell()) as shell:
+        context, relays = Context(), FakeRelays()
+        stream = SessionStream(
+            shell.broker,
+            cast(Any, context),
+            "connection",
+            lambda _: False,
+            owner="",
+            relays=cast(Relays, relays),
+        )
+        task = asyncio.create_task(stream.run())
+        await context.greeted.wait()
+
+        context.broken.set()
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert relays.session is not None
+        assert not relays.session.is_attached
+        await shell.until(lambda: relays.told_count == 1)
