@@ -52,7 +52,8 @@ class Lease:
     `on_noted` is called when the first outcome is noted since `take` was called, by whoever
     notes it. `taken_count` is how many outcomes were taken so far. `ends_ms` is monotonic,
     `lease_ms` what the broker gave at first. `reported_count` is how far the broker
-    knows the consumer to be. Once a lease `is_lost`, no outcome is taken; once it `is_run_out`,
+    knows the consumer to be. `refusal` is of an outcome that came too late, and of which
+    nobody has been told. Once a lease `is_lost`, no outcome is taken; once it `is_run_out`,
     no message of it is begun on.
     """
 
@@ -77,6 +78,7 @@ class Lease:
         "others",
         "outcomes",
         "partition_number",
+        "refusal",
         "releases",
         "reported_count",
         "reported_ms",
@@ -129,6 +131,7 @@ class Lease:
         self.acks: list[int] = []
         self.others: list[Noted] = []
         self.waiters: list[object] = []
+        self.refusal: LeaseLostError | None = None
 
     @property
     def partition(self) -> str:

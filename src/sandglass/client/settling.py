@@ -125,7 +125,13 @@ class Settling:
         Tells `waiter` when what was noted in a lease is answered, by a `Settled` event.
 
         False if nothing of it is unanswered: then nobody will be told.
+
+        Raises:
+            LeaseLostError: it was answered before anybody waited, and came too late.
         """
+        if lease.refusal is not None:
+            refusal, lease.refusal = lease.refusal, None
+            raise refusal
         if lease.is_noted:
             lease.waiters.append(waiter)
             return True
@@ -227,6 +233,8 @@ class Settling:
             else:
                 self.lost_count += 1
                 lose(outcome.lease)
+                if not outcome.waiters:
+                    outcome.lease.refusal = error
         events.append(Settled(outcome.lease.subscription, outcome.waiters, error))
 
     def extend_answered(self, reply: broker_pb2.ExtendReply, events: list[Event]) -> None:
@@ -412,6 +420,8 @@ class Settling:
         error = LeaseLostError(
             "the session ended before the outcome was answered", is_result_unknown=True
         )
+        if not waiters:
+            lease.refusal = error
         return Settled(lease.subscription, waiters, error)
 
     def _unanswered_of(self, lease: Lease) -> list[_SentOutcome]:

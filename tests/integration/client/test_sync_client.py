@@ -304,7 +304,6 @@ async def test_outcomes_do_what_they_say(broker: Broker) -> None:
     await run(broker, work)
 
 
-@pytest.mark.fault
 async def test_a_lease_that_ran_out_is_said(broker: Broker) -> None:
     def work(client: Client) -> None:
         client.produce("t", "x")

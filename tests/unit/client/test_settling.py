@@ -165,6 +165,20 @@ def test_a_lease_that_the_node_calls_lost_takes_no_more_outcomes() -> None:
         lease.settle(1, ACK)
 
 
+def test_who_waits_once_it_was_answered_hears_that_it_came_too_late() -> None:
+    """Another thread may note an outcome, and be slow to wait for it."""
+    table = open_table()
+    lease = table.deliver(table.subscribe(), 1)
+    lease.settle(0, ACK)
+    request_id = table.frame().outcomes[0].request_id
+    table.receive(outcomes=[pb.OutcomeReply(request_id=request_id, error=LOST)])
+
+    with pytest.raises(LeaseLostError):
+        table.session.settling.wait_for(lease, "late")
+
+    assert not table.session.settling.wait_for(lease, "later"), "it is told once"
+
+
 def test_unanswered_outcomes_are_sent_again_when_the_session_goes_on() -> None:
     table = open_table()
     subscription = table.subscribe()
