@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.adapters import nats
 from sandglass.adapters.jetstream import Follower, JetStreamLog, Stream
 from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.adapters.system import SystemClock
@@ -139,7 +138,7 @@ async def test_who_is_to_lead_and_hears_nothing_listens_anew(
     visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What reader and catalog read by has gone with an engine; its silence says nothing yet."""
-    monkeypatch.setattr(nats, "HEARTBEAT_COUNT", 3600.0)
+    monkeypatch.setattr("sandglass.adapters.tail.HEARTBEAT_COUNT", 3600.0)
     connection = await visitor.connect(0)
     placement = JetStreamPlacement(connection)
     await placement.create(3)

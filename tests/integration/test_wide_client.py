@@ -2,7 +2,8 @@
 
 import asyncio
 
-from sandglass.adapters.nats import Connection, Found, Stored, Tail
+from sandglass.adapters.nats import Connection, Stored
+from sandglass.adapters.tail import Found, Tail
 from sandglass.adapters.wide_client import WHOLE_BYTES
 from sandglass.errors import ConflictError, SandglassError
 from tests.visitors import Visitor

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from sandglass.adapters.files import Files, make_directories, translate, write_all
+from sandglass.adapters.files import Files, make_directories, replace_file, translate
 from sandglass.errors import CorruptError, PreconditionError
 
 STREAMS: Final = "js"
@@ -81,19 +81,10 @@ def save_owner(directory: Path, owner: Owner) -> None:
         NoSpaceError, DeniedError, UnavailableError: there may be none yet.
     """
     files, path = Files(), directory / STREAMS / OWNER
-    draft = path.with_name(f"{OWNER}.new")
     text = json.dumps({"version": OWNER_VERSION, **asdict(owner)}).encode()
     try:
         make_directories(files, path.parent)
-        files.remove(draft)
-        fd = files.open(draft, is_new=True)
-        try:
-            write_all(files, fd, [text], 0)
-            files.sync(fd)
-        finally:
-            files.close(fd)
-        files.rename(draft, path)
-        files.sync_directory(path.parent)
+        replace_file(files, path, text)
     except OSError as error:
         raise translate(error, path) from error
 

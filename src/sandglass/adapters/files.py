@@ -174,6 +174,20 @@ def lock_directory(files: Files, directory: Path) -> int:
     return fd
 
 
+def replace_file(files: Files, path: Path, data: bytes) -> None:
+    """Puts a file in place of the one before, durably: whoever looks finds one or the other."""
+    draft = path.with_name(path.name + ".new")
+    files.remove(draft)
+    fd = files.open(draft, is_new=True)
+    try:
+        write_all(files, fd, [data], 0)
+        files.sync(fd)
+    finally:
+        files.close(fd)
+    files.rename(draft, path)
+    files.sync_directory(path.parent)
+
+
 def make_directories(files: Files, directory: Path) -> None:
     """
     Makes the directory and those above it, names durable: a file's own sync isn't enough.

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from sandglass.adapters.nats import CALL_S, Connection, Found, Stored, Tail
+from sandglass.adapters.nats import CALL_S, Connection, Stored
+from sandglass.adapters.tail import Found, Tail
 from sandglass.core import limits
 from sandglass.errors import (
     CorruptError,

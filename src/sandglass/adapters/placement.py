@@ -15,7 +15,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sandglass.adapters.nats import Connection, Found, Tail
+from sandglass.adapters.nats import Connection
+from sandglass.adapters.tail import Found, Tail
 from sandglass.errors import SandglassError
 from sandglass.ports import Entry
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from sandglass.adapters.files import Files, translate, write_all
+from sandglass.adapters.files import Files, replace_file, translate
 from sandglass.errors import CorruptError, PreconditionError
 
 SUPERBLOCK_VERSION: Final = 2
@@ -63,17 +63,8 @@ def save_superblock(path: Path, superblock: Superblock, *, files: Files | None =
     assert len(superblock.cluster_id) == ID_BYTES
     files = files or Files()
     data = encode_superblock(superblock, version=SUPERBLOCK_VERSION)
-    draft = path.with_name(path.name + ".new")
     try:
-        files.remove(draft)
-        fd = files.open(draft, is_new=True)
-        try:
-            write_all(files, fd, [data], 0)
-            files.sync(fd)
-        finally:
-            files.close(fd)
-        files.rename(draft, path)
-        files.sync_directory(path.parent)
+        replace_file(files, path, data)
     except OSError as exc:
         raise translate(exc, path) from exc
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from sandglass.adapters import nats
-from sandglass.adapters.nats import Connection, Found, Tail
+from sandglass.adapters.nats import Connection
+from sandglass.adapters.tail import Found, Tail
 
 DEADLINE_S = 60.0
 
@@ -70,7 +70,7 @@ class Engines:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nats, "AGAIN_S", 0.01)
+    monkeypatch.setattr("sandglass.adapters.tail.AGAIN_S", 0.01)
 
 
 async def opened(engines: Engines, found: list[int]) -> Tail:
@@ -157,8 +157,8 @@ async def test_what_was_left_out_is_read_by_another_consumer(sign: str) -> None:
 async def test_what_much_comes_through_moves_to_the_engine_of_its_node_if_it_can(
     places: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nats, "MOVE_BYTES", 2)
-    monkeypatch.setattr(nats, "MOVE_COUNT", 4)
+    monkeypatch.setattr("sandglass.adapters.tail.MOVE_BYTES", 2)
+    monkeypatch.setattr("sandglass.adapters.tail.MOVE_COUNT", 4)
     count = len(places) if len(places) > 1 else 1 + 4
     engines, found = Engines(places), list[int]()
     tail = await opened(engines, found)
@@ -181,7 +181,7 @@ async def test_a_consumer_that_has_something_to_tell_and_does_not_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was made on an engine that had just gone. One that has nothing to tell is left be."""
-    monkeypatch.setattr(nats, "FIRST_S", 0.01)
+    monkeypatch.setattr("sandglass.adapters.tail.FIRST_S", 0.01)
     engines, found = Engines(["a"], pending=3), list[int]()
     tail = await opened(engines, found)
     await until(lambda: len(engines.made) == 3)
