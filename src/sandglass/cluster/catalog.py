@@ -509,7 +509,12 @@ class ClusterCatalog:
             self._on_topic(name, placed)
         elif key.startswith(SWITCHES):
             name = key.removeprefix(SWITCHES).replace("=2E", ".")
-            self._on_switch(name, None if entry is None else Switch.decode(entry.value))
+            try:
+                switch = None if entry is None else Switch.decode(entry.value)
+            except PreconditionError as error:
+                self.unreadable[name] = error.message
+                return
+            self._on_switch(name, switch)
         elif key.startswith(DRAINED):
             self._on_drained(key.removeprefix(DRAINED).replace("=2E", "."), entry is not None)
         elif key.startswith(GROUPS):

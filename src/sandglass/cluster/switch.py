@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from sandglass.cluster.members import key_part
-from sandglass.cluster.placed import Placed
+from sandglass.cluster.placed import Placed, check_version
 from sandglass.core.topic import Topic
 
 SWITCHES: Final = "switch."
@@ -51,9 +51,14 @@ class Switch:
 
     @classmethod
     def decode(cls, value: bytes) -> "Switch":
-        """Reads an entry's value."""
+        """
+        Reads an entry's value.
+
+        Raises:
+            PreconditionError: a newer program wrote it.
+        """
         fields = json.loads(value)
-        assert fields["version"] == SWITCH_VERSION, "a switch of another version"
+        check_version("its switch", fields["version"], SWITCH_VERSION)
         source, target = (
             Placed.decode(json.dumps(fields[each]).encode()) for each in ("source", "target")
         )

@@ -122,11 +122,11 @@ class Switching:
                     await self._news.wait()
 
     def _names(self) -> list[str]:
-        switches = (
-            Switch.decode(entry.value).source.topic.name
-            for key, entry in [*self._placement.entries.items()]
-            if key.startswith(SWITCHES)
-        )
+        switches: list[str] = []
+        for key, entry in [*self._placement.entries.items()]:
+            if key.startswith(SWITCHES):
+                with suppress(PreconditionError):  # a newer program's is not ours to carry out
+                    switches.append(Switch.decode(entry.value).source.topic.name)
         moving = (each.name for each in self._own.machine.topics.values() if each.is_moving)
         return [*dict.fromkeys((*switches, *moving))]
 

@@ -236,6 +236,7 @@ class Scene:
                 await self.lead()
                 while await self.switching.go_on("t"):
                     pass
+                await asyncio.sleep(0)  # so that the deadline is seen where nothing is done
         for loop in self.loops.values():
             loop.life = Life()
         await self.lead()

@@ -4,12 +4,13 @@ the durable steps: it comes to its end nevertheless, or to nothing; clients noti
 """
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 
 import pytest
 
 from sandglass.cluster.placed import topic_key
-from sandglass.cluster.switch import switch_key
+from sandglass.cluster.switch import SWITCH_VERSION, switch_key
 from sandglass.core.record import Ending
 from sandglass.core.topic import Topic
 from sandglass.errors import ConflictError, NotLeaderError, SandglassError
@@ -237,6 +238,19 @@ async def test_who_produces_and_consumes_all_the_while_loses_nothing(way: Way) -
         assert not given & seen.acked
         seen.sent += taken
         await check(scene, seen)
+
+
+async def test_a_switch_that_a_newer_version_wrote_is_left_as_it_is() -> None:
+    async with moving_scene() as scene:
+        seen = await OUT.begin(scene)
+        key = switch_key("t")
+        newer = {**json.loads(scene.bucket.entries[key].value), "version": SWITCH_VERSION + 1}
+        await scene.bucket.set(key, json.dumps(newer).encode())
+
+        assert [] == scene.switching._names()
+        assert "start the newer version" in scene.catalog.unreadable["t"]
+        assert key in scene.bucket.entries
+        assert sorted(seen.sent) == sorted(await scene.read())
 
 
 async def test_nobody_is_served_from_a_log_that_is_sealed_or_being_filled() -> None:
