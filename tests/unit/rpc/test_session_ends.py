@@ -7,6 +7,7 @@ import grpc.aio
 import pytest
 
 from sandglass.broker.subscription import Session
+from sandglass.rpc.relaying.relay import Relay
 from sandglass.rpc.relaying.relays import Relays
 from sandglass.rpc.session import SessionStream
 from sandglass.wire.v1 import broker_pb2 as pb
@@ -85,3 +86,41 @@ async def test_who_cancels_a_stream_that_ends_is_left_all_the_same(passes: int) 
         assert relays.session is not None
         assert not relays.session.is_attached
         await shell.until(lambda: relays.told_count == 1)
+
+
+class SlowRelay:
+    """Its other nodes don't greet; it hears that its stream is over."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.left: list[object] = []
+
+    def is_of(self, _: Session) -> bool:
+        return True
+
+    async def attach(self, *_: object) -> None:
+        self.began.set()
+        await asyncio.Event().wait()
+
+    async def detach(self, stream: object) -> None:
+        self.left.append(stream)
+
+
+class Caller:
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+
+async def test_a_stream_that_is_cancelled_while_it_resumes_is_left_at_other_nodes() -> None:
+    async with running(Shell()) as shell:
+        session, _ = shell.broker.consumers.open_session("", "c")
+        relays, relay, stream = Relays(shell.broker, cast(Any, None)), SlowRelay(), object()
+        relays._relays[session.id] = cast(Relay, relay)
+
+        joining = relays.joined(session, cast(Any, stream), cast(Any, Caller()))
+        task = asyncio.create_task(joining)
+        await relay.began.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+        await shell.until(lambda: relay.left == [stream])
