@@ -123,8 +123,7 @@ def _free(partition: Partition, letters: Sequence[Slice]) -> list[Slice]:
     """Those that no record on its way takes."""
     going = [
         each
-        for landing in partition.in_flight
-        for operation in landing.record.operations
+        for operation in partition.in_flight.operations()
         if isinstance(operation, Purge)
         for each in operation.ranges
     ]

@@ -9,8 +9,9 @@ from itertools import islice
 
 from sandglass.core import keys, limits
 from sandglass.core.group import Group
+from sandglass.core.record import Attach, CreateGroup, Detach
 from sandglass.core.returning import returning_to
-from sandglass.core.view import View
+from sandglass.core.view import Changes, Overlay, View
 
 
 @dataclass(slots=True)
@@ -76,16 +77,45 @@ class GroupTable:
         rows = view.range(prefix, keys.after_prefix(prefix))
         return [keys.group_of(key) for key, _ in islice(rows, count_max)]
 
-    def add(self, group: Group) -> None:
-        """A group that was just made."""
+    # --- as records say -----------------------------------------------------------------------
+
+    def apply_create(self, operation: CreateGroup, cut: int, changes: Changes) -> None:
+        """A group begins, above what is cut."""
+        group = Group.create(self.partition, operation)
+        group.done.raise_floor(cut)
+        group.cursor = group.done.floor
         self.loaded[group.number] = group
         self._numbers[group.channel, group.name] = group.number
         self.creating.discard((group.channel, group.name))
+        key = keys.group_name_key(self.partition, group.channel, group.name)
+        changes.rows[key] = group.number.to_bytes(4, "big")
+        group.write(changes)
 
-    def remove(self, group: Group) -> None:
-        """A group that is gone from the view."""
-        del self.loaded[group.number]
+    def apply_drop(self, number: int, scratch: Overlay) -> None:
+        """A group ends, and all that it has in the view."""
+        group = self.at(number, scratch)
+        group.cut_state(scratch)
+        sessions = keys.group_prefix(b"s", self.partition, number)
+        scratch.cut(sessions, keys.after_prefix(sessions))
+        for key in (
+            keys.group_prefix(b"h", self.partition, number),
+            keys.group_name_key(self.partition, group.channel, group.name),
+        ):
+            scratch.changes.rows[key] = None
+        del self.loaded[number]
         self._numbers.pop((group.channel, group.name), None)
+
+    def apply_attach(self, operation: Attach, scratch: Overlay) -> None:
+        """A session reads a group from here on."""
+        self.at(operation.group, scratch)
+        key = keys.session_key(self.partition, operation.group, operation.session)
+        scratch.changes.rows[key] = operation.owner.encode()
+
+    def apply_detach(self, operation: Detach, changes: Changes) -> None:
+        """Sessions read a group no longer, which may be gone meanwhile."""
+        for session in operation.sessions:
+            key = keys.session_key(self.partition, operation.group, session)
+            changes.rows[key] = None
 
     def _number(self, channel: str, name: str, view: View) -> int:
         number = self._numbers.get((channel, name))

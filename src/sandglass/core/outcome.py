@@ -429,18 +429,17 @@ def coming(partition: Partition, group: Group) -> list[tuple[int, int]]:
     outcomes, dead letters that go from under a reader of them, a move of the whole group.
     """
     parts: list[tuple[int, int]] = []
-    for landing in partition.in_flight:
-        for operation in landing.record.operations:
-            match operation:
-                case Settle() | Move() if operation.group == group.number:
-                    ranges = (*operation.main, *operation.retry)
-                    parts += [(low, high) for low, high, _ in ranges]
-                case SeekGroup() if operation.group == group.number:
-                    return [(0, MAX)]
-                case Purge() if group.channel == DEAD_LETTER_CHANNEL:
-                    parts += [(low, high) for low, high, _ in operation.ranges]
-                case _:
-                    pass
+    for operation in partition.in_flight.operations():
+        match operation:
+            case Settle() | Move() if operation.group == group.number:
+                ranges = (*operation.main, *operation.retry)
+                parts += [(low, high) for low, high, _ in ranges]
+            case SeekGroup() if operation.group == group.number:
+                return [(0, MAX)]
+            case Purge() if group.channel == DEAD_LETTER_CHANNEL:
+                parts += [(low, high) for low, high, _ in operation.ranges]
+            case _:
+                pass
     disjoint: list[tuple[int, int]] = []
     for low, high in sorted(parts):
         if disjoint and low <= disjoint[-1][1]:

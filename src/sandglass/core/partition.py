@@ -24,7 +24,6 @@ Invariants: `closed` and indexes never go back; every offset of an append is abo
 it is applied; operations in flight are applied in the order of their admission.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
@@ -36,6 +35,7 @@ from sandglass.core.deadlines import Deadlines
 from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
 from sandglass.core.group import Group
 from sandglass.core.group_table import GroupTable
+from sandglass.core.in_flight import InFlight
 from sandglass.core.lease import Consumer
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Batch, Placed, Removed, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
@@ -78,19 +78,6 @@ _META = Struct(">Q14sQQQI14sI14s")
 
 
 @dataclass(slots=True)
-class InFlight:
-    """A record that is admitted and not yet applied, and what it holds back until then."""
-
-    record: Record
-    lowest: int | None
-    moves: list[tuple[Group, int]]
-    ended: list[Group]
-    held: Sequence[Group]
-    removed: Removed | None
-    """Told, when it is applied, what a delete has done."""
-
-
-@dataclass(slots=True)
 class Partition:
     """One partition, on a leader or a replica. See the head of this file."""
 
@@ -122,7 +109,7 @@ class Partition:
     next_token: int = 0
     groups: GroupTable = field(init=False)
     channels: Channels = field(init=False)
-    in_flight: deque[InFlight] = field(default_factory=deque[InFlight])
+    in_flight: InFlight = field(default_factory=InFlight)
     deadlines: Deadlines = field(default_factory=Deadlines)
     reading: list[Group] = field(default_factory=list[Group])
     """Groups that have consumers."""
@@ -222,8 +209,7 @@ class Partition:
         """
         written = (
             operation.channel
-            for landing in self.in_flight
-            for operation in landing.record.operations
+            for operation in self.in_flight.operations()
             if isinstance(operation, Append | Put)
         )
         if not self.channels.has_room(channel, written, view):
@@ -312,21 +298,8 @@ class Partition:
             removed: told what a delete has done.
         """
         record = Record(self.number, self.head(moment), operations)
-        moves = [
-            (self.groups.loaded[operation.group], operation.until_ms)
-            for operation in operations
-            if isinstance(operation, Move | Redrive)
-        ]
-        ended = [
-            self.groups.loaded[operation.group]
-            for operation in operations
-            if isinstance(operation, Move | Settle)
-        ]
-        for group in ended:
-            group.ending_count += 1
-        for group in held:
-            group.held_count += 1
-        self.in_flight.append(InFlight(record, lowest, moves, ended, held, removed))
+        groups = self.groups.loaded
+        self.in_flight.add(record, groups, lowest=lowest, held=held, removed=removed)
         return record
 
     # --- the one door -------------------------------------------------------------------------
@@ -349,10 +322,7 @@ class Partition:
         for operation in record.operations:
             self._apply(operation, scratch)
         self._write(scratch.changes)
-        if self.in_flight:
-            landing = self.in_flight.popleft()
-            assert landing.record is record, "records are applied in the order of admission"
-            self._landed(landing)
+        self.in_flight.land(record)
         return scratch.changes
 
     def _apply(self, operation: Operation, scratch: Overlay) -> None:
@@ -370,20 +340,18 @@ class Partition:
                 group = self.groups.at(operation.group, scratch)
                 group.apply_move(operation, self.cut, scratch)
             case CreateGroup():
-                self._apply_create_group(operation, scratch.changes)
+                self.groups.apply_create(operation, self.cut, scratch.changes)
+                self.next_group = operation.group + 1
+                self.assigned_group = max(self.assigned_group, self.next_group)
             case SeekGroup():
                 group = self.groups.at(operation.group, scratch)
                 group.apply_seek(operation.start, self.cut, scratch)
             case DropGroup():
-                self._apply_drop_group(operation.group, scratch)
+                self.groups.apply_drop(operation.group, scratch)
             case Attach():
-                self.groups.at(operation.group, scratch)
-                key = keys.session_key(self.number, operation.group, operation.session)
-                scratch.changes.rows[key] = operation.owner.encode()
-            case Detach():  # its group may be gone meanwhile
-                for session in operation.sessions:
-                    key = keys.session_key(self.number, operation.group, session)
-                    scratch.changes.rows[key] = None
+                self.groups.apply_attach(operation, scratch)
+            case Detach():
+                self.groups.apply_detach(operation, scratch.changes)
             case Redrive():
                 self._apply_append(operation.append, scratch.changes)
                 group = self.groups.at(operation.group, scratch)
@@ -413,9 +381,7 @@ class Partition:
     def _apply_delete(self, delete: Delete, scratch: Overlay) -> None:
         self._take_indexes(delete)
         existed = entry.apply_delete(self.number, delete, scratch)
-        removed = self.in_flight[0].removed if self.in_flight else None
-        if removed is not None:
-            removed.first_revision, removed.existed = delete.first_index, existed
+        self.in_flight.tell_removed(delete.first_index, existed=existed)
 
     def _take_indexes(self, operation: Indexed) -> None:
         first_index = operation.first_index
@@ -432,29 +398,6 @@ class Partition:
                     group.is_ready = True
                 elif group.next_wall_ms is None or due_ms < group.next_wall_ms:
                     group.next_wall_ms = due_ms
-
-    def _apply_create_group(self, operation: CreateGroup, changes: Changes) -> None:
-        group = Group.create(self.number, operation)
-        group.done.raise_floor(self.cut)
-        group.cursor = group.done.floor
-        self.groups.add(group)
-        self.next_group = operation.group + 1
-        self.assigned_group = max(self.assigned_group, self.next_group)
-        key = keys.group_name_key(self.number, operation.channel, operation.name)
-        changes.rows[key] = operation.group.to_bytes(4, "big")
-        group.write(changes)
-
-    def _apply_drop_group(self, number: int, scratch: Overlay) -> None:
-        group = self.groups.at(number, scratch)
-        group.cut_state(scratch)
-        sessions = keys.group_prefix(b"s", self.number, number)
-        scratch.cut(sessions, keys.after_prefix(sessions))
-        for key in (
-            keys.group_prefix(b"h", self.number, number),
-            keys.group_name_key(self.number, group.channel, group.name),
-        ):
-            scratch.changes.rows[key] = None
-        self.groups.remove(group)
 
     def _apply_cut(self, below: int, scratch: Overlay) -> None:
         for group in self.groups.of(None, scratch):
@@ -482,17 +425,6 @@ class Partition:
             self.next_group,
             self.promised.to_bytes(OFFSET_BYTES, "big"),
         )
-
-    def _landed(self, landed: InFlight) -> None:
-        """A record of this leader is applied: what it held back goes on."""
-        for group, until_ms in landed.moves:
-            group.moving_ms.remove(until_ms)
-            group.wake_at_steady(until_ms)
-        for group in landed.ended:
-            group.ended()
-        for group in landed.held:
-            group.held_count -= 1
-            group.is_ready = True
 
     # --- groups -------------------------------------------------------------------------------
 
@@ -531,11 +463,7 @@ class Partition:
 
     def read_bound(self) -> int:
         """The highest offset that may be read now, promises aside."""
-        bound = self.now_ms << INDEX_BITS | self.last_index
-        for landing in self.in_flight:
-            if landing.lowest is not None and landing.lowest <= bound:
-                bound = landing.lowest - 1
-        return bound
+        return self.in_flight.bound(self.now_ms << INDEX_BITS | self.last_index)
 
     def readable(self, promised: int) -> int:
         """The highest offset that may be read now; `promised` is the node's, durable."""

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
+from sandglass.core.in_flight import Landing
 from sandglass.core.offset import INDEX_BITS, INDEX_MAX
-from sandglass.core.partition import InFlight, Partition
+from sandglass.core.partition import Partition
 from sandglass.core.record import (
     Append,
     CreateGroup,
@@ -33,10 +34,10 @@ def retract(partition: Partition, records: Iterable[Record]) -> dict[int, Record
         What replaces later records in flight, by the `id` of each.
     """
     refused = {id(record) for record in records}
-    kept: deque[InFlight] = deque()
+    kept: deque[Landing] = deque()
     moved: dict[int, Record] = {}
     count = 0
-    for landing in partition.in_flight:
+    for landing in partition.in_flight.landings:
         before = landing.record
         if id(before) in refused:
             refused.remove(id(before))
@@ -53,7 +54,7 @@ def retract(partition: Partition, records: Iterable[Record]) -> dict[int, Record
             landing.record = moved[id(before)] = replace(before, operations=operations)
             landing.lowest = _lowest(operations)
     assert not refused, "what is taken back is in flight"
-    partition.in_flight = kept
+    partition.in_flight.landings = kept
     partition.assigned_index -= count
     return moved
 

@@ -31,8 +31,7 @@ def _read_bound_of_applied(self: Partition) -> int:
 
 def _read_bound_of_assigned(self: Partition) -> int:
     bound = self.now_ms << INDEX_BITS | self.assigned_index
-    lowest = (each.lowest for each in self.in_flight if each.lowest is not None)
-    return min(bound, min(lowest, default=bound + 1) - 1)
+    return self.in_flight.bound(bound)
 
 
 def lead_unpromised(

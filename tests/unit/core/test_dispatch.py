@@ -383,7 +383,7 @@ def test_million_pending_messages_cost_a_turn_no_more_than_what_it_hands_out() -
         assert view.read_count - before <= 10
         assert (0, 0) == (len(group.leases), len(group.order))
         assert (0, 0) == (len(group.done.lows), len(group.retry_parts))
-        assert 0 == len(partition.in_flight)
+        assert 0 == len(partition.in_flight.landings)
     assert 1000 == group.acked_count
 
 
