@@ -5,6 +5,7 @@ After a pause of the process (a stop, a suspended machine), what came in is to b
 anything expires: the pause, from the last sign of life before it, is added to every lease.
 """
 
+import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,21 @@ class LeaderClock:
     """Steady time at the last sign of life."""
     planned_ms: int = 0
     """When there will be the next."""
+
+    async def wait_out(self, promised_ms: int) -> int:
+        """
+        Waits until the clock has passed the promise of the leader before; one that stands
+        further behind was stepped back.
+
+        Returns:
+            What it shows then.
+        """
+        while True:
+            wall_ms = self.clock.wall_ms()
+            left_ms = promised_ms - wall_ms
+            if not 0 < left_ms <= limits.PROMISE_MS:
+                return wall_ms
+            await asyncio.sleep(left_ms / 1000)
 
     def start(self, *, wall_ms: int, steady_ms: int, reached_ms: int) -> None:
         """A leader begins, where the records end."""

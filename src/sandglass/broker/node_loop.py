@@ -24,7 +24,8 @@ Rules that this file keeps for the core:
 6. A partition of which a rule is broken stops alone, for good: `sandglass.broker.quarantine`.
    One whose rows in the view cannot be read stops alone, too, until the next start.
 
-What it leaves to others: who consumes (`sandglass.broker.subscription`), names and checks
+What it leaves to others: what waits for a turn (`sandglass.broker.turn_queue`), when it begins
+(`sandglass.broker.pace`), who consumes (`sandglass.broker.subscription`), names and checks
 (`sandglass.broker.broker`).
 """
 
@@ -32,19 +33,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 from sandglass.broker.agenda import Agenda
 from sandglass.broker.applier import Applier
-from sandglass.broker.inbox import Done, Inbox, Waiting, resolve
-from sandglass.broker.intake import Intake, Run, Told
+from sandglass.broker.inbox import Done, Waiting, resolve
+from sandglass.broker.intake import Told
 from sandglass.broker.leader_clock import LeaderClock
 from sandglass.broker.log_writer import LogWriter
-from sandglass.broker.promises import PROMISE_AHEAD_MS, Promises
+from sandglass.broker.pace import HOUSEKEEPING_MS, Pace
+from sandglass.broker.promises import Promises
+from sandglass.broker.turn_queue import TurnQueue
 from sandglass.core import codec, limits, outcome
 from sandglass.core.dispatch import Delivery, Moment
 from sandglass.core.machine import Machine
-from sandglass.core.message import Batch, Placed
+from sandglass.core.message import Batch
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
 from sandglass.core.record import Record
@@ -62,32 +64,12 @@ from sandglass.telemetry import Counts
 
 logger = logging.getLogger(__name__)
 
-STALL_RETRY_MS = 5
-
-LIFE_SIGN_MS = 250
-"""While there are leases the loop looks at the clock so often, to know how long a pause was."""
-
-HOUSEKEEPING_MS = 1000
-
 DISPATCH_NS = 3_000_000
 """So long partitions have their turns, one after the other, before others have the loop."""
-
-DELIVERY_PASS_COUNT = 3
-"""Passes of the event loop after a turn that handed something out. A request takes several to
-come in and be answered: with one a turn, each would cost it a whole turn of a burst."""
 
 ANSWER_PASS_COUNT = 2
 """Passes until answers are written: one wakes the writer of a session, which lets it end so
 that all of its answers share a frame, and writes in the next."""
-
-GATHER_PASS_COUNT = 8
-GATHER_QUIET_COUNT = 2
-"""Passes of the event loop that wait for more requests to share a turn, at most; and those that
-bring none before it begins. A sync takes as long as a few requests take to come in: without the
-wait each sync would serve those few."""
-
-GATHER_BYTES_MAX = 16 * 1024
-"""More is worth a turn of its own, which is synced while the one before is applied."""
 
 
 @dataclass(slots=True)
@@ -129,8 +111,6 @@ class NodeLoop:
     clocks: LeaderClock = field(init=False)
     stats: Counts = field(default_factory=Counts)
     failure: SandglassError | None = None
-    queued_bytes: int = 0
-    """In the intake or admitted, and not yet applied."""
     stopped: dict[int, str] = field(default_factory=dict[int, str])
     """Partitions whose rules were broken, or whose rows cannot be read, and how: they stand
     still, the others go on."""
@@ -140,20 +120,11 @@ class NodeLoop:
 
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
-    _intake: Intake = field(default_factory=Intake)
-    _inbox: Inbox = field(init=False)
     _writer: LogWriter = field(init=False)
+    _queue: TurnQueue = field(init=False)
     _applier: Applier = field(init=False)
-    _landing: list[Waiting] = field(default_factory=list[Waiting])
-    """Durable, and not yet in the view: if it fails, they are told so."""
+    _pace: Pace = field(init=False)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
-    _housekeeping_ms: int = 0
-    _housekept: int = -1
-    """The position that was applied when it was."""
-    _has_delivered: bool = False
-    """The last turn handed something out."""
-    _told_count: int = 0
-    """Requests of the intake that the last landing has answered."""
     _is_leading: bool = False
     """Its epoch is durable."""
     _is_stopping: bool = False
@@ -161,9 +132,14 @@ class NodeLoop:
 
     def __post_init__(self) -> None:
         self._writer = LogWriter(self.log, self.stats, self.stopwatch_ns, self._kick.set)
-        self._inbox = self._writer.inbox
+        self._queue = TurnQueue(self._writer)
         self._applier = Applier(self.store, self.slicer, self.stats, self._agenda)
         self._applier.on_stopped = self._tell_stopped
+
+    @property
+    def queued_bytes(self) -> int:
+        """What has come in and is not yet applied."""
+        return self._queue.size_bytes
 
     @property
     def is_stalled(self) -> bool:
@@ -245,13 +221,23 @@ class NodeLoop:
 
     async def _start_clocks(self) -> None:
         reached_ms, steady_ms = self.machine.clocks(self.view)
-        wall_ms = await self._wait_out_promise()
-        self.clocks = LeaderClock(self.clock, self.stats, self.chance)
-        self.clocks.start(wall_ms=wall_ms, steady_ms=steady_ms, reached_ms=reached_ms)
+        clocks = LeaderClock(self.clock, self.stats, self.chance)
+        wall_ms = await clocks.wait_out(self.machine.promised_ms)
+        clocks.start(wall_ms=wall_ms, steady_ms=steady_ms, reached_ms=reached_ms)
+        self.clocks = clocks
 
     def _begin(self) -> None:
         # What the leader before promised counts as reached: a clock below it stands back.
         self.clocks.reached_ms = max(self.clocks.reached_ms, self.machine.closing_ms)
+        self._pace = Pace(
+            self._queue,
+            self._applier,
+            self._agenda,
+            self._promises,
+            self.clocks,
+            self._kick,
+            self.rest_ms,
+        )
         self._task = asyncio.create_task(self._run(), name="sandglass-loop")
 
     def abandon(self, error: SandglassError) -> None:
@@ -261,7 +247,7 @@ class NodeLoop:
         self._writer.close(wait=False)
         if self.failure is None:
             self.failure = error
-        self._refuse_all(error)
+        self._queue.refuse_all(error)
 
     async def stop(self) -> None:
         """Finishes what is queued, closes the offsets exactly, and ends the loop."""
@@ -275,16 +261,7 @@ class NodeLoop:
         self._writer.close()
         if self.failure is None:
             self.failure = UnavailableError("the node has stopped")
-            self._refuse_all(self.failure)
-
-    async def _wait_out_promise(self) -> int:
-        """Until the clock has passed the promise; a clock further behind was stepped back."""
-        while True:
-            wall_ms = self.clock.wall_ms()
-            left_ms = self.machine.promised_ms - wall_ms
-            if not 0 < left_ms <= limits.PROMISE_MS:
-                return wall_ms
-            await asyncio.sleep(left_ms / 1000)
+            self._queue.refuse_all(self.failure)
 
     # --- what the broker uses -----------------------------------------------------------------
 
@@ -340,9 +317,10 @@ class NodeLoop:
             raise BusyError(
                 "the view is behind with its writing", retry_after_ms=limits.BUSY_RETRY_MS
             )
-        if self.queued_bytes + size_bytes > limits.IN_FLIGHT_BYTES_MAX:
+        queued_bytes = self._queue.size_bytes
+        if queued_bytes + size_bytes > limits.IN_FLIGHT_BYTES_MAX:
             raise BusyError(
-                f"{self.queued_bytes} bytes are waiting to be written; the limit is"
+                f"{queued_bytes} bytes are waiting to be written; the limit is"
                 f" {limits.IN_FLIGHT_BYTES_MAX}",
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
@@ -368,15 +346,18 @@ class NodeLoop:
             if done is not None:
                 done(self.failure)
             return
-        self.queued_bytes += size_bytes
-        is_append = size_bytes > 0 and not may_use_reserve
-        self._inbox.add(Waiting(record, done, size_bytes, is_append, answer_count))
+        self._queue.add(
+            record,
+            done,
+            size_bytes,
+            may_use_reserve=may_use_reserve,
+            answer_count=answer_count,
+        )
         self._want_turn()
 
     def produce(self, number: int, channel: str, batch: Batch, told: Told) -> None:
         """Takes in a batch that there is room for; the next turn admits it."""
-        self.queued_bytes += batch.size_bytes
-        self._intake.put(number, channel, batch, told)
+        self._queue.put(number, channel, batch, told)
         self._want_turn()
 
     def commit(self, record: Record, landed: Done | None = None) -> Awaitable[None]:
@@ -424,7 +405,7 @@ class NodeLoop:
     async def _run(self) -> None:
         try:
             while not (self._is_stopping and self._is_idle()):
-                await self._sleep()
+                await self._pace.wait(is_stopping=self._is_stopping)
                 await self._turn()
             await self._finish()
         except asyncio.CancelledError:
@@ -434,54 +415,14 @@ class NodeLoop:
 
     def _want_turn(self) -> None:
         # While nothing can be appended, whatever changes that brings a turn.
-        if self._writer.room_bytes(self._intake.size_bytes):
+        if self._queue.room_bytes():
             self._kick.set()
-
-    def _has_queued(self) -> bool:
-        return bool(self._inbox or self._intake.request_count)
 
     def _is_idle(self) -> bool:
         """All is done that a stop waits for; what a stalled view lacks is in the log."""
         if self._writer.is_syncing or (self.view.changes and not self.is_stalled):
             return False
-        return not self._has_queued() or bool(self._writer.again_ms)
-
-    async def _sleep(self) -> None:
-        delay_ms = self._delay_ms()
-        self.clocks.planned_ms = self.clocks.alive_ms + delay_ms
-        if not self._kick.is_set() and delay_ms > 0:
-            handle = asyncio.get_running_loop().call_later(delay_ms / 1000, self._kick.set)
-            await self._kick.wait()
-            handle.cancel()
-        else:
-            # Let what came in be read, and what goes out be written.
-            for _ in range(DELIVERY_PASS_COUNT if self._has_delivered else 1):
-                await asyncio.sleep(0)
-        if not self._writer.is_syncing and self._lacks_requests():
-            await self._gather()
-        self._kick.clear()
-
-    def _lacks_requests(self) -> bool:
-        """
-        Some requests wait, and fewer than were answered last: those who got an answer may be
-        about to ask again. Nothing else waits with them.
-        """
-        intake = self._intake
-        return (
-            0 < intake.request_count < self._told_count
-            and intake.size_bytes < GATHER_BYTES_MAX
-            and not self._inbox
-        )
-
-    async def _gather(self) -> None:
-        """Passes of the event loop, for as long as they bring requests."""
-        quiet_count = 0
-        for _ in range(GATHER_PASS_COUNT):
-            before = self._intake.request_count
-            await asyncio.sleep(0)
-            quiet_count = quiet_count + 1 if self._intake.request_count == before else 0
-            if quiet_count == GATHER_QUIET_COUNT:
-                return
+        return not self._queue or bool(self._writer.again_ms)
 
     async def _turn(self) -> None:
         self.stats.turn_count += 1
@@ -492,8 +433,8 @@ class NodeLoop:
             await asyncio.sleep(0)
             moment = self.moment()
         if self._writer.is_synced:
-            self._landing = self._writer.take_synced()
-            if not self._lacks_requests():
+            self._queue.take_synced()
+            if not self._queue.lacks_requests():
                 self._append(moment)
             self._land()
             # The answers leave before more is handed out.
@@ -504,14 +445,13 @@ class NodeLoop:
         if self.is_stalled:
             self._write()
         self._dispatch(self.moment())
-        if moment.steady_ms >= self._housekeeping_ms:
-            self._housekeeping_ms = moment.steady_ms + HOUSEKEEPING_MS
+        if self._pace.is_house_due(moment):
             self._keep_house(moment)
 
     def _append(self, moment: Moment) -> None:
         """Hands what is queued to the log, with a promise where one is due."""
         writer = self._writer
-        room_bytes = writer.room_bytes(self._intake.size_bytes)
+        room_bytes = self._queue.room_bytes()
         if not room_bytes or moment.steady_ms < writer.again_ms:
             return
         self._admit(moment)
@@ -526,8 +466,7 @@ class NodeLoop:
 
     def _admit(self, moment: Moment) -> None:
         """Makes records of what was taken in."""
-        for run in self._intake.take():
-            self.queued_bytes -= run.size_bytes
+        for run in self._queue.take_runs():
             try:
                 record, placed = self.partition(run.partition).admit_append(
                     run.channel, run.batch(), moment, self.view
@@ -538,12 +477,12 @@ class NodeLoop:
                 self._applier.stop_partition(run.partition, error)
                 run.refuse(self._applier.stopped_error(run.partition))
             else:
-                done = partial(self._tell_run, run, placed)
-                self.submit(record, done, run.size_bytes, answer_count=run.request_count)
+                self._queue.add_run(run, record, placed)
+                self._want_turn()
 
     def _take_back(self, refused: list[Waiting]) -> None:
         """Undoes the admission of what the log has no room for, and says so."""
-        self._inbox.retract(
+        self._writer.inbox.retract(
             refused,
             {
                 number: self.machine.partition(number, self.view)
@@ -552,30 +491,15 @@ class NodeLoop:
             },
         )
         for waiting in refused:
-            self._tell(waiting, self._writer.no_room())
+            self._queue.tell(waiting, self._writer.no_room())
 
     def _land(self) -> None:
         """Applies what is durable, writes it, and answers."""
-        for waiting in self._landing:
+        for waiting in self._queue.landing:
             self._applier.apply(waiting.record)
         self._write()
-        self._told_count = 0
-        synced, self._landing = self._landing, []
-        for waiting in synced:
-            self._tell(waiting, self._applier.error_of(waiting.record.partition))
-
-    def _tell(self, waiting: Waiting, error: SandglassError | None) -> None:
-        """A record is applied, or won't be."""
-        self.queued_bytes -= waiting.size_bytes
-        if waiting.done is not None:
-            waiting.done(error)
-
-    def _tell_run(self, run: Run, placed: Placed, error: SandglassError | None) -> None:
-        self._told_count += run.request_count
-        if error is None:
-            run.tell(placed)
-        else:
-            run.refuse(error)
+        for waiting in self._queue.take_landed():
+            self._queue.tell(waiting, self._applier.error_of(waiting.record.partition))
 
     def _tell_stopped(self, number: int, error: SandglassError) -> None:
         self.on_stopped(number, error)
@@ -591,7 +515,7 @@ class NodeLoop:
         """Gives partitions their turn: at least one, and more while there is time."""
         agenda = self._agenda
         agenda.look(moment)
-        self._has_delivered = False
+        self._pace.has_delivered = False
         if not agenda.ready or self._is_stopping or not self.may_serve():
             return
         promised = self.promised(moment)
@@ -624,36 +548,10 @@ class NodeLoop:
         for record in records:
             self.submit(record)
         if deliveries:
-            self._has_delivered = True
+            self._pace.has_delivered = True
             self.on_deliveries(deliveries)
         self.on_dispatched(partition)
         self._agenda.plan(partition, moment)
-
-    def _delay_ms(self) -> int:
-        """How long there is nothing to do."""
-        writer = self._writer
-        if writer.is_synced or (self._is_stopping and not writer.is_syncing):
-            return 0
-        if (
-            self._has_queued()
-            and not writer.again_ms
-            and writer.room_bytes(self._intake.size_bytes)
-        ):
-            return 0
-        moment = self.moment()
-        if self.is_stalled:
-            return STALL_RETRY_MS
-        at_ms = self._awake_ms()
-        if writer.again_ms:
-            at_ms = min(at_ms, writer.again_ms)
-        if self._agenda.is_watching:
-            at_ms = min(at_ms, moment.steady_ms + LIFE_SIGN_MS)
-        wake_ms = self._agenda.wake_ms
-        if wake_ms is not None:
-            if self._promises.lacks(moment.wall_ms + wake_ms - moment.steady_ms):
-                wake_ms -= PROMISE_AHEAD_MS
-            at_ms = min(at_ms, wake_ms)
-        return max(0, at_ms - moment.steady_ms)
 
     # --- promises and clocks ------------------------------------------------------------------
 
@@ -663,20 +561,15 @@ class NodeLoop:
             exact = self._promises.void(moment)
             if exact is not None:
                 self.submit(exact, self._promises.voided)
-        elif self._promises.is_due(self._agenda, moment, is_busy=bool(self._inbox)):
-            self._inbox.add_promise(self._promises.make(moment))
+        elif self._promises.is_due(self._agenda, moment, is_busy=bool(self._writer.inbox)):
+            self._writer.inbox.add_promise(self._promises.make(moment))
 
     # --- housekeeping, end --------------------------------------------------------------------
-
-    def _awake_ms(self) -> int:
-        """When there is a turn, at the latest: to keep a house in which nothing happens."""
-        is_quiet = self._applier.applied == self._housekept and not self.is_full
-        return self._housekeeping_ms + (self.rest_ms - HOUSEKEEPING_MS if is_quiet else 0)
 
     def _keep_house(self, moment: Moment) -> None:
         self.housekeeping(moment)
         self.log.trim(self.store.flushed_position() + 1)
-        self._housekept = self._applier.applied
+        self._pace.house_kept(moment)
         self._writer.is_full = False  # the next batch tries the disk anew
         self._writer.settle()
 
@@ -700,16 +593,5 @@ class NodeLoop:
             f"the node has stopped: {error}", is_result_unknown=True
         )
         self.failure.__cause__ = error
-        self._refuse_all(self.failure)
+        self._queue.refuse_all(self.failure)
         self.on_failure(error)
-
-    def _refuse_all(self, error: SandglassError) -> None:
-        """Nothing that waits will be applied any more."""
-        inbox = self._inbox.take(len(self._inbox.waiting))
-        refused = [*self._landing, *self._writer.syncing, *inbox]
-        self._landing, self._writer.syncing = [], []
-        for waiting in refused:
-            self._tell(waiting, error)
-        for run in self._intake.take():
-            self.queued_bytes -= run.size_bytes
-            run.refuse(error)

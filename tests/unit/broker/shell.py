@@ -119,7 +119,7 @@ class Shell:
             turn_count = self.loop.stats.turn_count
             await self.until(
                 lambda: (
-                    not self.loop._has_queued()
+                    not self.loop._queue
                     and not self.loop._writer.is_syncing
                     and self.loop.stats.turn_count > turn_count + 2  # noqa: B023  # called at once
                 )

@@ -40,7 +40,7 @@ async def test_who_nacks_one_by_one_brings_no_more_than_credit_allows_while_a_sy
         for delivery in consumer.deliveries:
             _nack_each(shell, consumer, delivery)
         consumer.deliveries.clear()
-        return len(shell.loop._inbox.waiting)
+        return len(shell.loop._writer.inbox.waiting)
 
     waiting: list[int] = []
     for _ in range(200):

@@ -129,7 +129,7 @@ async def _answered_together(shell: Shell, count: int) -> None:
     """So many requests have their answers, all by one sync."""
     answers = [shell.produce_nowait(b"first") for _ in range(count)]
     await shell.until(lambda: all(answer.told for answer in answers))
-    assert shell.loop._told_count == count
+    assert shell.loop._queue.told_count == count
     await shell.quiet()
 
 

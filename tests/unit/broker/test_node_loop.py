@@ -417,7 +417,7 @@ async def test_a_disk_without_even_a_reserve_keeps_outcomes_waiting(shell: Shell
     ack = shell.settle(consumer, consumer.deliveries[0])
     for _ in range(50):
         await asyncio.sleep(0)
-    delay_ms, failures = shell.loop._delay_ms(), shell.failures[:]
+    delay_ms, failures = shell.loop._pace.delay_ms(), shell.failures[:]
     shell.log.is_full = False
     shell.clock.advance(1000)
     await shell.until(lambda: ack.told)

@@ -271,7 +271,7 @@ async def test_how_long_an_entry_took_is_measured(shell: Shell, log: PipedLog) -
 
 
 async def test_a_house_in_which_nothing_happens_is_left_alone(shell: Shell) -> None:
-    shell.loop.rest_ms = 30_000
+    shell.loop._pace.rest_ms = 30_000
     kept: list[int] = []
     shell.loop.housekeeping = lambda moment: kept.append(moment.steady_ms)
     await shell.produce(b"x")
@@ -281,7 +281,7 @@ async def test_a_house_in_which_nothing_happens_is_left_alone(shell: Shell) -> N
     kept.clear()
     shell.loop._kick.clear()
 
-    assert 29_000 <= shell.loop._delay_ms() <= 30_000
+    assert 29_000 <= shell.loop._pace.delay_ms() <= 30_000
 
     await shell.produce(b"y")  # and it is kept, as ever, while something does
-    assert shell.loop._delay_ms() <= 1000
+    assert shell.loop._pace.delay_ms() <= 1000
