@@ -10,13 +10,13 @@ The view in RocksDB: what the node reads, rebuilt from the log after a crash.
    damaged block; only its `status` tells the difference.
 4. An iterator keeps the database, and its lock, alive: those still open are closed before it.
 5. `rocksdict` raises nothing narrower than `Exception`, with RocksDB's status as its text;
-   `_translated` makes an error of ours of it.
+   `sandglass.adapters.rocksdb_errors` makes an error of ours of it.
 
-How RocksDB is set up, and why: docs/internals/view-storage.md.
+How RocksDB is set up: `sandglass.adapters.rocksdb_options`; the reasons for that are in
+docs/internals/view-storage.md.
 """
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,49 +25,20 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
-from rocksdict import (
-    BlockBasedOptions,
-    Cache,
-    DBCompressionType,
-    Options,
-    Rdict,
-    RdictIter,
-    ReadOptions,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import Cache, Rdict, RdictIter, ReadOptions, WriteBatch
 
 from sandglass.adapters.files import Files
-from sandglass.core.view import RESERVED_KEY, Changes, Row
-from sandglass.errors import (
-    BusyError,
-    CorruptError,
-    InternalError,
-    NoSpaceError,
-    PreconditionError,
-    SandglassError,
-    UnavailableError,
+from sandglass.adapters.rocksdb_errors import damaged, translated
+from sandglass.adapters.rocksdb_options import (
+    CACHE_BYTES,
+    FLUSH_BYTES,
+    LEVEL0_SLOWDOWN_COUNT,
+    WRITE_BUFFER_BYTES,
+    database_options,
+    write_options,
 )
-
-WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
-"""One memtable. At most MEMTABLE_COUNT_MAX of them: what this store holds unflushed."""
-
-MEMTABLE_COUNT_MAX: Final = 6
-"""One to write to, the others being flushed or in reserve. Small ones, and more of them: a row
-in random order costs half as much in a memtable of 16 MiB as in one of 32. From four on RocksDB
-slows writes down before it stops them, and with `no_slowdown` both are refusals."""
-
-FLUSH_BYTES: Final = 12 * 1024 * 1024
-"""So much in memory is worth a flush. RocksDB starts one by itself at WRITE_BUFFER_BYTES."""
-
-CACHE_BYTES: Final = 64 * 1024 * 1024
-OPEN_FILE_COUNT_MAX: Final = 512
-BLOB_BYTES_MIN: Final = 4096
-"""Values from here on live in blob files: compactions then move keys, not values."""
-
-LEVEL0_COMPACTION_COUNT: Final = 4
-LEVEL0_SLOWDOWN_COUNT: Final = 20
-LEVEL0_STOP_COUNT: Final = 36
+from sandglass.core.view import RESERVED_KEY, Changes, Row
+from sandglass.errors import BusyError, CorruptError, SandglassError, UnavailableError
 
 CUT_ROW_COUNT_MAX: Final = 32
 """A cut of up to so many rows deletes them one by one: range tombstones slow down seeks."""
@@ -76,19 +47,6 @@ MARK_COUNT: Final = 32
 """How finely positions are remembered for `flushed_position`: so many per `flush_bytes`."""
 
 ADVICE: Final = "stop the node and restore its data directory from a backup"
-
-STALL_RETRY_MS: Final = 5
-NO_SPACE_RETRY_MS: Final = 1000
-
-_WRITING: Final = re.compile(
-    r"While (?:appending|fsync|fdatasync|open a file for appending|open a file for random"
-    r" read/write|create dir|mkdir|renam|allocat|truncat|.*\bsync\b)|Read-only file system",
-    re.IGNORECASE,
-)
-"""What RocksDB did when a file could not be written: nothing that was written is damaged."""
-
-assert FLUSH_BYTES <= WRITE_BUFFER_BYTES
-assert LEVEL0_COMPACTION_COUNT < LEVEL0_SLOWDOWN_COUNT < LEVEL0_STOP_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +71,7 @@ class RocksStore:
         directory: made where missing; its parent must be there.
         is_new: nothing was ever kept here (the superblock says so). RocksDB opens an *empty*
             database where files are missing, so it must not be asked to when there was one.
-        write_buffer_bytes: size of a memtable; three of them at most.
+        write_buffer_bytes: size of a memtable; `MEMTABLE_COUNT_MAX` of them at most.
         flush_bytes: in memory, before `flushed_position` starts a flush.
         cache_bytes: for blocks that were read.
         files: for what isn't RocksDB's: the directory.
@@ -145,7 +103,7 @@ class RocksStore:
         self._flush_bytes = flush_bytes
         self._mark_bytes = flush_bytes // MARK_COUNT
         self._cache = Cache(cache_bytes)
-        self._write_options = _write_options()
+        self._write_options = write_options()
         self._ranges: WeakSet[Iterator[Row]] = WeakSet()
         self._frozen: WeakSet[RocksRows] = WeakSet()
         self._write_count = 0
@@ -166,7 +124,7 @@ class RocksStore:
         # Asked for a database that isn't there, RocksDB leaves files behind.
         if not is_new and not (self._directory / "CURRENT").exists():
             raise self._corrupt("there is no database")
-        options = _options(self._write_buffer_bytes, self._cache)
+        options = database_options(self._write_buffer_bytes, self._cache)
         options.create_if_missing(is_new)
         try:
             self._database = Rdict(str(self._directory), options)
@@ -480,41 +438,11 @@ class RocksStore:
 
     # --- errors -------------------------------------------------------------------------------
 
-    def _translated(self, exc: Exception) -> SandglassError:
-        """A status of RocksDB, which comes as text, as what the caller should do about it."""
-        text = " ".join(str(exc).split())
-        if "Write stall" in text:
-            return BusyError(
-                f"view {self._directory}: RocksDB is behind with its work",
-                retry_after_ms=STALL_RETRY_MS,
-            )
-        if "No space left on device" in text or "Disk quota exceeded" in text:
-            return NoSpaceError(
-                f"view {self._directory}: no space left", retry_after_ms=NO_SPACE_RETRY_MS
-            )
-        if "/LOCK: " in text:
-            return PreconditionError(
-                f"view {self._directory} is in use, by another process or in this one"
-            )
-        is_for_operator = "Permission denied" in text or "Too many open files" in text
-        if is_for_operator or isinstance(exc, OSError):
-            return PreconditionError(f"view {self._directory}: {text}")
-        if text.startswith("IO error") and _WRITING.search(text):
-            return UnavailableError(
-                f"view {self._directory} cannot be written: {text.rstrip('.')}. See to its disk"
-                " and start the node again: the log has what is missing"
-            )
-        if text.startswith(("Corruption", "IO error")):
-            # Of a blob RocksDB doesn't say in which file it is.
-            is_unnamed = "blob" in text.lower() and ".blob" not in text
-            return self._corrupt(f"{text} (in a .blob file)" if is_unnamed else text)
-        return InternalError(f"view {self._directory}: {text}")
+    def _translated(self, error: Exception) -> SandglassError:
+        return translated(error, self._directory, self._advice)
 
     def _corrupt(self, what: str) -> CorruptError:
-        return CorruptError(
-            f"view {self._directory} is damaged: {what.rstrip('.')}. What to do:"
-            f" {self._advice()}"
-        )
+        return damaged(what, self._directory, self._advice)
 
 
 class RocksRows:
@@ -561,45 +489,3 @@ def _around_reserved(first: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         return [(first, end)]
     parts = [(first, RESERVED_KEY), (RESERVED_KEY + b"\x00", end)]
     return [(low, high) for low, high in parts if low < high]
-
-
-def _write_options() -> WriteOptions:
-    options = WriteOptions()
-    # Its stub calls it a method; it is an attribute.
-    options.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue]
-    options.no_slowdown = True
-    return options
-
-
-def _options(write_buffer_bytes: int, cache: Cache) -> Options:
-    """How the database is set up; the reasons are in docs/internals/view-storage.md."""
-    blocks = BlockBasedOptions()
-    blocks.set_block_cache(cache)
-    blocks.set_block_size(16 * 1024)
-    blocks.set_cache_index_and_filter_blocks(True)
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
-
-    options = Options(raw_mode=True)
-    options.set_block_based_table_factory(blocks)
-    options.set_write_buffer_size(write_buffer_bytes)
-    options.set_max_write_buffer_number(MEMTABLE_COUNT_MAX)
-    options.set_target_file_size_base(32 * 1024 * 1024)
-    options.set_level_zero_file_num_compaction_trigger(LEVEL0_COMPACTION_COUNT)
-    options.set_level_zero_slowdown_writes_trigger(LEVEL0_SLOWDOWN_COUNT)
-    options.set_level_zero_stop_writes_trigger(LEVEL0_STOP_COUNT)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_enable_blob_files(True)
-    options.set_min_blob_size(BLOB_BYTES_MIN)
-    options.set_blob_compression_type(DBCompressionType.none())
-    options.set_enable_blob_gc(True)
-    options.set_blob_gc_age_cutoff(0.05)
-    options.set_blob_gc_force_threshold(0.5)
-    # Retry rows and cursors leave many deletions: a file full of them is compacted early.
-    options.add_compact_on_deletion_collector_factory(8192, 4096, 0.5)
-    options.set_max_open_files(OPEN_FILE_COUNT_MAX)
-    options.set_avoid_unnecessary_blocking_io(True)
-    options.set_keep_log_file_num(4)
-    options.set_max_log_file_size(4 * 1024 * 1024)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    return options

@@ -16,12 +16,13 @@ import pytest
 from rocksdict import Options, Rdict
 
 from sandglass.adapters import rocksdb
-from sandglass.adapters.rocksdb import BLOB_BYTES_MIN, CUT_ROW_COUNT_MAX, RocksStore
+from sandglass.adapters.rocksdb import CUT_ROW_COUNT_MAX, RocksStore
+from sandglass.adapters.rocksdb_errors import translated
+from sandglass.adapters.rocksdb_options import BLOB_BYTES_MIN
 from sandglass.core.view import RESERVED_KEY, Changes, Row
 from sandglass.errors import (
     BusyError,
     CorruptError,
-    InternalError,
     NoSpaceError,
     PreconditionError,
 )
@@ -141,7 +142,8 @@ def test_directory_in_use_by_another_process_is_refused(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
 
-    error = store._translated(Exception(found.stderr.strip().splitlines()[-1]))
+    status = found.stderr.strip().splitlines()[-1]
+    error = translated(Exception(status), directory, lambda: "")
 
     assert isinstance(error, PreconditionError)
 
@@ -281,37 +283,6 @@ def test_missing_blob_file_is_an_error(store: RocksStore, directory: Path) -> No
     with pytest.raises(CorruptError):
         store.get(b"a")
     store.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "retry_after_ms"),
-    [
-        ("Result incomplete: Write stall", BusyError, 5),
-        (
-            "IO error: No space left on device: While appending to file: /v/1.sst",
-            NoSpaceError,
-            1000,
-        ),
-        ("IO error: Disk quota exceeded: While appending to file", NoSpaceError, 1000),
-        (
-            "IO error: While lock file: /v/LOCK: Resource temporarily unavailable",
-            PreconditionError,
-            0,
-        ),
-        ("IO error: While open a file: /v/1.sst: Permission denied", PreconditionError, 0),
-        ("IO error: While open a file: /v/1.sst: Too many open files", PreconditionError, 0),
-        ("IO error: While pread: /v/1.sst: Input/output error", CorruptError, 0),
-        ("Corruption: block checksum mismatch", CorruptError, 0),
-        ("Invalid argument: end key comes before start key", InternalError, 0),
-    ],
-)
-def test_status_of_rocksdb_becomes_what_to_do(
-    store: RocksStore, text: str, kind: type[Exception], retry_after_ms: int
-) -> None:
-    error = store._translated(Exception(text))
-
-    assert type(error) is kind
-    assert error.retry_after_ms == retry_after_ms
 
 
 # --- cuts -------------------------------------------------------------------------------------
