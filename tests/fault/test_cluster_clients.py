@@ -242,3 +242,33 @@ async def test_a_topic_of_one_node_is_waited_for(
         assert follower.is_running
         consuming.cancel()
         await asyncio.gather(consuming, return_exceptions=True)
+
+
+async def test_a_node_that_is_stopped_is_left_by_those_that_relay_to_it(
+    cluster: ClusterProcesses,
+) -> None:
+    """It doesn't have to break their streams when its grace is over."""
+    here, *_, stopped = cluster.nodes
+    found: set[bytes] = set()
+
+    async def consume(client: AsyncClient) -> None:
+        async for message in client.consume("orders", group="g"):
+            found.add(message.value)
+            await message.ack()
+
+    async with AsyncClient(here.address, timeout=TIMEOUT) as client:
+        await client.create_topic("orders", partitions=3, replication_factor=3)
+        async with asyncio.timeout(DEADLINE_S):
+            consuming = asyncio.create_task(consume(client))
+            produced = await produce(client, "orders", range(30))
+            while found != produced:
+                await asyncio.sleep(0.05)
+            stopped.terminate()
+            assert await stopped.wait() == 0
+            produced |= await produce(client, "orders", range(30, 60))
+            while not produced <= found:
+                await asyncio.sleep(0.05)
+        consuming.cancel()
+        await asyncio.gather(consuming, return_exceptions=True)
+    assert len(produced) == 60
+    assert "a session's way to" not in here.stderr

@@ -121,7 +121,7 @@ class Producing:
             waiting.answered(refusal(waiting.request.request_id, error))
             return True
         upstream = self._links.upstream(home)
-        if not upstream.is_open:
+        if not upstream.is_open or upstream.draining_ms is not None:
             return False
         if upstream.is_full:
             error = BusyError(

@@ -15,6 +15,9 @@ marks them so that they are never relayed again. Rules
 4. When the client breaks off, so does this node, towards the others: all sessions wait for
    their grace. When it comes back, they are resumed before it is greeted, and it is told all
    leases that it holds, wherever they are.
+5. A node that is going down is left once it has answered all that it was sent, and nothing of
+   what it handed out is held any more; after `MOVE_MS_MAX` at the latest. What it leads still
+   is asked for again when it is back. Nothing new is sent to it but outcomes.
 
 Produces are `requests`, subscriptions `parted`, the ways to other nodes `upstream`.
 """
@@ -38,6 +41,9 @@ from sandglass.wire.v1 import broker_pb2 as pb
 TICK_S: Final = 0.05
 RESUME_S: Final = 1.5
 """How long a client that comes back waits for its sessions elsewhere."""
+
+MOVE_MS_MAX: Final = 2000
+"""A node that goes down has so long for its answers: less than it waits for us."""
 
 
 class Relay:
@@ -155,6 +161,9 @@ class Relay:
         for ended in frame.ended:
             self._subscribing.ended(ended)
         upstream.answered()
+        if frame.is_draining and upstream.draining_ms is None:
+            upstream.draining_ms = self._links.now_ms()
+            self._look_soon()
 
     def broken(self, upstream: Upstream) -> None:
         """See `Owner`."""
@@ -197,15 +206,32 @@ class Relay:
         now_ms = self._links.now_ms()
         self._producing.look(now_ms)
         self._subscribing.look(now_ms)
-        self._end_unused()
-        if self._producing.is_waiting or self._subscribing.is_waiting:
+        self._end_unused(now_ms)
+        is_waiting = self._producing.is_waiting or self._subscribing.is_waiting
+        ways = self._links.upstreams.values()
+        if is_waiting or any(each.draining_ms is not None for each in ways):
             self._look_soon()
 
-    def _end_unused(self) -> None:
-        """A node that can't be reached, and of which nothing is wanted, is let go."""
+    def _end_unused(self, now_ms: int) -> None:
+        """
+        A node that can't be reached, and of which nothing is wanted, is let go; so is one that
+        goes down.
+        """
         used = self._subscribing.used()
         for address, upstream in [*self._links.upstreams.items()]:
-            is_wanted = upstream in used or upstream.outcomes or upstream.produces
-            if not upstream.is_open and upstream.settled.is_set() and not is_wanted:
+            is_used = upstream in used
+            if upstream.draining_ms is not None:
+                is_over = self._is_left(upstream, now_ms - upstream.draining_ms)
+            else:
+                is_gone = not upstream.is_open and upstream.settled.is_set()
+                is_over = is_gone and not (is_used or upstream.outcomes or upstream.produces)
+            if is_over and is_used:
+                upstream.cut()
+            elif is_over:
                 del self._links.upstreams[address]
                 self._links.spawn(upstream.close())
+
+    def _is_left(self, upstream: Upstream, draining_ms: int) -> bool:
+        """Is there nothing more to wait for, or has it been too long?"""
+        is_awaited = upstream.is_owed or self._subscribing.is_held(upstream)
+        return not is_awaited or draining_ms >= MOVE_MS_MAX

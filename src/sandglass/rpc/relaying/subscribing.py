@@ -426,15 +426,6 @@ class Subscribing:
         else:
             self.part_ended(parted, part, error)
 
-    def broken(self, upstream: Upstream) -> None:
-        """The way to a node broke: nothing comes of extensions, outcomes wait."""
-        error = UnavailableError(f"the way to node {upstream.address} broke")
-        extends, upstream.extends = upstream.extends, {}
-        for request_id, token in extends.items():
-            self._links.answer(
-                pb.ExtendReply(request_id=request_id, token=token, error=status.to_wire(error))
-            )
-
     def moved(self, number: int, home: str) -> None:
         """Somebody else leads a partition."""
         subscriptions = [*self._subscriptions.values()]
@@ -459,6 +450,14 @@ class Subscribing:
     def used(self) -> set[Upstream | None]:
         """The ways on which something lies."""
         return {part.upstream for _, part in self._parts.values() if part.places}
+
+    def is_held(self, upstream: Upstream) -> bool:
+        """Does the client hold something that lies there?"""
+        return any(
+            parted.holdings.of(part.places)
+            for parted, part in self._parts.values()
+            if part.upstream is upstream
+        )
 
     def _lost(
         self,

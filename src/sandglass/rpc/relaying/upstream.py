@@ -9,6 +9,8 @@ unanswered is remembered, since the client has to be told how it ended:
    first answer may have been lost on the way.
 2. Produces have an unknown result when the stream breaks, and are never sent twice.
 3. Extensions are simply over; a client extends again.
+
+A node that says that it is going down is left by the owner: it waits for its streams.
 """
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
@@ -100,6 +102,8 @@ class Upstream:
         self.address = address
         self.trouble = "no connection yet"
         self.is_open = False
+        self.draining_ms: int | None = None
+        """Since when its node is known to be going down, monotonic; while the stream lasts."""
         self.settled = asyncio.Event()
         """The node has greeted, or a try has failed."""
         self.outcomes: dict[int, Sent] = {}
@@ -117,6 +121,7 @@ class Upstream:
         self._queued_bytes = 0
         self._is_beating = False
         self._is_leaving = False
+        self._cut = asyncio.Event()
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.has_room.set()
@@ -135,6 +140,10 @@ class Upstream:
         self.extends.clear()
         self.produces.clear()
         await self._end()
+
+    def cut(self) -> None:
+        """Breaks the stream, and opens another when the node is back."""
+        self._cut.set()
 
     async def close(self) -> None:
         """Says goodbye: what the session holds there is given back at once."""
@@ -157,7 +166,8 @@ class Upstream:
         while True:
             try:
                 await self._serve()
-                self.trouble = "the session was ended"
+                is_draining = self.draining_ms is not None
+                self.trouble = "it is going down" if is_draining else "the session was ended"
             except grpc.aio.AioRpcError as failure:
                 error = status.from_rpc_error(failure)
                 self.trouble = error.message
@@ -212,6 +222,7 @@ class Upstream:
             asyncio.create_task(self._read(stream)),
             asyncio.create_task(self._write(stream)),
             asyncio.create_task(self._beat()),
+            asyncio.create_task(self._cut.wait()),
         }
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -256,12 +267,18 @@ class Upstream:
         return frame
 
     def _reset(self) -> None:
-        self.is_open = False
+        self.is_open, self.draining_ms = False, None
+        self._cut.clear()
         self._full.clear()
         self._frame, self._frame_bytes, self._queued_bytes = pb.ClientFrame(), 0, 0
         self._fit()
 
     # --- items --------------------------------------------------------------------------------
+
+    @property
+    def is_owed(self) -> bool:
+        """The node has yet to answer something."""
+        return bool(self.outcomes or self.extends or self.produces)
 
     @property
     def is_full(self) -> bool:
