@@ -9,7 +9,6 @@ it took for that, whatever else the machine did.
 import asyncio
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from bench.lines import (
 )
 from bench.load import BATCH_COUNT, YEAR_MS, ByTime, Session, WrongError
 from bench.process import ROOT, Server, Spent, memory_mb_of
+from sandglass.testing.ports import free_ports
 from sandglass.wire.v1 import broker_pb2
 
 SINGLES_IN_FLIGHT = 128
@@ -190,10 +190,9 @@ class _Command:
     """The `sandglass` command on a directory, started again and again."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-            probe.close()
+        # Not one that the system gives to what connects: whoever asks again and again for a
+        # server that is away would get it as its own, and be connected to itself.
+        (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None

@@ -5,9 +5,10 @@ A topic is a record of the node like everything durable; what this file adds is 
 and what is on its way.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from sandglass.broker.loops import Loops, is_near, is_replicated
 from sandglass.core import limits
@@ -24,6 +25,9 @@ from sandglass.errors import (
     UnavailableError,
 )
 from sandglass.sandflake import Generator
+
+CHANGE_S_MAX: Final = 8.0
+"""How long a call waits for a topic that moves; then it says so, before clients give up."""
 
 
 class Catalog:
@@ -230,7 +234,27 @@ class Catalog:
             UnavailableError: no quorum; or the topic is on its way, and goes on.
         """
         is_shape = partition_count or replication_factor or node
-        if is_shape and self.loops.shared is not None:
+        may_move = is_shape and self.loops.shared is not None
+        try:
+            async with asyncio.timeout(CHANGE_S_MAX if may_move else None):
+                return await self._change_topic(
+                    name, partition_count, replication_factor, node, changes
+                )
+        except TimeoutError:
+            raise UnavailableError(
+                f"topic '{name}' is on its way to other nodes, and goes on: repeat, to wait",
+                retry_after_ms=limits.BUSY_RETRY_MS,
+            ) from None
+
+    async def _change_topic(
+        self,
+        name: str,
+        partition_count: int,
+        replication_factor: int,
+        node: str,
+        changes: dict[str, Any],
+    ) -> Topic:
+        if self.loops.shared is not None and (partition_count or replication_factor or node):
             await self.loops.shared.moved(name)  # where it was to go before
         topic = self._changing.get(name) or self.topic(name)
         if partition_count:

@@ -442,11 +442,11 @@ class Groups:
             assert self.loops.shared is not None
             putting = asyncio.create_task(self.loops.shared.put_group(group))
             putting.add_done_callback(lambda task: done(_error_of(task)))
-            return asyncio.shield(future)
+            return _shielded(future)
         machine, moment = self.loop.machine, self.loop.moment()
         operation = PutGroup(group.topic, group.name, encode_group(group))
         self.loop.submit(machine.record([operation], moment), done)
-        return asyncio.shield(future)
+        return _shielded(future)
 
     def _is_shared(self, topic: str) -> bool:
         """Are the groups of a topic in the cluster's catalog?"""
@@ -460,6 +460,13 @@ def _has_going(groups: Mapping[str, TopicGroup]) -> bool:
 
 async def _nobody_else(_: Topic, __: str) -> None:
     """There are no other nodes."""
+
+
+def _shielded(future: "asyncio.Future[None]") -> "asyncio.Future[None]":
+    """Its wait may be cancelled, or forgotten by a consumer that has gone, without a trace."""
+    outer = asyncio.shield(future)
+    outer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return outer
 
 
 def _error_of(task: "asyncio.Task[None]") -> SandglassError | None:

@@ -172,7 +172,7 @@ class SharedCatalog(Protocol):
             NotFoundError: there is no such node.
             PreconditionError: there are fewer members than replicas.
             ConflictError: it came to nothing.
-            UnavailableError: no quorum; or it goes on, and takes longer.
+            UnavailableError: no quorum.
         """
         ...
 
@@ -181,12 +181,7 @@ class SharedCatalog(Protocol):
         ...
 
     async def moved(self, name: str) -> None:
-        """
-        Waits until a topic is on its way to other logs no longer.
-
-        Raises:
-            UnavailableError: it takes longer, and goes on.
-        """
+        """Waits until a topic is on its way to other logs no longer."""
         ...
 
     async def move_in(self, topic: Topic, node: str) -> None:

@@ -48,6 +48,12 @@ def configure(form: str, *, is_verbose: bool) -> None:
     root.setLevel(logging.DEBUG if is_verbose else logging.INFO)
     # At debug level it tells of every selector; nobody asked for that.
     logging.getLogger("asyncio").setLevel(logging.INFO)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_the_server)
+
+
+def _is_of_the_server(record: logging.LogRecord) -> bool:
+    """An answer that could not be sent is the client's doing: it has gone."""
+    return not record.getMessage().startswith("ExecuteBatchError")
 
 
 def _in_order(_logger: object, _name: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,6 @@ from sandglass.errors import (
     NotFoundError,
     PreconditionError,
     SandglassError,
-    UnavailableError,
 )
 from sandglass.ports import Clock, Placement
 from sandglass.sandflake import Generator
@@ -50,9 +49,6 @@ AGAIN_S: Final = 0.02
 
 EPOCHS_AHEAD: Final = 1000
 """A node begins an epoch of its own log at each start: so often it may while a topic moves."""
-
-MOVED_S: Final = 8.0
-"""How long a call waits for a topic that moves; after that it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,14 +361,8 @@ class ClusterCatalog:
 
     async def moved(self, name: str) -> None:
         """See `SharedCatalog.moved`."""
-        for _ in range(int(MOVED_S / AGAIN_S)):
-            if name not in self.switches:
-                return
+        while name in self.switches:  # noqa: ASYNC110
             await asyncio.sleep(AGAIN_S)
-        raise UnavailableError(
-            f"topic '{name}' is on its way to other nodes, and goes on: repeat, to wait",
-            retry_after_ms=limits.BUSY_RETRY_MS,
-        )
 
     async def _arrived(self, name: str, factor: int, node: str = "") -> None:
         """Waits until a topic has come to where it was to go."""

@@ -331,7 +331,7 @@ class Cluster:
             self.catalog,
             members,
             self._placement,
-            self.engine.remove,
+            self.engine,
         )
         self.switching = Switching(
             self._placement,

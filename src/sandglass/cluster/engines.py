@@ -88,6 +88,16 @@ class ClusterEngine(Protocol):
         """
         ...
 
+    async def unsettled_count(self, gone: str, left_count: int) -> int:
+        """
+        How many streams are not held whole by the engines that are left, so many, since that
+        of a node was taken out.
+
+        Raises:
+            UnavailableError: no quorum.
+        """
+        ...
+
     async def why_apart(self) -> str:
         """For people: what keeps it from others; empty if nothing does, as far as it shows."""
         ...

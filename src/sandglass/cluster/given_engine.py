@@ -74,6 +74,10 @@ class GivenEngine:
     async def remove(self, node: str) -> None:
         """See `ClusterEngine.remove`: its servers are no nodes of ours."""
 
+    async def unsettled_count(self, gone: str, left_count: int) -> int:
+        """See `ClusterEngine.unsettled_count`: they hold what they held."""
+        return 0
+
     async def why_apart(self) -> str:
         """See `ClusterEngine.why_apart`: its servers are an operator's to look after."""
         return ""

@@ -120,6 +120,8 @@ class Members:
         self._revision = 0
         self._hurry = asyncio.Event()
         """What this node has to tell doesn't wait for the next renewal."""
+        self._trouble = ""
+        """What was logged last of why the lease is not renewed."""
         self._task: asyncio.Task[None] | None = None
 
     # --- who is there -------------------------------------------------------------------------
@@ -285,7 +287,7 @@ class Members:
                 await asyncio.sleep(AGAIN_S)  # what it collided with comes by the tail
                 await self._lost()
             except SandglassError as error:
-                logger.warning("the lease is not renewed: %s", error)
+                self._log_trouble(str(error))
                 self._restart_watches()
         return min(
             self.lease.renew_in_ms(self.clock.monotonic_ms()), limits.LEADER_LOOK_MS // 2
@@ -295,8 +297,19 @@ class Members:
         sent_ms = self.lease.sending(self.clock.monotonic_ms())
         self._revision = await self.placement.set(self._key, self.me.encode(), self._revision)
         self.lease.renewed(sent_ms)
+        self._log_trouble("")
         if self.clock.monotonic_ms() - sent_ms > SLOW_MS:
             self._restart_watches()
+
+    def _log_trouble(self, trouble: str) -> None:
+        """Logs what keeps the lease from being renewed: once, and when that is over."""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if trouble:
+            logger.warning("the lease is not renewed: %s", trouble)
+        else:
+            logger.info("the lease is renewed again")
 
     async def _lost(self) -> None:
         """

@@ -20,6 +20,7 @@ from sandglass.adapters.engine import (
 )
 from sandglass.adapters.engine_peers import LOOK_S, PeerSeen, group_of, look_at, why_apart
 from sandglass.adapters.engine_store import GROUP_PREFIX, Owner, load_owner, save_owner
+from sandglass.adapters.engine_streams import unsettled_count
 from sandglass.adapters.nats import Connection
 from sandglass.errors import NotFoundError, SandglassError
 from sandglass.ports import Entropy
@@ -110,6 +111,14 @@ class OwnEngine:
             await connection.call("SERVER.REMOVE", {"peer": node})
         except NotFoundError:
             logger.debug("engine %s is in no group", node)
+        finally:
+            await connection.close()
+
+    async def unsettled_count(self, gone: str, left_count: int) -> int:
+        """See `ClusterEngine.unsettled_count`."""
+        connection = await self.connect()
+        try:
+            return await unsettled_count(connection, gone, left_count)
         finally:
             await connection.close()
 

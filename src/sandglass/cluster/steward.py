@@ -12,17 +12,19 @@ is made again until that is nothing:
 5. Its data are marked as removed (`removed.<id>`): a node with these data that runs leaves, and
    one that is started says why it doesn't join. A node of that name with other data may come.
 6. Its engine is taken out of the engines' own group, which moves the streams that it held.
+   Until others hold them whole, the loss of one more could be that of a majority: that is
+   waited for.
 7. Its entry goes.
 """
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
 from sandglass.cluster.catalog import DRAINED, ClusterCatalog
+from sandglass.cluster.engines import ClusterEngine
 from sandglass.cluster.members import PREFIX, Members, key_part
 from sandglass.cluster.placed import Placed, topic_key
 from sandglass.cluster.placing import fewest, held_counts
@@ -49,19 +51,19 @@ class Bucket(Placement, Protocol):
 
 
 class ClusterSteward:
-    """`Steward` of a node that has joined. `remove_engine` takes one out of their group."""
+    """`Steward` of a node that has joined."""
 
     def __init__(
         self,
         catalog: ClusterCatalog,
         members: Members,
         bucket: Bucket,
-        remove_engine: Callable[[str], Awaitable[None]],
+        engine: ClusterEngine,
     ) -> None:
         self.catalog = catalog
         self.members = members
         self.bucket = bucket
-        self.remove_engine = remove_engine
+        self.engine = engine
 
     async def drain(self, node: str, *, is_drained: bool) -> None:
         """See `Steward.drain`."""
@@ -89,7 +91,10 @@ class ClusterSteward:
         await self.bucket.set(REMOVED + member.id, json.dumps({"node": node}).encode())
         if self.members.is_alive(member):
             return "it has not left yet"
-        await self.remove_engine(node)
+        await self.engine.remove(node)
+        stream_count = await self.engine.unsettled_count(node, self._left_count(node))
+        if stream_count:
+            return f"{stream_count} streams of the engine are being brought to other nodes"
         await self.bucket.delete(PREFIX + key_part(node))
         await self.bucket.delete(DRAINED + key_part(node))
         logger.info("node %s is removed from the cluster", node)
@@ -170,6 +175,9 @@ class ClusterSteward:
         return tuple(heir if name == node else name for name in names)
 
     async def _narrow(self, node: str) -> None:
-        left_count = sum(member.name != node for member in self.members.all)
+        left_count = self._left_count(node)
         if await self.bucket.replica_count() > left_count:
             await self.bucket.replicate(left_count)
+
+    def _left_count(self, node: str) -> int:
+        return sum(member.name != node for member in self.members.all)

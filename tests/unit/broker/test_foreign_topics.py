@@ -1,10 +1,14 @@
 """Topics that live on another node of the cluster, as this one sees them."""
 
+import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
+from sandglass.broker import catalog
 from sandglass.broker.groups import BEGINNING
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SharedCatalog
 from sandglass.core import limits
@@ -24,6 +28,7 @@ class Shared:
         self.groups: Mapping[str, Mapping[str, TopicGroup]] = {}
         self.claimed: list[str] = []
         self.published: list[str] = []
+        self.refused: list[str] = []
         self.is_away = False
 
     async def claim(self, topic: Topic) -> None:
@@ -33,6 +38,13 @@ class Shared:
 
     def publish(self, name: str) -> None:
         self.published.append(name)
+
+    async def moved(self, name: str) -> None:
+        await asyncio.Event().wait()
+
+    async def put_group(self, group: TopicGroup) -> None:
+        self.refused.append(group.name)
+        raise UnavailableError("no quorum")
 
 
 @pytest.fixture
@@ -79,6 +91,31 @@ async def test_nobody_is_subscribed_to_it_here(shell: Shell, shared: Shared) -> 
     shell.topic = FAR
     with pytest.raises(NotLeaderError):
         await shell.consume()
+
+
+async def test_a_topic_that_takes_long_to_move_is_waited_for_no_longer_than_clients_wait(
+    shell: Shell, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "CHANGE_S_MAX", 0.01)
+
+    with pytest.raises(UnavailableError, match="topic 't' is on its way"):
+        await shell.broker.catalog.change_topic("t", partition_count=2)
+
+
+async def test_a_group_that_fails_when_its_consumer_has_gone_fails_without_a_word(
+    shell: Shell, shared: Shared
+) -> None:
+    replicated = replace(FAR, partitions=(PartitionRef("p", limits.REPLICATED_NUMBER_MIN),))
+    shared.topics = {FAR.name: replicated}
+    said: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+    shell.broker.groups.join(replicated, "g", is_from_now=False)
+    await shell.until(lambda: shared.refused)
+    await shell.quiet()
+    gc.collect()
+
+    assert not said
 
 
 async def test_a_topic_takes_its_name_before_it_comes_into_the_log(

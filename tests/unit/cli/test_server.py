@@ -184,6 +184,20 @@ def test_the_log_is_a_plain_line_for_people(capsys: pytest.CaptureFixture[str]) 
     assert "\x1b" not in line
 
 
+@pytest.mark.usefixtures("log_restored")
+def test_a_client_that_did_not_wait_for_its_answer_is_no_news(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("human", is_verbose=False)
+
+    library = logging.getLogger("grpc._cython.cygrpc")
+    library.error("ExecuteBatchError raised in core by servicer method [%s]", "/a.B/C")
+    library.error("Unexpected [%s] raised by servicer method [%s]", "KeyError", "/a.B/C")
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "KeyError" in line
+
+
 def test_a_port_in_use_comes_with_advice() -> None:
     text = "port 7170 on 127.0.0.1 is in use"
 

@@ -149,6 +149,22 @@ async def test_silence_does_not_count_while_the_engine_is_away(cluster: Cluster)
     assert not b.may_serve()
 
 
+async def test_a_lease_that_is_not_renewed_is_told_once_and_when_that_is_over(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await cluster.join("a")
+    cluster.placement.is_away = True
+    await cluster.pass_ms(3 * LENGTH_MS)
+    cluster.placement.is_away = False
+    await cluster.pass_ms(LENGTH_MS)
+
+    assert [each.getMessage() for each in caplog.records] == [
+        "the lease is not renewed: no answer",
+        "the lease is renewed again",
+    ]
+
+
 async def test_after_the_engine_was_away_silence_counts_again(cluster: Cluster) -> None:
     a, b = await cluster.join("a"), await cluster.join("b")
     cluster.running.remove(b)

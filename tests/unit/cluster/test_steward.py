@@ -11,16 +11,31 @@ from sandglass.errors import NotFoundError, PreconditionError
 from tests.unit.cluster.scene import FIRST, Cluster
 
 
+class Engine:
+    """Its group, out of which members are taken."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.unsettled_counts: list[int] = []
+
+    async def remove(self, node: str) -> None:
+        self.removed.append(node)
+
+    async def unsettled_count(self, gone: str, left_count: int) -> int:
+        assert (gone, left_count) == (self.removed[-1], 2)
+        return self.unsettled_counts.pop() if self.unsettled_counts else 0
+
+
 class Operator:
     """Whoever asks node `a` of a cluster."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.replica_counts = [3]
-        self.removed_engines: list[str] = []
+        self.engine = Engine()
         a = cluster.nodes[0]
         self.placed = a.catalog.placed
-        self.steward = ClusterSteward(a.catalog, a.members, self, self.remove_engine)  # type: ignore[arg-type]
+        self.steward = ClusterSteward(a.catalog, a.members, self, self.engine)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.cluster.placement, name)
@@ -30,9 +45,6 @@ class Operator:
 
     async def replicate(self, count: int) -> None:
         self.replica_counts.append(count)
-
-    async def remove_engine(self, node: str) -> None:
-        self.removed_engines.append(node)
 
     async def remove(self, node: str, *, is_abandoning: bool = False) -> str:
         return await self.steward.remove(node, is_abandoning=is_abandoning)
@@ -69,11 +81,14 @@ async def test_a_node_goes_when_it_leads_nothing_and_has_left(operator: Operator
     assert operator.placed["u"].replicas == (("b", "a"), ("b", "a"), ("a", "b"))
     assert operator.replica_counts == [3, 2]
     assert REMOVED + "c" in placement.entries
-    assert operator.removed_engines == []
+    assert operator.engine.removed == []
     await c.go()
+    operator.engine.unsettled_counts = [0, 2]
+    assert "2 streams of the engine" in await operator.remove("c")
+    assert [member.name for member in b.members.all] == ["a", "b", "c"]
     assert await operator.remove("c") == ""
 
-    assert operator.removed_engines == ["c"]
+    assert operator.engine.removed == ["c", "c"]
     assert [member.name for member in b.members.all] == ["a", "b"]
     assert DRAINED + "c" not in placement.entries
     assert REMOVED + "c" in placement.entries
