@@ -2,9 +2,8 @@
 `sandglass.v1.Broker/Session`: frames in, frames out.
 
 What a client sends is taken item by item and handed to the broker; what comes back is gathered
-and leaves in one frame a pass of the event loop, so that a frame costs what many items share.
-A reader and a writer run side by side; neither waits for a partition. Outcomes are answered
-before deliveries, and a frame is cut at `limits.FRAME_BYTES_MAX` between items.
+(`sandglass.rpc.outbox`) and leaves in one frame a pass of the event loop, so that a frame costs
+what many items share. A reader and a writer run side by side; neither waits for a partition.
 
 Whatever a client sends, it can't take more than its share:
 
@@ -23,12 +22,10 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from sandglass.broker.broker import Broker
 from sandglass.broker.subscription import Session, Subscription
@@ -43,13 +40,13 @@ from sandglass.errors import (
     SandglassError,
 )
 from sandglass.rpc import calls
+from sandglass.rpc.outbox import Outbox
 from sandglass.rpc.outcomes import alike, all_places
 from sandglass.rpc.relaying.links import OnOutcome
 from sandglass.rpc.relaying.relay import Relay
 from sandglass.rpc.relaying.relays import Relays
 from sandglass.surface.claims import claimed_to_wire, claims_of
 from sandglass.surface.consume import (
-    bytes_at_most,
     delivery_to_wire,
     ending_of,
     partition_at,
@@ -67,9 +64,6 @@ SILENCE_FACTOR: Final = 3
 
 SLICE_COUNT: Final = 250
 """Items of a client that are taken before others have the loop: about a millisecond."""
-
-ITEM_BYTES: Final = 8
-"""What an item takes in a frame besides itself, at most: its tag and length."""
 
 END_S: Final = 2.0
 
@@ -98,18 +92,9 @@ class SessionStream:
         self.owner = owner
         self.session: Session | None = None
         self.attachment = 0
-        self._reply = pb.ServerFrame()
-        self._reply_bytes = 0
-        self._has_reply = False
-        self._full: deque[pb.ServerFrame] = deque()
-        self._has_room = asyncio.Event()
-        self._deliveries: deque[pb.Delivery] = deque()
-        self._delivery_bytes = 0
-        self._writing_bytes = 0
         self._flow = broker.outgoing.flow(connection)
+        self._outbox = Outbox(self._flow)
         self.is_holding = False
-        self._ended: list[pb.SubscriptionEnded] = []
-        self._kick = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard = True
         self._taken_count = 0
@@ -168,10 +153,7 @@ class SessionStream:
         return done
 
     async def _end_writing(self, writer: asyncio.Task[None]) -> None:
-        self._deliveries.clear()
-        self._delivery_bytes = 0
-        self._fit()
-        self._kick.set()
+        self._outbox.drop_deliveries()
         try:
             done, _ = await asyncio.wait({writer}, timeout=END_S)
             if not done:
@@ -199,7 +181,7 @@ class SessionStream:
             await self._take(frame)
             if frame.is_goodbye:
                 return
-            if self._full:
+            if self._outbox.is_full:
                 await self._let_others()
             if self._relay is not None:
                 await self._relay.until_room()
@@ -221,23 +203,16 @@ class SessionStream:
         # From here to the welcome nobody else has a turn: what is handed out before is listed
         # in it, and what comes after goes behind it.
         leases = [*self._taken_over(session), *theirs] if is_resumed else theirs
-        most = limits.OPEN_LEASE_COUNT_MAX
         welcome = pb.Welcome(
             session_id=session.id,
             is_resumed=is_resumed,
             session_grace_ms=self.broker.consumers.session_grace_ms,
             heartbeat_ms=HEARTBEAT_MS,
             node_name=self.broker.node_name,
-            open_leases=leases[:most],
-            open_lease_count=len(leases),
         )
-        self._reply.welcome.CopyFrom(welcome)
-        for first in range(most, len(leases), most):
-            self._full.append(self._reply)
-            self._reply = pb.ServerFrame(open_leases=leases[first : first + most])
-        self._reply.is_draining = self._is_draining
-        self._reply_bytes = self._reply.ByteSize()
-        self._wake()
+        self._outbox.welcome(welcome, leases)
+        if self._is_draining:
+            self._outbox.drain()
         self._repeat_grown(session)
 
     def _repeat_grown(self, session: Session) -> None:
@@ -300,9 +275,7 @@ class SessionStream:
         self._taken_count = 0
         await asyncio.sleep(0)
         self._heard = True
-        while self._full:
-            self._has_room.clear()
-            await self._has_room.wait()
+        await self._outbox.until_room()
 
     def _take_outcomes(self, items: list[pb.Outcome]) -> None:
         """Outcomes that are `alike`: if they can't be settled together, each is by itself."""
@@ -312,7 +285,7 @@ class SessionStream:
     def _answer_outcome(self, item: pb.Outcome, error: SandglassError | None) -> None:
         if item.request_id or error is not None:
             reply = pb.OutcomeReply(request_id=item.request_id, error=_error(error))
-            self._room_for(reply).outcomes.append(reply)
+            self._outbox.frame_for(reply).outcomes.append(reply)
 
     def settle(
         self, items: list[pb.Outcome], subscription_id: int, answered: OnOutcome
@@ -363,7 +336,7 @@ class SessionStream:
         except SandglassError as error:
             reply.error.CopyFrom(status.to_wire(error))
         if item.request_id or reply.HasField("error"):
-            self._room_for(reply).extends.append(reply)
+            self._outbox.frame_for(reply).extends.append(reply)
 
     def _take_credit(self, item: pb.Credit) -> None:
         assert self.session is not None
@@ -419,7 +392,7 @@ class SessionStream:
             reply.partitions.extend(ref.id for ref in topic.partitions)
         except SandglassError as error:
             reply.error.CopyFrom(status.to_wire(error))
-        self._room_for(reply).subscribed.append(reply)
+        self._outbox.frame_for(reply).subscribed.append(reply)
 
     def _moved(self, subscription: Subscription, number: int, error: SandglassError) -> None:
         """A partition of a part is led elsewhere now."""
@@ -443,7 +416,7 @@ class SessionStream:
             reply = pb.ProduceReply(request_id=request_id, error=_error(error))
             if error is None:
                 reply.placed.extend(map(convert.placed_to_wire, placed))
-            self._room_for(reply).produces.append(reply)
+            self._outbox.frame_for(reply).produces.append(reply)
 
         try:
             if self._relay is None or not self._relay.produce(request):
@@ -473,12 +446,9 @@ class SessionStream:
 
     def pass_on(self, wire: pb.Delivery) -> None:
         """A delivery goes to the client."""
-        self._deliveries.append(wire)
-        self._delivery_bytes += len(wire.batch)
-        self._fit()
+        self._outbox.deliver(wire)
         if self._has_enough or self._is_crowded(self._connection):
             self.hold()
-        self._kick.set()
 
     def hold(self) -> None:
         """Nothing more is handed out."""
@@ -501,89 +471,34 @@ class SessionStream:
 
     def tell_ended(self, ended: pb.SubscriptionEnded) -> None:
         """The client is told, after the deliveries before it."""
-        self._ended.append(ended)
-        self._wake()
+        self._outbox.end(ended)
 
     def answer(
         self, reply: pb.OutcomeReply | pb.ExtendReply | pb.ProduceReply | pb.Subscribed
     ) -> None:
         """An answer that comes from another node."""
-        frame = self._room_for(reply)
-        if isinstance(reply, pb.OutcomeReply):
-            frame.outcomes.append(reply)
-        elif isinstance(reply, pb.ExtendReply):
-            frame.extends.append(reply)
-        elif isinstance(reply, pb.ProduceReply):
-            frame.produces.append(reply)
-        else:
-            frame.subscribed.append(reply)
+        self._outbox.answer(reply)
 
     def drain(self) -> None:
         """The node is going down: the client is told to come back elsewhere."""
         self._is_draining = True
         if self.session is not None:
-            self._reply.is_draining = True
-            self._wake()
-
-    def _room_for(self, item: Message) -> pb.ServerFrame:
-        """The frame that an answer goes into; one that it doesn't fit into is sent before."""
-        size_bytes = item.ByteSize() + ITEM_BYTES
-        if self._reply_bytes and self._reply_bytes + size_bytes > limits.FRAME_BYTES_MAX:
-            self._full.append(self._reply)
-            self._reply, self._reply_bytes = pb.ServerFrame(), 0
-        self._reply_bytes += size_bytes
-        self._wake()
-        return self._reply
-
-    def _wake(self) -> None:
-        self._has_reply = True
-        self._kick.set()
+            self._outbox.drain()
 
     async def _write(self) -> None:
         while not self._is_over:
-            await self._kick.wait()
-            await asyncio.sleep(0)  # what else this pass of the loop brings goes along
-            self._kick.clear()
-            while (frame := self._next_frame()) is not None:
-                self._fit()
+            await self._outbox.until_frame()
+            while (frame := self._outbox.next_frame()) is not None:
                 await calls.write(self.context, frame.SerializeToString())
-                self._writing_bytes = 0
-                self._fit()
+                self._outbox.written()
                 if self.is_holding and not self._is_crowded(self._connection):
                     self.go_on()
-
-    def _fit(self) -> None:
-        self._flow.fit(self._delivery_bytes + self._writing_bytes)
 
     @property
     def _has_enough(self) -> bool:
         """There is more than its client can take soon."""
         most = limits.OUTBOX_BYTES_MAX
-        return self._delivery_bytes > (most // 2 if self.is_holding else most)
-
-    def _next_frame(self) -> pb.ServerFrame | None:
-        if self._full:
-            frame = self._full.popleft()
-            if not self._full:
-                self._has_room.set()
-            return frame
-        if not self._has_reply and not self._deliveries:
-            return None
-        frame, size_bytes = self._reply, self._reply_bytes
-        self._reply, self._reply_bytes, self._has_reply = pb.ServerFrame(), 0, False
-        while self._deliveries:
-            delivery_bytes = bytes_at_most(self._deliveries[0])
-            if size_bytes and size_bytes + delivery_bytes > limits.FRAME_BYTES_MAX:
-                break
-            size_bytes += delivery_bytes
-            self._delivery_bytes -= len(self._deliveries[0].batch)
-            self._writing_bytes += len(self._deliveries[0].batch)
-            frame.deliveries.append(self._deliveries.popleft())
-        if not self._deliveries:
-            # What was delivered goes before the word that nothing more does.
-            frame.ended.extend(self._ended)
-            self._ended.clear()
-        return frame
+        return self._outbox.holds_more_than(most // 2 if self.is_holding else most)
 
     def _go_on(self) -> None:
         self.is_holding = False

@@ -28,6 +28,7 @@ from google.protobuf.message import Message
 
 from sandglass.core import limits
 from sandglass.errors import SandglassError, UnavailableError
+from sandglass.rpc.outbox import ITEM_BYTES
 from sandglass.wire import status
 from sandglass.wire.v1 import broker_pb2 as pb
 
@@ -36,9 +37,6 @@ AGAIN_S_MIN: Final = 0.05
 AGAIN_S_MAX: Final = 1.0
 HEARTBEAT_S: Final = 4.0
 GOODBYE_S: Final = 1.0
-
-ITEM_BYTES: Final = 8
-"""What an item takes in a frame besides itself, at most."""
 
 QUEUE_BYTES_MAX: Final = limits.OUTBOX_BYTES_MAX
 UNANSWERED_COUNT_MAX: Final = 50_000
