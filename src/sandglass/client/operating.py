@@ -125,6 +125,65 @@ class Pending:
 # --- to the wire ------------------------------------------------------------------------------
 
 
+def check_partitions(count: int) -> int:
+    """
+    How many a topic is to have.
+
+    Raises:
+        InvalidError: outside its range.
+    """
+    high = limits.PARTITION_COUNT_MAX
+    return limits.check_range(count, field="partitions", low=1, high=high)
+
+
+def check_replication(factor: int | None) -> int:
+    """
+    How many nodes are to hold each partition; 0 for none given.
+
+    Raises:
+        InvalidError: outside its range.
+    """
+    if factor is None:
+        return 0
+    high = limits.REPLICATION_FACTOR_MAX
+    return limits.check_range(factor, field="replication_factor", low=1, high=high)
+
+
+def put_retention(settings: admin_pb2.TopicSettings, retention: timedelta | None) -> None:
+    """
+    Sets it, if it is given.
+
+    Raises:
+        InvalidError: outside its range.
+    """
+    if retention is not None:
+        low, high = limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
+        settings.retention_ms = span_ms(retention, field="retention", low=low, high=high)
+
+
+def put_settings(
+    settings: admin_pb2.TopicSettings | admin_pb2.GroupSettings,
+    ack_timeout: timedelta | None,
+    max_deliveries: int | None,
+    backoff: BackoffLike | None,
+) -> None:
+    """
+    Sets what is given of the settings that topics and groups have.
+
+    Raises:
+        InvalidError: a value outside its range.
+    """
+    if ack_timeout is not None:
+        low, high = limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
+        settings.ack_timeout_ms = span_ms(ack_timeout, field="ack_timeout", low=low, high=high)
+    if max_deliveries is not None:
+        settings.max_deliveries = limits.check_range(
+            max_deliveries, field="max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
+        )
+    if backoff is not None:
+        settings.backoff.CopyFrom(backoff_to_wire(backoff))
+
+
 def backoff_to_wire(backoff: BackoffLike) -> admin_pb2.Backoff:
     """
     Raises:

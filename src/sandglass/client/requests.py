@@ -6,7 +6,6 @@ Plain `bytes` go the short way: nothing is done for each of them.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import accumulate
 from typing import Protocol, TypeVar, cast
 
@@ -165,16 +164,6 @@ def check_several(messages: object) -> None:
             f"messages is {type(messages).__name__}; give several that can be gone through",
             field="messages",
         )
-
-
-def setting_ms(span: timedelta | None, name: str, low: int, high: int) -> int:
-    """
-    A setting in milliseconds; 0 for none.
-
-    Raises:
-        InvalidError: outside `[low, high]` ms.
-    """
-    return 0 if span is None else span_ms(span, field=name, low=low, high=high)
 
 
 def _request(batch: bytes, count: int, route: Route, column: _Times) -> Produce:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
-from sandglass.client.requests import checked_text, setting_ms
+from sandglass.client.message import span_ms
+from sandglass.client.requests import checked_text
 from sandglass.core import limits
 from sandglass.errors import InvalidError
 from sandglass.sandflake import Generator
@@ -63,8 +64,13 @@ def subscribe_request(
             credit_bytes, field="credit_bytes", low=1, high=CREDIT_BYTES_MAX
         ),
         start=_STARTS[start],
-        ack_timeout_ms=setting_ms(
-            ack_timeout, "ack_timeout", limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
-        ),
+        ack_timeout_ms=_ack_timeout_ms(ack_timeout),
         is_drain=drain,
     )
+
+
+def _ack_timeout_ms(ack_timeout: timedelta | None) -> int:
+    if ack_timeout is None:
+        return 0
+    low, high = limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
+    return span_ms(ack_timeout, field="ack_timeout", low=low, high=high)

@@ -3,10 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sandglass.client.operating import NO_BACKOFF, Backoff, backoff_of
+from sandglass.client.operating import (
+    NO_BACKOFF,
+    Backoff,
+    BackoffLike,
+    backoff_of,
+    check_partitions,
+    check_replication,
+    put_retention,
+    put_settings,
+)
 from sandglass.core import offset
+from sandglass.errors import InvalidError
 from sandglass.wire.v1 import admin_pb2
+
+_KINDS: Final = {"timer": admin_pb2.TOPIC_KIND_TIMER, "kv": admin_pb2.TOPIC_KIND_KV}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,37 @@ class GroupStatus:
     redriven_count: int = 0
     expired_count: int = 0
     skipped_count: int = 0
+
+
+def create_request(
+    name: str,
+    *,
+    partitions: int,
+    replication_factor: int | None,
+    kind: str,
+    retention: timedelta | None,
+    ack_timeout: timedelta | None,
+    max_deliveries: int | None,
+    backoff: BackoffLike | None,
+) -> admin_pb2.CreateTopicRequest:
+    """
+    For a new topic; see `AsyncClient.create_topic`.
+
+    Raises:
+        InvalidError: a value outside its range.
+    """
+    if kind not in _KINDS:
+        raise InvalidError(f"kind is {kind!r}; it must be timer or kv", field="kind")
+    settings = admin_pb2.TopicSettings()
+    put_retention(settings, retention)
+    put_settings(settings, ack_timeout, max_deliveries, backoff)
+    return admin_pb2.CreateTopicRequest(
+        name=name,
+        kind=_KINDS[kind],
+        partition_count=check_partitions(partitions),
+        replication_factor=check_replication(replication_factor),
+        settings=settings,
+    )
 
 
 def topic_of(wire: admin_pb2.Topic) -> Topic:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from sandglass.client._async.unary import Unary
-from sandglass.client.message import moment_ms, span_ms
+from sandglass.client.message import moment_ms
 from sandglass.client.operating import (
     BackoffLike,
     ClusterStatus,
@@ -17,13 +17,16 @@ from sandglass.client.operating import (
     PendingPage,
     StoredDeadLetter,
     Taken,
-    backoff_to_wire,
+    check_partitions,
+    check_replication,
     clock_of,
     cluster_of,
     count_of,
     known_of,
     letter_of,
     pending_of,
+    put_retention,
+    put_settings,
     stored_of,
 )
 from sandglass.client.requests import checked_text
@@ -79,23 +82,15 @@ class AsyncAdmin:
             UnavailableError: a topic that moves to other logs is on its way, and goes on. The
                 same call waits for it.
         """
-        if partitions is not None:
-            limits.check_range(
-                partitions, field="partitions", low=1, high=limits.PARTITION_COUNT_MAX
-            )
+        partition_count = 0 if partitions is None else check_partitions(partitions)
         settings = admin_pb2.TopicSettings()
-        if retention is not None:
-            low, high = limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
-            settings.retention_ms = span_ms(retention, field="retention", low=low, high=high)
-        _set(settings, ack_timeout, max_deliveries, backoff)
-        if replication_factor is not None:
-            high = limits.REPLICATION_FACTOR_MAX
-            limits.check_range(replication_factor, field="replication_factor", low=1, high=high)
+        put_retention(settings, retention)
+        put_settings(settings, ack_timeout, max_deliveries, backoff)
         request = admin_pb2.SetTopicRequest(
             name=name,
             settings=settings,
-            partition_count=partitions or 0,
-            replication_factor=replication_factor or 0,
+            partition_count=partition_count,
+            replication_factor=check_replication(replication_factor),
             node="" if node is None else checked_text(node, "node"),
         )
         parse = admin_pb2.SetTopicReply.FromString
@@ -149,7 +144,7 @@ class AsyncAdmin:
             InvalidError: a value outside its range.
         """
         settings = admin_pb2.GroupSettings()
-        _set(settings, ack_timeout, max_deliveries, backoff)
+        put_settings(settings, ack_timeout, max_deliveries, backoff)
         request = admin_pb2.CreateGroupRequest(
             topic=topic, group=group, start=_start(start), settings=settings
         )
@@ -174,7 +169,7 @@ class AsyncAdmin:
             InvalidError: a value outside its range.
         """
         settings = admin_pb2.GroupSettings()
-        _set(settings, ack_timeout, max_deliveries, backoff)
+        put_settings(settings, ack_timeout, max_deliveries, backoff)
         names = [_wire_name(name) for name in unset]
         request = admin_pb2.SetGroupRequest(
             topic=topic, group=group, settings=settings, unset=names
@@ -488,23 +483,6 @@ class AsyncAdmin:
         parse = admin_pb2.ListPendingReply.FromString
         reply = await self._unary.call("ListPending", request, parse, is_read=True)
         return PendingPage(tuple(map(stored_of, reply.messages)), reply.next_page_token)
-
-
-def _set(
-    settings: admin_pb2.TopicSettings | admin_pb2.GroupSettings,
-    ack_timeout: timedelta | None,
-    max_deliveries: int | None,
-    backoff: BackoffLike | None,
-) -> None:
-    if ack_timeout is not None:
-        low, high = limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
-        settings.ack_timeout_ms = span_ms(ack_timeout, field="ack_timeout", low=low, high=high)
-    if max_deliveries is not None:
-        settings.max_deliveries = limits.check_range(
-            max_deliveries, field="max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
-        )
-    if backoff is not None:
-        settings.backoff.CopyFrom(backoff_to_wire(backoff))
 
 
 def _start(start: GroupStart) -> admin_pb2.GroupStart:

@@ -11,7 +11,12 @@ from typing import Final, Literal
 
 from sandglass.client import forking
 from sandglass.client._async.admin import AsyncAdmin
-from sandglass.client._async.connection import Endpoint, host_of
+from sandglass.client._async.connection import (
+    ADDRESS_DEFAULT,
+    Endpoint,
+    address_of,
+    host_of,
+)
 from sandglass.client._async.consumer import (
     AsyncConsumer,
     Subscriptions,
@@ -22,9 +27,9 @@ from sandglass.client._async.parts import Parts
 from sandglass.client.entry import Tls, Token, entry_of
 from sandglass.client.keyvalue import Entry, place_of, scan_of
 from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
-from sandglass.client.operating import BackoffLike, backoff_to_wire
+from sandglass.client.operating import BackoffLike
 from sandglass.client.received import AsyncBatch, AsyncReceived
-from sandglass.client.requests import route_of, setting_ms
+from sandglass.client.requests import route_of
 from sandglass.client.subscribing import (
     CREDIT_BYTES_DEFAULT,
     CREDIT_COUNT_DEFAULT,
@@ -34,22 +39,15 @@ from sandglass.client.topics import (
     GroupStatus,
     Topic,
     TopicStatus,
+    create_request,
     group_of,
     status_of,
     topic_of,
 )
-from sandglass.core import limits
-from sandglass.errors import (
-    InvalidError,
-    PreconditionError,
-    SandglassError,
-)
+from sandglass.errors import PreconditionError, SandglassError
 from sandglass.wire.v1 import admin_pb2
 
-ADDRESS_DEFAULT: Final = "127.0.0.1:7170"
-PORT_DEFAULT: Final = 7170
 TIMEOUT_DEFAULT: Final = timedelta(seconds=10)
-_KINDS: Final = {"timer": admin_pb2.TOPIC_KIND_TIMER, "kv": admin_pb2.TOPIC_KIND_KV}
 
 
 def _wall_ms() -> int:
@@ -92,7 +90,7 @@ class AsyncClient:
         insecure: bool = False,
         name: str | None = None,
     ) -> None:
-        checked = tuple(_address(each) for each in addresses or (ADDRESS_DEFAULT,))
+        checked = tuple(map(address_of, addresses or (ADDRESS_DEFAULT,)))
         self._endpoint = Endpoint(
             addresses=checked,
             entry=entry_of(tls, token, hosts=map(host_of, checked), insecure=insecure),
@@ -174,37 +172,15 @@ class AsyncClient:
             ConflictError: there is one of this name.
             InvalidError: a value outside its range.
         """
-        if kind not in _KINDS:
-            raise InvalidError(f"kind is {kind!r}; it must be timer or kv", field="kind")
-        settings = admin_pb2.TopicSettings(
-            retention_ms=setting_ms(
-                retention, "retention", limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
-            ),
-            ack_timeout_ms=setting_ms(
-                ack_timeout, "ack_timeout", limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
-            ),
-        )
-        if max_deliveries is not None:
-            settings.max_deliveries = limits.check_range(
-                max_deliveries, field="max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
-            )
-        if backoff is not None:
-            settings.backoff.CopyFrom(backoff_to_wire(backoff))
-        request = admin_pb2.CreateTopicRequest(
-            name=name,
-            kind=_KINDS[kind],
-            partition_count=limits.check_range(
-                partitions, field="partitions", low=1, high=limits.PARTITION_COUNT_MAX
-            ),
-            replication_factor=0
-            if replication_factor is None
-            else limits.check_range(
-                replication_factor,
-                field="replication_factor",
-                low=1,
-                high=limits.REPLICATION_FACTOR_MAX,
-            ),
-            settings=settings,
+        request = create_request(
+            name,
+            partitions=partitions,
+            replication_factor=replication_factor,
+            kind=kind,
+            retention=retention,
+            ack_timeout=ack_timeout,
+            max_deliveries=max_deliveries,
+            backoff=backoff,
         )
         parse = admin_pb2.CreateTopicReply.FromString
         reply = await self.open().unary.call("CreateTopic", request, parse)
@@ -602,14 +578,3 @@ class AsyncClient:
         if self._parts is None:
             self._parts = Parts(self._endpoint, self._name, wall_ms=_wall_ms)
         return self._parts
-
-
-def _address(text: str) -> str:
-    if not isinstance(text, str) or not text or "/" in text:  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
-        raise InvalidError(f"address {text!r} is not host:port", field="address")
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        return f"{text}:{PORT_DEFAULT}"
-    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise InvalidError(f"address {text!r} is not host:port", field="address")
-    return text

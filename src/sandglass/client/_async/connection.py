@@ -30,12 +30,16 @@ from sandglass.client.session import Session
 from sandglass.core import limits
 from sandglass.errors import (
     DeniedError,
+    InvalidError,
     SandglassError,
     UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
 )
 from sandglass.wire.v1 import broker_pb2
+
+ADDRESS_DEFAULT: Final = "127.0.0.1:7170"
+PORT_DEFAULT: Final = 7170
 
 SESSION_METHOD: Final = "/sandglass.v1.Broker/Session"
 BACKOFF_S_MIN: Final = 0.05
@@ -110,6 +114,23 @@ class Endpoint:
             f"no Sandglass node answered at {names} within {within}: {cause}",
             is_result_unknown=is_result_unknown,
         )
+
+
+def address_of(text: str) -> str:
+    """
+    An address as somebody gave it, with its port.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    if not isinstance(text, str) or not text or "/" in text:  # pyright: ignore[reportUnnecessaryIsInstance] - a caller without a type checker
+        raise InvalidError(f"address {text!r} is not host:port", field="address")
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        return f"{text}:{PORT_DEFAULT}"
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise InvalidError(f"address {text!r} is not host:port", field="address")
+    return text
 
 
 def host_of(address: str) -> str:
