@@ -310,7 +310,7 @@ WITHIN: dict[str, str] = {
     "REPLAY_ROW_COUNT": "how much of a recovery is held at a time",
     "PROMISE_MS|PAUSE_MS|CUT_INTERVAL_MS|CLOCK_[A-Z]+_MS": "rules of time, simulated",
     "ENTRY_[A-Z_]+|DUPLICATE_WINDOW_MS|LEADER_[A-Z_]+": "between members of a cluster",
-    "SNAPSHOT_(ENTRY|PART|SLICE)_[A-Z_]+": "between members of a cluster",
+    "SNAPSHOT_(ENTRY|PART|SLICE|AHEAD)_[A-Z_]+": "between members of a cluster",
     "SECURITY_REREAD_MS": "how often we look",
     "[A-Z_]+_DEFAULT": "what is taken where nothing is said",
 }

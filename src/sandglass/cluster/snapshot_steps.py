@@ -4,13 +4,13 @@ the catalog, the stream, and a replica's part of the database.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
 from sandglass.adapters.jetstream import Stream
 from sandglass.adapters.shared_store import StorePart
+from sandglass.cluster.fetching import Fetching, Room, whole
 from sandglass.core.keys import MARK_KEY
 from sandglass.core.view import Changes
 from sandglass.errors import BusyError, ConflictError, UnavailableError
@@ -18,9 +18,7 @@ from sandglass.ports import Placement, SnapshotStore
 from sandglass.replication import making, restoring
 from sandglass.replication.making import Made
 from sandglass.replication.restoring import Restored
-from sandglass.replication.snapshot import digest_of, is_whole
-
-logger = logging.getLogger(__name__)
+from sandglass.replication.snapshot import digest_of
 
 SNAPSHOTS: Final = "snapshot."
 """Of entries of the catalog; then the log's number."""
@@ -89,7 +87,7 @@ class Maker:
                 self._puts.add(asyncio.create_task(_awaited(put)))
             case making.Get():
                 await self._settle()
-                return await _whole(self._store, self._stream.number, step.name)
+                return await whole(self._store, self._stream.number, step.name)
             case making.ListNames():
                 await self._settle()
                 return await self._store.names(self._stream.number)
@@ -123,38 +121,36 @@ async def _awaited(act: Coroutine[Any, Any, None]) -> None:
     await act
 
 
-async def _whole(store: SnapshotStore, number: int, name: str) -> bytes | None:
-    raw = await store.get(number, name)
-    if raw is None or not await asyncio.to_thread(is_whole, name, raw):
-        logger.warning("object %s of partition %d is gone or damaged", name, number)
-        return None
-    return raw
-
-
 async def take(
-    steps: restoring.Restoring, number: int, part: StorePart, store: SnapshotStore
+    steps: restoring.Restoring, number: int, part: StorePart, store: SnapshotStore, room: Room
 ) -> Restored:
     """
-    Carries out the steps of a replica that begins at a snapshot.
+    Carries out the steps of a replica that begins at a snapshot; `room` is its node's.
 
     Raises:
         SandglassError: it couldn't be tried; the replica may be unfinished.
     """
+    fetching = Fetching(store, number, room)
     sent: bytes | None = None
-    while True:
-        try:
-            step = steps.send(sent)
-        except StopIteration as end:
-            restored: Restored = end.value
-            return restored
-        sent = await _take(step, number, part, store)
+    try:
+        while True:
+            try:
+                step = steps.send(sent)
+            except StopIteration as end:
+                restored: Restored = end.value
+                return restored
+            sent = await _take(step, part, fetching)
+    finally:
+        await fetching.close()
 
 
-async def _take(step: Any, number: int, part: StorePart, store: SnapshotStore) -> bytes | None:
+async def _take(step: Any, part: StorePart, fetching: Fetching) -> bytes | None:
     """Carries out a step of `restoring`."""
     match step:
         case making.Get():
-            return await _whole(store, number, step.name)
+            return await fetching.get(step.name)
+        case restoring.Expect():
+            fetching.expect(step.parts)
         case restoring.Wipe():
             await _patiently(part.wipe)
         case restoring.Write():

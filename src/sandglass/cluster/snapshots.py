@@ -26,6 +26,7 @@ from sandglass.adapters.jetstream import Stream, StreamState
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.shared_catalog import LogSeen, SnapshotsSeen
+from sandglass.cluster.fetching import Room
 from sandglass.cluster.snapshot_steps import SNAPSHOTS, Maker, take
 from sandglass.core import limits
 from sandglass.core.topic import Topic
@@ -85,6 +86,7 @@ class Snapshots:
     logs: dict[int, LedLog] = field(default_factory=dict[int, LedLog])
     """Those that this node leads."""
     look_s: float = LOOK_S
+    _room: Room = field(default_factory=Room)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
@@ -262,7 +264,7 @@ class Snapshots:
                 state.identity,
             )
             steps = restoring.restore(wanted, generations)
-            restored = await take(steps, number, part, store)
+            restored = await take(steps, number, part, store, self._room)
             if restored.mark is not None:
                 self.counts.restored_count += 1
                 return restored

@@ -293,6 +293,10 @@ SNAPSHOT_SLICE_BYTES: Final = 256 * 1024
 SNAPSHOT_SLICE_ROW_COUNT: Final = 500
 """Rows are read and written so many at a time, and then others have the loop."""
 
+SNAPSHOT_AHEAD_BYTES: Final = 16 * 1024 * 1024
+"""Parts that a node fetches before they are written, of all replicas together that begin at a
+snapshot; beside the one that each of them writes."""
+
 LEADER_LEASE_MS: Final = 2000
 """A leader that is gone is missed after this. Above the pauses of a loaded machine, and with
 LEADER_LOOK_MS below what a failover may take."""
@@ -427,6 +431,7 @@ assert ATOM_BYTES_MAX < ENTRY_BYTES_MAX < 8_000_000
 assert SNAPSHOT_MANIFEST_BYTES_MAX <= ENTRY_BYTES_MAX
 assert SNAPSHOT_SLICE_BYTES < SNAPSHOT_PART_BYTES_TARGET
 assert 2 * SNAPSHOT_PART_BYTES_TARGET < ENTRY_BYTES_MAX
+assert 4 * SNAPSHOT_PART_BYTES_TARGET <= SNAPSHOT_AHEAD_BYTES
 assert SNAPSHOT_BYTES_MIN <= SNAPSHOT_BYTES_DEFAULT <= SNAPSHOT_BYTES_MAX
 assert 3 * LEADER_RENEW_MS < LEADER_LEASE_MS - LEADER_LEASE_MARGIN_MS
 assert LEADER_LOOK_MS < LEADER_LEASE_MS // 2

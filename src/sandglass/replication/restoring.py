@@ -18,7 +18,7 @@ from sandglass.core.view import Row
 from sandglass.errors import CorruptError
 from sandglass.replication.making import Get, closed_in
 from sandglass.replication.reader import Mark
-from sandglass.replication.snapshot import Generation, Generations, Manifest, decode_part
+from sandglass.replication.snapshot import Generation, Generations, Manifest, Part, decode_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,14 @@ class Finish:
     mark: Mark
 
 
-Restoring = Generator[Get | Wipe | Write | Finish, Any, "Restored"]
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """`Get` comes for these next, in this order: they may be fetched before."""
+
+    parts: Sequence[Part]
+
+
+Restoring = Generator[Get | Expect | Wipe | Write | Finish, Any, "Restored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ def restore(wanted: Wanted, generations: Generations) -> Restoring:
         try:
             _check_place(wanted, each)
             manifest = yield from _manifest(wanted, each)
+            yield Expect(manifest.parts)
             yield Wipe()
             yield from _load(manifest)
         except CorruptError as error:

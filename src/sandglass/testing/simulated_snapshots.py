@@ -301,10 +301,14 @@ class _Attempt:
             except SandglassError:
                 self.on_end(None)
                 return
-            if not isinstance(step, making.Digest):
-                self._begin(step)
-                return
-            sent = digest_of(step.raw)
+            match step:
+                case making.Digest():
+                    sent = digest_of(step.raw)
+                case restoring.Expect():
+                    sent = None  # who fetches ahead has what is there then, as who fetches late
+                case _:
+                    self._begin(step)
+                    return
 
     def _begin(self, step: Any) -> None:
         chance = self.library.world.chance

@@ -120,5 +120,5 @@ class Library:
             case restoring.Finish():
                 self.mark = step.mark
             case _:
-                assert isinstance(step, making.Rest)
+                assert isinstance(step, making.Rest | restoring.Expect)
         return None

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from sandglass.core import keys, limits
-from sandglass.replication.restoring import Write
+from sandglass.replication.making import Get
+from sandglass.replication.restoring import Expect, Write
 from sandglass.replication.snapshot import (
     Manifest,
     ObjectName,
@@ -61,6 +62,19 @@ def test_writes_are_small(library: Library, monkeypatch: pytest.MonkeyPatch) -> 
     assert without_mark(view(300, salt=2)) == library.replica
     assert max(len(each.rows) for each in writes) <= 7
     assert len(writes) > 50
+
+
+def test_parts_are_told_of_before_they_are_asked_for_in_their_order(library: Library) -> None:
+    steps: list[Any] = []
+    library.before = steps.append
+    library.restore()
+
+    (expected,) = (each for each in steps if isinstance(each, Expect))
+    behind = steps[steps.index(expected) :]
+    assert len(expected.parts) > 3
+    assert [each.name for each in expected.parts] == [
+        each.name for each in behind if isinstance(each, Get)
+    ]
 
 
 def part_to_lose(library: Library) -> str:
