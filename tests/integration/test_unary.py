@@ -274,6 +274,23 @@ async def test_a_token_of_a_session_is_as_good_in_a_call(client: Wire) -> None:
     assert "LEASE_LOST" == (await session.ack(delivery)).error.reason
 
 
+async def test_a_token_is_nothing_to_a_topic_that_was_made_again(client: Wire) -> None:
+    await client.create("t")
+    await client.produce("t", b"old")
+    (old,) = await consume(client)
+    await client.admin.DeleteTopic(admin_pb2.DeleteTopicRequest(name="t"))
+    await client.create("t")
+    await client.produce("t", b"new")
+    (new,) = await consume(client)
+
+    (reply,) = await settle(client, outcome(old))
+    (extended,) = await extend(client, pb.Extend(token=old.token, lease_ms=1000))
+
+    assert ("LEASE_LOST", "LEASE_LOST") == (reply.error.reason, extended.error.reason)
+    (reply,) = await settle(client, outcome(new))
+    assert not reply.HasField("error")
+
+
 async def test_outcomes_are_refused_one_by_one(client: Wire) -> None:
     await client.create("t")
     await client.produce("t", b"a", b"b")

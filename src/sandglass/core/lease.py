@@ -14,6 +14,8 @@ Invariants: the tile has no gap, so each run's part of it begins where the one b
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
+from zlib import crc32
 
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.record import Range
@@ -21,6 +23,12 @@ from sandglass.errors import InvalidError, LeaseLostError
 
 Places = list[tuple[int, int]]
 """Stretches of places, as (first, count)."""
+
+TOKEN_BITS: Final = 40
+"""Leases of one partition in one epoch."""
+
+TOKEN_START_BITS: Final = 7
+"""With the 32 of a checksum one less than `TOKEN_BITS`: half of the tokens are left."""
 
 
 @dataclass(slots=True)
@@ -190,3 +198,15 @@ def merged(places: Places) -> Places:
             count += before
         result.append((first, count))
     return result
+
+
+def first_token(epoch: int, partition_id: str) -> int:
+    """
+    The first one of a partition in an epoch, above all of earlier epochs.
+
+    Where in the epoch they begin follows from the partition's id: a topic that is deleted and
+    made again may be in the same epoch, and whoever has a lease of the one before must not
+    settle by its token what was handed out since.
+    """
+    start = crc32(partition_id.encode()) << TOKEN_START_BITS
+    return (epoch << TOKEN_BITS) + start + 1

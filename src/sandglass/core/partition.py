@@ -36,7 +36,7 @@ from sandglass.core.dispatch import Delivery, Moment, Turn, dispatch_group
 from sandglass.core.group import Group
 from sandglass.core.group_table import GroupTable
 from sandglass.core.in_flight import InFlight
-from sandglass.core.lease import Consumer
+from sandglass.core.lease import Consumer, first_token
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Batch, Placed, Removed, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
 from sandglass.core.purge import apply_purge
@@ -70,9 +70,6 @@ from sandglass.errors import BusyError, LeaseLostError, NotFoundError
 
 Slicer = Callable[[bytes, int, int, int], bytes]
 """(body, row_count, first, count) -> the batch of those messages. The core never parses."""
-
-TOKEN_BITS = 40
-"""Leases of one partition in one epoch."""
 
 _META = Struct(">Q14sQQQI14sI14s")
 
@@ -156,7 +153,7 @@ class Partition:
         that it was stepped back: then now takes the closed offset's time and stands still.
         """
         self.epoch = epoch
-        self.next_token = (epoch << TOKEN_BITS) + 1
+        self.next_token = first_token(epoch, self.id)
         self.groups.lead()
         self.closed = max(self.closed, promised, self.promised)
         self.closed_at_start = self.closed

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from sandglass.core.dispatch import Delivery, Moment
+from sandglass.core.lease import TOKEN_BITS
 from sandglass.core.machine import decode_group, decode_topic
 from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS
-from sandglass.core.partition import TOKEN_BITS
 from sandglass.core.record import (
     NODE,
     Append,

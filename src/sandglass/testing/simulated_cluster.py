@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from sandglass.core import limits
 from sandglass.core.dispatch import Delivery, Moment
-from sandglass.core.partition import TOKEN_BITS
+from sandglass.core.lease import TOKEN_BITS
 from sandglass.core.topic import Topic
 from sandglass.testing.oracle import Oracle
 from sandglass.testing.seen import Violation

@@ -2,7 +2,7 @@
 
 import gc
 
-from sandglass.core.lease import Lease, merged
+from sandglass.core.lease import TOKEN_BITS, Lease, first_token, merged
 from tests.unit.core.drive import Drive
 
 
@@ -25,6 +25,17 @@ def _lease() -> Lease:
         count=5,
         open=0b11111,
     )
+
+
+def test_tokens_of_partitions_begin_at_places_of_their_own_within_their_epoch() -> None:
+    ids = [f"06H1M2N4B7007XJA0000{number:06}" for number in range(1000)]
+
+    firsts = sorted(first_token(7, each) for each in ids)
+
+    assert {7} == {first >> TOKEN_BITS for first in firsts}
+    assert len(ids) == len(set(firsts))
+    assert 1 << TOKEN_BITS - 1 > firsts[-1] - (7 << TOKEN_BITS)
+    assert first_token(8, ids[0]) > firsts[-1]
 
 
 def test_all_places_cover_the_whole_tile() -> None:
