@@ -44,6 +44,10 @@ WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 NAME_IN_USE: Final = frozenset({10058})
 NO_RESOURCES: Final = frozenset({10005, 10023, 10047, 10074})
 """Too few members, or no room on them."""
+NO_LEADER: Final = 10008
+NO_LEADER_TEXT: Final = (
+    "too few of the engine's servers are there, or they are choosing a leader"
+)
 
 Ack = Callable[["Stored | SandglassError"], None]
 
@@ -242,10 +246,7 @@ class Connection:
                 await asyncio.sleep(0.1)
             except nats.errors.Error as error:
                 raise UnavailableError(f"the engine can't be asked: {error}") from error
-        raise UnavailableError(
-            f"the engine doesn't answer {subject}: fewer than half of its servers are there, or"
-            " they are choosing a leader"
-        )
+        raise UnavailableError(NO_LEADER_TEXT)
 
     # --- publishing ---------------------------------------------------------------------------
 
@@ -364,4 +365,5 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
         raise ConflictError(f"the engine: {said}")
     if number in NO_RESOURCES:
         raise PreconditionError(f"the engine: {said}")
-    raise UnavailableError(f"the engine: {said} ({number})", is_result_unknown=True)
+    what = NO_LEADER_TEXT if number == NO_LEADER else f"the engine: {said} ({number})"
+    raise UnavailableError(what, is_result_unknown=True)

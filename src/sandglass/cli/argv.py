@@ -73,7 +73,8 @@ def normalised(arguments: Sequence[str], options: Options) -> list[str]:
     The same command line as the parser wants it.
 
     Raises:
-        InvalidError: a boolean was given something else than true or false.
+        InvalidError: a boolean was given something else than true or false, or an option of the
+            whole tool is the last word, without its value.
     """
     front: list[str] = []
     rest: list[str] = []
@@ -90,8 +91,11 @@ def normalised(arguments: Sequence[str], options: Options) -> list[str]:
         elif name in options.valued and (value is not None or waiting):
             value = waiting.pop() if value is None else value
             place += [f"{name}={value}"] if name.startswith("--") else [name, value]
+        elif name in options.first:
+            # In front it would take the command for its value.
+            raise InvalidError(f"Option '{name}' requires an argument.", field=name)
         else:
-            place.append(token)
+            rest.append(token)
     return front + rest
 
 

@@ -44,6 +44,12 @@ def run(build: Callable[[], Any], tool: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         drop_output()
         return OK
+    except SystemExit as error:
+        # The parser's own end, where nobody reads its help.
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        drop_output()
+        return OK
     except InvalidError as error:
         return _wrong_usage(tool, error.message, command, arguments)
     except SandglassError as error:

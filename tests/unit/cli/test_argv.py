@@ -75,6 +75,11 @@ def test_a_boolean_that_is_neither_true_nor_false_is_refused(value: str) -> None
         normalised(["consume", "t", f"--ack={value}"], OPTIONS)
 
 
+def test_an_option_of_the_whole_tool_does_not_take_a_command_for_its_value() -> None:
+    with pytest.raises(InvalidError, match="'--addrs' requires an argument"):
+        normalised(["topics", "list", "--addrs"], OPTIONS)
+
+
 def test_flags_of_the_server_can_say_no_to_a_config() -> None:
     given = ["--insecure=false", "-v", "--bootstrap_raft=true", "-p", "a:1"]
 

@@ -1,5 +1,8 @@
 """How the tools end: a code, one line, never a traceback."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -85,3 +88,19 @@ def test_a_defect_can_be_shown_with_its_traceback(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(ZeroDivisionError):
         ending.run(tool(raising(ZeroDivisionError())), "t", ["go"])
+
+
+@pytest.mark.parametrize("arguments", ["--help", "version", "config show"])
+@pytest.mark.parametrize("tool", ["server", "ctl.main"])
+def test_a_reader_who_has_gone_is_no_failure(tool: str, arguments: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", f"sandglass.cli.{tool}", *arguments.split()],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -44,10 +44,11 @@ def info(context: typer.Context) -> None:
         if globals_of(context).is_json:
             output.print_json(_info_json(found))
             return
-        if not found.cluster_id:
-            print(found.trouble or "this node serves alone: it was given no initial_peers")
+        if not found.cluster_id and not found.trouble:
+            print("this node serves alone: it was given no initial_peers")
             return
-        print(f"cluster {found.cluster_id}")
+        if found.cluster_id:
+            print(f"cluster {found.cluster_id}")
         if found.trouble:
             print(f"not joined: {found.trouble}")
             return

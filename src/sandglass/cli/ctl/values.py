@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sandglass.client.operating import Backoff
 from sandglass.core import limits
+from sandglass.core.offset import from_text
 from sandglass.errors import InvalidError
 from sandglass.settings import parse_duration, show_duration
 
@@ -103,9 +104,10 @@ def place_of(text: str, *, field: str) -> tuple[str, str]:
     A partition's id and an offset, as lists show a message's place.
 
     Raises:
-        InvalidError: there is no slash between them.
+        InvalidError: there is no slash between them, or no offset behind it.
     """
     partition, slash, offset = text.partition("/")
     if not slash:
         raise InvalidError(f"{field} is {text!r}; it must be PARTITION/OFFSET", field=field)
+    from_text(offset)
     return partition, offset
