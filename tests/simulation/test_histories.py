@@ -13,7 +13,7 @@ SEED_COUNT = 300
 PART_COUNT = 10
 FIRST_SEED = {
     "applied": 58,
-    "clamp": 33,
+    "clamp": 19,
     "closed": 10,
     "going": 49,
     "retry-bound": 10,
@@ -78,3 +78,4 @@ def test_histories_are_rich_enough_to_mean_something() -> None:
     assert sum(report.drained_count for report in reports) > 10
     assert sum(report.resumed_count for report in reports) > 3
     assert sum(report.claimed_count for report in reports) > 100
+    assert sum(report.rerouted_count for report in reports) > 3

@@ -72,6 +72,14 @@ CLAIM_RULES: Rules = {
         "what was leased before a group was moved can't be claimed",
         lambda: [(claim, "_is_current", lambda *_: True)],
     ),
+    "other-way": (
+        "what a session goes on with by another way is its own there",
+        lambda: [(claim, "go_on", lambda *_: None)],
+    ),
+    "other-way-settled": (
+        "what is claimed by another way is settled if all of it is",
+        lambda: [(claim, "is_settled", lambda *_: True)],
+    ),
     "renewed": (
         "an outcome under the old token is taken for the claimed lease",
         lambda: [(Group, "lease", _lease_by_own_token)],

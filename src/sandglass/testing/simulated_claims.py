@@ -1,5 +1,6 @@
 """
-Simulated sessions come back to a node that began anew, and claim what they hold.
+Simulated sessions come back to a node that began anew, and claim what they hold; or to the same
+one by another way, and go on with it.
 
 What they are granted is checked on the spot: all that is still to be had, and nothing else.
 That nobody else is given it meanwhile is what the history checks at each delivery.
@@ -29,6 +30,9 @@ class Claims:
     world: World
     consumers: Consumers
     outcomes: Outcomes
+
+    def __post_init__(self) -> None:
+        self.consumers.on_other_way = self._by_another_way
 
     def come_back(self) -> None:
         """Most of those who were there before come: soon, or late."""
@@ -110,6 +114,64 @@ class Claims:
         if lease is not None:
             self.world.report.claimed_count += len(granted)
             self._hold(client, partition, known, task, lease)
+
+    def _by_another_way(self, before: Client) -> None:
+        """What it claims is its own again; the rest is given back with the way before."""
+        chance = self.world.chance
+        consumer = replace(
+            before.consumer,
+            key=self.consumers.next_key(),
+            credit_count=chance.choice((1, 3, 12)),
+            credit_bytes=4000,
+        )
+        client = Client(
+            consumer, before.group, before.channel, before.topic, session=before.session
+        )
+        groups = {found[0].number: found for found in self.consumers.groups_of(before)}
+        for task in before.tasks:
+            if task.partition in groups and chance.random() < 0.8:
+                self._go_on(before, client, *groups[task.partition], task)
+        before.session = ""  # the groups still know it
+        self.consumers.leave(before)
+        for task in client.tasks:
+            lease = groups[task.partition][1].lease(task.token)
+            if lease is None or lease.consumer != client.consumer.key:
+                raise Violation(f"I7: {task.numbers} are given back with the way before")
+        self.consumers.begin(client)
+
+    def _go_on(
+        self, before: Client, client: Client, partition: Partition, group: Group, task: Task
+    ) -> None:
+        moment = self.world.see()
+        known = self.world.history.partitions[partition.number].groups[group.number]
+        lease = group.lease(task.token)
+        if lease is not None and lease.consumer == before.consumer.key:
+            claim.go_on(partition, group, lease, client.consumer, moment)
+            for hold in known.held.values():
+                if hold.token == lease.token:
+                    hold.consumer, hold.ends_ms = lease.consumer, lease.ends_ms
+            self.world.report.rerouted_count += 1
+            self.world.node.ready[partition.number] = None
+            client.tasks.append(task)
+        elif task.lease is not None and self._is_settled(client, partition, group, task):
+            seen = self.world.history.partitions[task.partition]
+            for number in task.numbers:
+                is_there = self.world.history.sent[number].offset >= seen.cut
+                if is_there and not known.is_settled(number):
+                    raise Violation(f"I7: {number} is settled for {known.name}, it is said")
+
+    def _is_settled(
+        self, client: Client, partition: Partition, group: Group, task: Task
+    ) -> bool:
+        assert task.lease is not None
+        return claim.is_settled(
+            partition,
+            group,
+            _claim_of(task, task.lease, 0),
+            client.consumer,
+            self.world.see(),
+            self.world.node.view,
+        )
 
     def _may_have(self, known: GroupHistory, task: Task, lease: Lease, number: int) -> bool:
         seen = self.world.history.partitions[task.partition]

@@ -6,6 +6,7 @@ as messages that never come.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
@@ -61,6 +62,8 @@ class Consumers:
     clients: dict[int, Client] = field(default_factory=dict[int, Client])
     away: dict[str, Client] = field(default_factory=dict[str, Client])
     """By session: those whose node is gone, and who may come back."""
+    on_other_way: Callable[[Client], None] = field(default=lambda _: None)
+    """Told a client whose session comes back by another way, to the same leader."""
     _ready_list: ReadyList = field(init=False)
     _keys: "count[int]" = field(default_factory=lambda: count(1))
     _sessions: "count[int]" = field(default_factory=lambda: count(1))
@@ -136,7 +139,7 @@ class Consumers:
                     self._read(client, partition, group)
 
     def come_and_go(self) -> None:
-        """Somebody comes, leaves, or is away for a while."""
+        """Somebody comes, leaves, is away for a while, or comes by another way."""
         chance = self.world.chance
         if not self.world.node.is_serving or not self.world.topics:
             return
@@ -146,10 +149,13 @@ class Consumers:
             self.join(topic)
         if len(self.clients) > 3 and chance.random() < 0.4:
             client = self.clients[chance.choice(list(self.clients))]
-            if chance.random() < 0.5:
+            lot = chance.random()
+            if lot < 0.5:
                 self.leave(client)
-            else:
+            elif lot < 0.75 or not client.session or client.targets is not None:
                 self._break(client)
+            elif client.held is None:
+                self.on_other_way(client)
 
     def leave(self, client: Client) -> None:
         """The session of a consumer has ended."""

@@ -52,6 +52,8 @@ class Report:
     purged_count: int = 0
     claimed_count: int = 0
     """Messages that sessions held when their node was gone, and still hold."""
+    rerouted_count: int = 0
+    """Leases with which sessions went on by another way."""
     violation: str = ""
 
 
