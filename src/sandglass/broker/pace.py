@@ -4,7 +4,7 @@ next thing is due. Before it does, what came in is read, and what goes out is wr
 
 1. A turn that shares its sync with more requests serves them all at the price of one: see
    `Pace.wait`.
-2. What waits for a promise has its turn some syncs before it is due.
+2. What waits for a promise has its turn some syncs before it is due, if one can be made then.
 3. While there are leases, the clock is looked at often, so that a pause of the process shows.
 4. The house is kept once in a while, and in the quiet more seldom.
 """
@@ -90,7 +90,7 @@ class Pace:
         queue, writer = self.queue, self.queue.writer
         if writer.is_synced or (is_stopping and not writer.is_syncing):
             return 0
-        if queue and not writer.again_ms and queue.room_bytes():
+        if queue and queue.has_room():
             return 0
         moment = self.clocks.moment()
         if self.applier.is_stalled:
@@ -102,10 +102,18 @@ class Pace:
             at_ms = min(at_ms, moment.steady_ms + LIFE_SIGN_MS)
         wake_ms = self.agenda.wake_ms
         if wake_ms is not None:
-            if self.promises.lacks(moment.wall_ms + wake_ms - moment.steady_ms):
+            if self._may_promise(moment, moment.wall_ms + wake_ms - moment.steady_ms):
                 wake_ms -= PROMISE_AHEAD_MS
             at_ms = min(at_ms, wake_ms)
         return max(0, at_ms - moment.steady_ms)
+
+    def _may_promise(self, moment: Moment, wall_ms: int) -> bool:
+        """
+        Is a promise needed that covers `wall_ms`, and can a turn make it? It can't while the
+        clock stands back, or the log has no room: one turn after the other would do nothing.
+        """
+        is_behind = self.clocks.is_behind(moment)
+        return not is_behind and self.queue.has_room() and self.promises.lacks(wall_ms)
 
     def _awake_ms(self) -> int:
         """When there is a turn, at the latest: to keep a house in which nothing happens."""

@@ -42,6 +42,10 @@ class TurnQueue:
         """How much of it the log may be given just now; 0 for nothing."""
         return self.writer.room_bytes(self.intake.size_bytes)
 
+    def has_room(self) -> bool:
+        """The log may be given something just now; if not, what changes that brings a turn."""
+        return not self.writer.again_ms and self.room_bytes() > 0
+
     def lacks_requests(self) -> bool:
         """
         Some requests wait, and fewer than were answered last: those who got an answer may be
