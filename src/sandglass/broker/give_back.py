@@ -33,6 +33,8 @@ async def give_back(
                 if loop is None:
                     break
                 partition = loop.partition(group.partition)
+                if not partition.leads(group):
+                    break  # with the leader before, here or elsewhere, its leases have ended
                 records = outcome.admit_break(partition, group, held, loop.moment(), loop.view)
                 waits = [loop.commit(record) for record in records]
                 await asyncio.gather(*waits, return_exceptions=True)

@@ -15,6 +15,7 @@ from sandglass.core import limits, outcome
 from sandglass.core.group import Group
 from sandglass.core.lease import Places
 from sandglass.core.message import channel_to_read
+from sandglass.core.partition import Partition
 from sandglass.core.record import Ending
 from sandglass.core.topic import PartitionRef, Topic
 from sandglass.errors import InvalidError, LeaseLostError, NotFoundError, NotLeaderError
@@ -87,8 +88,10 @@ class Outcomes:
                 field="reason",
             )
         loop = self.loops.of(group.partition)
+        partition = loop.partition(group.partition)
+        _check_led(partition, group)
         record = outcome.admit_outcome(
-            loop.partition(group.partition),
+            partition,
             group,
             token,
             places,
@@ -125,6 +128,7 @@ class Outcomes:
         limits.check_range(lease_ms, field="lease_ms", low=0, high=limits.LEASE_MS_MAX)
         loop = self.loops.of(group.partition)
         moment, partition = loop.moment(), loop.partition(group.partition)
+        _check_led(partition, group)
         first_ms = partition.deadlines.first_ms()
         ends_ms = partition.extend(
             group, token, lease_ms=lease_ms, begun=begun_count, moment=moment
@@ -139,7 +143,7 @@ class Outcomes:
             return group
         if partition in subscription.moved:
             self.loops.of(partition)
-            raise NotLeaderError("the subscription was ended for a while of another leader")
+            raise _led_again()
         raise LeaseLostError("the subscription has no such partition")
 
     async def settle_offsets(
@@ -191,3 +195,16 @@ class Outcomes:
         self.ignored_count += ignored_count
         # Others have their turn, also where there is nothing to wait for.
         await asyncio.gather(asyncio.sleep(0), *[loop.commit(record) for record in records])
+
+
+def _check_led(partition: Partition, group: Group) -> None:
+    """
+    Raises:
+        NotLeaderError: the partition was led anew since, here: what was leased is void.
+    """
+    if not partition.leads(group) and not group.is_dropped:
+        raise _led_again()
+
+
+def _led_again() -> NotLeaderError:
+    return NotLeaderError("the subscription was ended for a while of another leader")

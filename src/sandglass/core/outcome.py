@@ -68,6 +68,7 @@ def admit_outcome(
         raise LeaseLostError(
             f"lease {token:x} of group {group.name!r} in partition {partition.id} has ended"
         )
+    assert partition.leads(group), "a lease of an earlier leader ends"
     taken = lease.take(places)
     return _end(partition, group, lease, taken, ending, moment, view, delay_ms, reason)
 
@@ -201,6 +202,7 @@ class _Endings:
         """Places that were taken out of a lease, if there are any."""
         if not taken:
             return
+        assert self.partition.leads(group), "a lease of an earlier leader ends"
         self.count += 1
         counts = _counted(lease.attempts, lease.releases, ending)
         settings = self.settings.get(group.number)

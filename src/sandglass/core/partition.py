@@ -449,6 +449,10 @@ class Partition:
         if group not in self.reading:
             self.reading.append(group)
 
+    def leads(self, group: Group) -> bool:
+        """Is it a group as it is led now? What one of an earlier leader has leased is void."""
+        return self.groups.loaded.get(group.number) is group
+
     def remove_consumer(self, group: Group, consumer: Consumer) -> None:
         """It reads no longer; its leases stay until they end."""
         if consumer in group.consumers:
