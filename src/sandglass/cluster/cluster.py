@@ -13,7 +13,7 @@ never joins another cluster with them.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,16 +25,15 @@ from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
 from sandglass.broker.loops import Loops
-from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SnapshotsSeen
 from sandglass.cluster.catalog import DRAINED, GROUPS, LEADERS, ClusterCatalog
 from sandglass.cluster.engines import ClusterEngine
 from sandglass.cluster.founding import REMOVED_TEXT, Identity, settle_id
+from sandglass.cluster.holding import Holding
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.members import Member, Members
 from sandglass.cluster.placed import TOPICS
-from sandglass.cluster.reconciling import free, reconcile
-from sandglass.cluster.replica import Replica, State
+from sandglass.cluster.replica import Replica
 from sandglass.cluster.sight import NOT_LED_RETRY_MS, Sight
 from sandglass.cluster.snapshots import Snapshots, open_snapshots
 from sandglass.cluster.steward import ClusterSteward
@@ -124,6 +123,7 @@ class Cluster:
         """What keeps the engine from those of its peers, as far as that shows."""
         self.leaders: Leaders | None = None
         self.sight: Sight | None = None
+        self._holding: Holding | None = None
         self._streams: Streams | None = None
         self.switching: Switching | None = None
         self._connection: Connection | None = None
@@ -324,6 +324,17 @@ class Cluster:
         self._placement.follow(self._on_entry)
         self._store = self._open_store()
         self.leaders = Leaders(self.catalog, members, self.replicas, self.clock)
+        self._holding = Holding(
+            self.catalog,
+            self.leaders,
+            self.replicas,
+            self.loops,
+            make=self._make_replica,
+            wipe=self._wipe_replica,
+            whereabouts=self.whereabouts,
+            on_led=self._wake_switching,
+            on_ended=self._news.set,
+        )
         self._streams = Streams(self.catalog, self.replicas)
         self.sight = Sight(self.catalog, members, self.leaders, self.replicas, self.engine)
         self.loops.shared = self.catalog
@@ -337,7 +348,7 @@ class Cluster:
             self._placement,
             self.engine.name,
             self.loops.own,
-            _Logs(self.replicas, self.catalog),
+            self._holding,
             left=self.loops.leave,
             published=self.catalog.homes.publish,
         )
@@ -381,6 +392,7 @@ class Cluster:
 
     async def _run(self) -> None:
         assert self.leaders is not None
+        assert self._holding is not None
         whole_s, loop = 0.0, asyncio.get_running_loop()
         while True:
             with suppress(TimeoutError):
@@ -389,10 +401,10 @@ class Cluster:
             is_news = self._news.is_set() or loop.time() >= whole_s
             self._news.clear()
             try:
-                await self._hold_replicas()
+                await self._holding.hold()
                 if is_news:
                     whole_s = loop.time() + WHOLE_S
-                    await self._reconcile_all()
+                    await self._holding.reconcile_all()
                 await self.leaders.consider()
                 await self._widen()
                 if self._streams is not None:
@@ -423,12 +435,16 @@ class Cluster:
     def _on_entry(self, key: str) -> None:
         if key.startswith((TOPICS, GROUPS, LEADERS, DRAINED, SWITCHES)):
             self._news.set()
-        if key.startswith((TOPICS, SWITCHES)) and self.switching is not None:
-            self.switching.wake()
+        if key.startswith((TOPICS, SWITCHES)):
+            self._wake_switching()
         if key.startswith(LEADERS):
             self.loops.moved(int(key.removeprefix(LEADERS)))
         if key == self.identity.removed_key:
             self._look_whether_removed()
+
+    def _wake_switching(self) -> None:
+        if self.switching is not None:
+            self.switching.wake()
 
     def _hear_of_engines(self) -> None:
         if not self.engine.goes_with_nodes:
@@ -437,45 +453,32 @@ class Cluster:
             self._connection.heard(self.members.engines)
 
     def _lost(self) -> None:
-        for replica in self.replicas.values():
-            replica.drop()
+        if self._holding is not None:
+            self._holding.drop_all()
 
-    async def _hold_replicas(self) -> None:
-        """The replicas that the catalog gives to this node, and no others."""
-        assert self.catalog is not None
+    def _make_replica(self, number: int) -> Replica:
         assert self._store is not None
         assert self._connection is not None
         assert self.snapshots is not None
-        assert self.leaders is not None
-        me = self.engine.name
-        wanted = self.catalog.held_by(me)
-        for number in wanted - self.replicas.keys():
-            replica = Replica(
-                Stream(self._connection, number),
-                StorePart(self._store, number),
-                clock=self.clock,
-                entropy=self.entropy,
-                slicer=self.slicer,
-                stats=self.loops.own.stats,
-                stopwatch_ns=self.stopwatch_ns,
-                session_grace_ms=self.loops.own.session_grace_ms,
-                may_serve=self._may_serve,
-                snapshots=self.snapshots,
-                on_leading=self._on_leading,
-                on_ended=self._on_ended,
-            )
-            self.replicas[number] = replica
-            replica.start()
-        for number in self.replicas.keys() - wanted:
-            is_deleted = self.catalog.placed_of(number) is None
-            if not is_deleted and self.leaders.has_to_stay(self.replicas[number]):
-                continue
-            replica = self.replicas.pop(number)
-            if is_deleted:
-                # Nobody takes it over, and its stream may be gone already.
-                replica.drop()
-            await replica.stop()
-            StorePart(self._store, number).wipe()
+        assert self._holding is not None
+        return Replica(
+            Stream(self._connection, number),
+            StorePart(self._store, number),
+            clock=self.clock,
+            entropy=self.entropy,
+            slicer=self.slicer,
+            stats=self.loops.own.stats,
+            stopwatch_ns=self.stopwatch_ns,
+            session_grace_ms=self.loops.own.session_grace_ms,
+            may_serve=self._may_serve,
+            snapshots=self.snapshots,
+            on_leading=self._holding.began,
+            on_ended=self._holding.ended,
+        )
+
+    def _wipe_replica(self, number: int) -> None:
+        assert self._store is not None
+        StorePart(self._store, number).wipe()
 
     def _may_serve(self) -> bool:
         return self.members is not None and self.members.may_serve()
@@ -498,41 +501,3 @@ class Cluster:
             return ClusterSeen(shown, self.trouble)
         snapshots = self.snapshots.seen() if self.snapshots is not None else SnapshotsSeen()
         return replace(self.sight.seen(shown), snapshots=snapshots)
-
-    # --- what a new leader does ---------------------------------------------------------------
-
-    async def _on_leading(self, replica: Replica) -> None:
-        assert self.catalog is not None
-        if replica.loop is not None:
-            await reconcile(self.catalog, replica.number, replica.loop)
-            self.loops.add(replica.number, replica.loop)
-        if self.switching is not None:
-            self.switching.wake()
-
-    def _on_ended(self, replica: Replica) -> None:
-        self.loops.remove(replica.number, self.whereabouts(replica.number))
-        self._news.set()
-
-    async def _reconcile_all(self) -> None:
-        assert self.catalog is not None
-        for replica in [*self.replicas.values()]:
-            if replica.state is State.LEADING and replica.loop is not None:
-                await free(self.catalog, replica.number, replica.loop)
-                await reconcile(self.catalog, replica.number, replica.loop)
-
-
-@dataclass(frozen=True, slots=True)
-class _Logs:
-    """The replicated logs, for topics that move to them, or from them."""
-
-    replicas: Mapping[int, Replica]
-    catalog: ClusterCatalog
-
-    def led(self, number: int) -> NodeLoop | None:
-        replica = self.replicas.get(number)
-        if replica is None or replica.state is not State.LEADING:
-            return None
-        return replica.loop
-
-    async def delete(self, number: int, factor: int) -> None:
-        await self.catalog.delete_log(number, factor)
