@@ -51,14 +51,10 @@ ADVICE: Final = "stop the node and restore its data directory from a backup"
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """How far the store is behind with its work: for admission and metrics."""
+    """How far the store is behind with its work."""
 
     level0_file_count: int
-    pending_compaction_bytes: int
     immutable_memtable_count: int
-    background_error_count: int
-    """Since it was opened; a full disk shows here first."""
-
     is_stalled: bool
     """Writes are refused just now."""
 
@@ -373,9 +369,7 @@ class RocksStore:
         """How far the store is behind; costs microseconds."""
         return StoreHealth(
             level0_file_count=self._number("num-files-at-level0"),
-            pending_compaction_bytes=self._number("estimate-pending-compaction-bytes"),
             immutable_memtable_count=self._number("num-immutable-mem-table"),
-            background_error_count=self._number("background-errors"),
             is_stalled=bool(
                 self._number("is-write-stopped") or self._number("actual-delayed-write-rate")
             ),

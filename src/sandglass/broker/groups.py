@@ -52,9 +52,6 @@ class Start:
     is_now: bool = False
 
 
-BEGINNING = Start()
-
-
 def check_kind(topic: Topic) -> None:
     """
     Raises:

@@ -28,11 +28,6 @@ def make(due_ms: int, index: int) -> Offset:
     return Offset(due_ms << INDEX_BITS | index)
 
 
-def due_ms_of(offset: int) -> int:
-    """When the message at `offset` is due, in ms since the Unix epoch."""
-    return offset >> INDEX_BITS
-
-
 def index_of(offset: int) -> int:
     """Its place in the order of production."""
     return offset & INDEX_MAX

@@ -64,17 +64,6 @@ def produce_nowait(
     _append_nowait(broker, atoms_of(broker, request), answered)
 
 
-async def produce_reply(
-    broker: Broker, request: broker_pb2.ProduceRequest
-) -> broker_pb2.ProduceReply:
-    """As `produce`, as a reply of the protocol."""
-    placed = await produce(broker, request)
-    return broker_pb2.ProduceReply(
-        request_id=request.request_id,
-        placed=[convert.placed_to_wire(each) for each in placed],
-    )
-
-
 async def produce_compatible(broker: Broker, request: bytes) -> list[bytes]:
     """
     Carries out a serialized compatible request.

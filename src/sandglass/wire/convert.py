@@ -65,19 +65,6 @@ class Checked:
     has_keys: bool
 
 
-def cut_batch(
-    batch: bytes, count: int, due_ms: Sequence[int], delay_ms: Sequence[int]
-) -> Batch:
-    """
-    Checks a serialized `MessageBatch` with its columns, and cuts it into rows.
-
-    Raises:
-        InvalidError: anything that the limits or the protocol forbid; see `check_batch`.
-    """
-    plain = cut_plain(batch, count, due_ms, delay_ms)
-    return plain or cut(check_batch(batch, count, due_ms, delay_ms))
-
-
 def cut_plain(
     batch: bytes, count: int, due_ms: Sequence[int], delay_ms: Sequence[int]
 ) -> Batch | None:

@@ -156,7 +156,7 @@ def child_fill(folder: Path) -> None:
 
     refused = write_until_full()
     check(refused - 1)
-    assert store.health().background_error_count
+    assert store._number("background-errors")
     assert store.flushed_position() < refused
     print("full")
 

@@ -19,8 +19,9 @@ from sandglass.core.topic import PartitionRef, Topic, TopicSettings
 from sandglass.errors import SandglassError
 from sandglass.sandflake import Generator
 from sandglass.testing.faults import FaultyLog, FaultyStore, ManualClock
-from sandglass.wire.convert import cut_batch, slice_body
+from sandglass.wire.convert import slice_body
 from sandglass.wire.v1 import broker_pb2
+from tests.unit.batches import cut_batch
 
 DEADLINE_S = 60
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from sandglass.broker import catalog
-from sandglass.broker.groups import BEGINNING
+from sandglass.broker.groups import Start
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, SharedCatalog
 from sandglass.core import limits
 from sandglass.core.topic import GroupSettings, PartitionRef, Topic, TopicGroup, TopicKind
@@ -70,9 +70,9 @@ async def test_its_name_is_taken(shell: Shell, shared: Shared) -> None:
     [
         lambda shell: shell.broker.catalog.change_topic("far", max_deliveries=3),
         lambda shell: shell.broker.catalog.delete_topic("far"),
-        lambda shell: shell.broker.groups.create(FAR, "g", BEGINNING, GroupSettings()),
+        lambda shell: shell.broker.groups.create(FAR, "g", Start(), GroupSettings()),
         lambda shell: shell.broker.groups.change(FAR, "g", GroupSettings()),
-        lambda shell: shell.broker.groups.seek(FAR, "g", BEGINNING),
+        lambda shell: shell.broker.groups.seek(FAR, "g", Start()),
         lambda shell: shell.broker.groups.delete(FAR, "g"),
         lambda shell: anext(shell.broker.status.parts(FAR)),
     ],

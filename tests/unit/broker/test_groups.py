@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from sandglass.broker.groups import BEGINNING, Start
+from sandglass.broker.groups import Start
 from sandglass.core import limits
 from sandglass.core.backoff import Backoff
 from sandglass.core.offset import INDEX_BITS
@@ -42,7 +42,7 @@ async def test_its_first_consumer_makes_a_group_that_is_none_yet(shell: Shell) -
 
     assert ["g"] == [group.name for group in shell.broker.groups.all(shell.t)]
     with pytest.raises(ConflictError, match="'g' of topic 't' already exists"):
-        await shell.broker.groups.create(shell.t, "g", BEGINNING, OWN)
+        await shell.broker.groups.create(shell.t, "g", Start(), OWN)
 
 
 async def test_a_start_holds_for_all_partitions_also_those_reached_later(shell: Shell) -> None:
@@ -102,7 +102,7 @@ async def test_a_change_holds_for_the_next_failure_and_unset_takes_it_back(
 
 
 async def test_changes_side_by_side_lose_nothing(shell: Shell) -> None:
-    await shell.broker.groups.create(shell.t, "g", BEGINNING, GroupSettings())
+    await shell.broker.groups.create(shell.t, "g", Start(), GroupSettings())
 
     await asyncio.gather(
         shell.broker.groups.change(shell.t, "g", GroupSettings(max_deliveries=3)),
@@ -132,10 +132,10 @@ async def test_a_topic_has_so_many_groups_and_no_more(
 ) -> None:
     monkeypatch.setattr(limits, "GROUP_COUNT_MAX", 2)
     for name in ("one", "two"):
-        await shell.broker.groups.create(shell.t, name, BEGINNING, GroupSettings())
+        await shell.broker.groups.create(shell.t, name, Start(), GroupSettings())
 
     with pytest.raises(BusyError, match="topic 't' has 2 groups"):
-        await shell.broker.groups.create(shell.t, "three", BEGINNING, GroupSettings())
+        await shell.broker.groups.create(shell.t, "three", Start(), GroupSettings())
 
 
 # --- seek -------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ async def test_a_seek_brings_back_what_was_settled_and_refuses_older_outcomes(
     await shell.until(lambda: len(consumer.values) == 2)
     old = consumer.deliveries[0]
 
-    await shell.broker.groups.seek(shell.t, "g", BEGINNING)
+    await shell.broker.groups.seek(shell.t, "g", Start())
     await shell.until(lambda: len(consumer.values) == 4)
 
     with pytest.raises(LeaseLostError):
@@ -165,7 +165,7 @@ async def test_a_seek_to_an_offset_moves_one_partition(shell: Shell) -> None:
     offset = shell.offsets(placed)[1]
 
     await shell.broker.groups.seek(
-        shell.t, "g", BEGINNING, partition=shell.t.partitions[0], offset=offset
+        shell.t, "g", Start(), partition=shell.t.partitions[0], offset=offset
     )
     await shell.until(lambda: len(consumer.values) == 5)
 

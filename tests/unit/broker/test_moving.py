@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sandglass.broker import moving
-from sandglass.broker.groups import BEGINNING
+from sandglass.broker.groups import Start
 from sandglass.core import keys, limits
 from sandglass.core.machine import encode_topic
 from sandglass.core.record import PutTopic
@@ -101,7 +101,7 @@ async def test_a_change_that_was_on_its_way_is_carried_out_before_the_seal(
     with pytest.raises(NotLeaderError):
         await shell.broker.catalog.change_topic("t", max_deliveries=3)
     with pytest.raises(NotLeaderError):
-        await shell.broker.groups.create(shell.t, "late", BEGINNING, GroupSettings())
+        await shell.broker.groups.create(shell.t, "late", Start(), GroupSettings())
     shell.log.release_sync()
     await sealing
     await changing

@@ -11,12 +11,8 @@ from sandglass.errors import (
     SandglassError,
     UnavailableError,
 )
-from sandglass.surface.produce import (
-    produce,
-    produce_compatible,
-    produce_nowait,
-    produce_reply,
-)
+from sandglass.surface.produce import produce, produce_compatible, produce_nowait
+from sandglass.surface.producing import Producing
 from sandglass.wire.compat import sandglass_pb2 as pb
 from sandglass.wire.v1.broker_pb2 import Message, MessageBatch, ProduceRequest
 from tests.unit.rpc.fake_broker import NOW_MS, FakeBroker
@@ -96,8 +92,8 @@ async def test_with_one_partition_nothing_is_split(broker):
 
 
 async def test_a_reply_carries_the_request_s_id_and_places(broker):
-    reply = await produce_reply(
-        broker, request(Message(), Message(), request_id=9, delay_ms=[500])
+    reply = await Producing(broker).produce(
+        request(Message(), Message(), request_id=9, delay_ms=[500])
     )
 
     assert 9 == reply.request_id

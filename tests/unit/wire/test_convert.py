@@ -9,6 +9,7 @@ from sandglass.errors import InvalidError
 from sandglass.wire import convert
 from sandglass.wire.v1.broker_pb2 import Header, Message, MessageBatch
 from sandglass.wire.v1.raw_pb2 import RawBatch
+from tests.unit.batches import cut_batch as cut
 
 
 def batch_of(*messages: Message) -> bytes:
@@ -17,10 +18,6 @@ def batch_of(*messages: Message) -> bytes:
 
 def raw_batch(*raws: bytes) -> bytes:
     return RawBatch(messages=raws).SerializeToString()
-
-
-def cut(batch: bytes, count: int, due_ms=(), delay_ms=()):
-    return convert.cut_batch(batch, count, due_ms, delay_ms)
 
 
 def values_of(body: bytes) -> list[bytes]:

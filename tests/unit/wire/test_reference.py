@@ -9,6 +9,7 @@ from sandglass import errors
 from sandglass.core import limits, offset
 from sandglass.wire import convert, status
 from sandglass.wire.v1 import broker_pb2
+from tests.unit.batches import cut_batch
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| `(\w+)` \| ([A-Z_]+) \| (\d+) \|", re.MULTILINE)
@@ -77,7 +78,7 @@ def test_the_example_of_a_request_passes_the_door_with_the_batch_before_it():
     [batch] = [each for name, each in parsed if name == "MessageBatch"]
     [request] = [each for name, one in parsed if name == "ClientFrame" for each in one.produces]
 
-    cut = convert.cut_batch(request.batch, request.count, request.due_ms, request.delay_ms)
+    cut = cut_batch(request.batch, request.count, request.due_ms, request.delay_ms)
 
     assert batch.SerializeToString() == request.batch
     assert (2, [60_000], True) == (cut.count, cut.dues, cut.is_delay)

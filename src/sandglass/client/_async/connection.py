@@ -210,11 +210,6 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
 
-    def rearm(self) -> None:
-        """The session may want its next tick sooner."""
-        if self._task is not None:
-            self._arm()
-
     # --- the task -----------------------------------------------------------------------------
 
     async def _run(self) -> None:
