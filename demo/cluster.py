@@ -58,7 +58,7 @@ async def play(console: Console, *, seconds: float) -> bool:
                 day, killed_at = await _play_day(cluster, console, seconds=seconds)
             finally:
                 for node in cluster.nodes:  # their data go with the directory
-                    cluster.kill_engine(node)
+                    node.kill_engine()
                     node.kill()
     show_departures(console, day.tally)
     gap = day.tally.longest_wait(killed_at)
@@ -118,7 +118,7 @@ async def _kill_half_way(cluster: ClusterProcesses, day: Day) -> datetime:
     while 2 * len(day.tally.late_ms) < len(day.tally.due):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.01)
     at = datetime.now(UTC)
-    cluster.kill_engine(cluster.nodes[0])
+    cluster.nodes[0].kill_engine()
     cluster.nodes[0].kill()
     return at
 

@@ -58,7 +58,7 @@ async def _engine_ended(cluster: ClusterProcesses, node: NodeProcess) -> AsyncIt
     try:
         yield
     finally:
-        cluster.kill_engine(node)
+        node.kill_engine()
 
 
 async def _produce(address: str, batches: list[bytes], total: Sum) -> None:

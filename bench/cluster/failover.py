@@ -37,7 +37,7 @@ async def failover(bench: ClusterBench) -> list[Figure]:
 
     def kill_both(node: NodeProcess) -> None:
         node.kill()
-        nodes.cluster.kill_engine(node)
+        node.kill_engine()
 
     ways: list[tuple[str, Callable[[NodeProcess], None]]] = [
         ("failover: SIGTERM", NodeProcess.terminate),

@@ -75,7 +75,7 @@ class Nodes:
 
     @property
     def engines(self) -> Processes:
-        return Processes(tuple(map(self.cluster.engine_pid, self.cluster.nodes)))
+        return Processes(tuple(node.engine_pid for node in self.cluster.nodes))
 
     async def create_topic(
         self, name: str, *, partition_count: int = 1, replication_factor: int = 3

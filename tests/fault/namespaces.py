@@ -9,9 +9,7 @@ Tests talk to the nodes by doors, which no cut concerns.
 """
 
 import asyncio
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import AsyncExitStack, suppress
@@ -22,11 +20,11 @@ from typing import Final
 import pytest
 
 from sandglass import AsyncClient, SandglassError
+from sandglass.testing.cluster import JOIN_S_MAX, end_all
 from sandglass.testing.process import NodeProcess
 from tests.fault.door import join
 
 NODE_COUNT: Final = 3
-JOIN_S_MAX: Final = 90.0
 GRPC_PORT, RAFT_PORT, GOSSIP_PORT = 7170, 9190, 9900
 LIVES_S: Final = 1800
 """No test takes so long: what one leaves that was killed ends by itself."""
@@ -204,16 +202,7 @@ class Namespaces:
                 await asyncio.sleep(0.05)
 
     async def _end(self) -> None:
-        for node in self.nodes:
-            if node.is_running:
-                node.terminate()
-        for node in self.nodes:
-            if node.was_started:
-                with suppress(TimeoutError):
-                    await node.wait()
-            with suppress(OSError, ValueError):
-                pid = int((node.data / "engine" / "engine.pid").read_text())
-                os.kill(pid, signal.SIGKILL)
+        await end_all(self.nodes)
         await self._stack.aclose()
 
 

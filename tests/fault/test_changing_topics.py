@@ -59,7 +59,7 @@ async def test_replicas_and_partitions_become_more_and_replicas_fewer(tmp_path: 
         await load.produce()
         leader = await load.leader()
         leader.kill()
-        cluster.kill_engine(leader)
+        leader.kill_engine()
         await leader.wait()
         await load.produce()
         await leader.start()

@@ -31,7 +31,7 @@ async def kill(load: Processes, *nodes: NodeProcess) -> None:
     """These nodes and their engines end without a word."""
     for node in nodes:
         node.kill()
-        load.cluster.kill_engine(node)
+        node.kill_engine()
     for node in nodes:
         await node.wait()
 
@@ -64,7 +64,7 @@ async def test_a_node_is_killed_again_and_again(load: Processes) -> None:
 async def test_an_engine_is_killed(load: Processes) -> None:
     async with load.going_on():
         for node in load.cluster.nodes:
-            load.cluster.kill_engine(node)
+            node.kill_engine()
             for _ in range(5):
                 await load.produce()
 

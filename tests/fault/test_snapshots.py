@@ -66,7 +66,7 @@ async def test_a_dead_node_is_removed_and_its_heir_begins_at_a_snapshot(tmp_path
             node for node in cluster.nodes if node.name in held and node is not leader
         )
         dead.kill()
-        cluster.kill_engine(dead)
+        dead.kill_engine()
         await dead.wait()
         async with load.going_on():
             await removed(leader, dead)
@@ -75,7 +75,7 @@ async def test_a_dead_node_is_removed_and_its_heir_begins_at_a_snapshot(tmp_path
             heir.name if name == dead.name else name for name in held
         ]
         other.kill()
-        cluster.kill_engine(other)
+        other.kill_engine()
         await other.wait()
         await load.produce()
 

@@ -5,15 +5,13 @@ The nodes of a small cluster as processes of their own, to be killed, paused and
         cluster.nodes[0].kill()
 
 They run the `sandglass` command on 127.0.0.1. An engine outlives a killed node: it is ended
-with the block, or by `kill_engine`. With `is_wired` the nodes reach each other through `wires`,
-which can be cut.
+with the block, or by its `kill_engine`. With `is_wired` the nodes reach each other through
+`wires`, which can be cut.
 """
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -137,34 +135,25 @@ class ClusterProcesses:
                     return
                 await asyncio.sleep(0.05)
 
-    def engine_pid(self, node: NodeProcess) -> int:
-        """
-        Of the process that is a node's engine, or was.
-
-        Raises:
-            OSError, ValueError: it hasn't said so yet.
-        """
-        return int((node.data / "engine" / "engine.pid").read_text())
-
-    def kill_engine(self, node: NodeProcess) -> None:
-        """Ends a node's engine without a word."""
-        with suppress(OSError, ValueError):
-            os.kill(self.engine_pid(node), signal.SIGKILL)
-
     async def _end(self) -> None:
-        for node in self.nodes:
-            if node.is_running:
-                node.resume()
-                node.terminate()
-        for node in self.nodes:
-            if node.was_started:
-                try:
-                    await node.wait()
-                except TimeoutError:
-                    node.kill()
-                    await node.wait()
-            self.kill_engine(node)
+        await end_all(self.nodes)
         await self.wires.__aexit__(None, None, None)
+
+
+async def end_all(nodes: Sequence[NodeProcess]) -> None:
+    """Ends nodes with their engines, whatever they are about."""
+    for node in nodes:
+        if node.is_running:
+            node.resume()
+            node.terminate()
+    for node in nodes:
+        if node.was_started:
+            try:
+                await node.wait()
+            except TimeoutError:
+                node.kill()
+                await node.wait()
+        node.kill_engine()
 
 
 async def _are_whole(engine: Connection) -> bool:

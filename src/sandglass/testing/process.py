@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -178,6 +179,21 @@ class NodeProcess:
     def terminate(self) -> None:
         """Asks it to stop."""
         self._signal(signal.SIGTERM)
+
+    @property
+    def engine_pid(self) -> int:
+        """
+        Of the process that is its engine, or was.
+
+        Raises:
+            OSError, ValueError: it hasn't said so yet.
+        """
+        return int((self.data / "engine" / "engine.pid").read_text())
+
+    def kill_engine(self) -> None:
+        """Ends its engine without a word."""
+        with suppress(OSError, ValueError):
+            os.kill(self.engine_pid, signal.SIGKILL)
 
     def pause(self) -> None:
         """Stops it in the middle of whatever it does."""

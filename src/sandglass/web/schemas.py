@@ -33,9 +33,28 @@ def _list(items: Part, text: str = "") -> Part:
 
 
 _BYTES: Final = "base64"
+_CHANNEL: Final = {"channel": _text("`master` by default.")}
 _PLACE: Final = {
     "partition": _text("Id of a partition; found by the key without one."),
-    "channel": _text("`master` by default."),
+    **_CHANNEL,
+}
+_GROUP: Final = {"group": _text("Name of the group."), **_CHANNEL}
+_NEXT_PAGE: Final = {
+    "nextPageToken": _text("For the next page; absent at the end.", format=_BYTES),
+}
+_ATTEMPTS: Final = {
+    "ackTimeoutMs": _text("A lease ends after so long without a word."),
+    "maxDeliveries": _number("Attempts before a dead letter."),
+    "backoff": _ref("Backoff"),
+}
+_KEY: Final = {
+    "key": _text("Messages of one key go to one partition.", format=_BYTES),
+    "clusteringKey": _text("Second part of the key.", format=_BYTES),
+}
+_CONTENT: Final = {
+    "value": _text("Up to 1 MiB.", format=_BYTES),
+    "id": _text("Your own name for it, up to 1 KiB."),
+    "headers": _list(_ref("Header"), "Up to 64, 16 KiB together."),
 }
 _OFFSET: Final = (
     "Offset, 14 bytes in base64; a list of 14 numbers is understood too. Made by the broker; a"
@@ -77,9 +96,7 @@ SCHEMAS: Final[Part] = {
     "Settings": _object(
         "What holds for a topic or a group; times in ms, as texts.",
         retentionMs=_text("Messages go so long after their due time."),
-        ackTimeoutMs=_text("A lease ends after so long without a word."),
-        maxDeliveries=_number("Attempts before a dead letter."),
-        backoff=_ref("Backoff"),
+        **_ATTEMPTS,
     ),
     "TopicChange": _object(
         "What is to change of a topic: as `Settings`, and what it is made of.",
@@ -95,7 +112,7 @@ SCHEMAS: Final[Part] = {
         "The groups of a topic, and how they stand.",
         groups=_list(_ref("GroupStatus"), "One for each partition and channel that it reads."),
         known=_list(_ref("Group"), "Each group, whether it has read or not, before all those."),
-        nextPageToken=_text("For the next page; absent at the end.", format=_BYTES),
+        **_NEXT_PAGE,
     ),
     "Group": _object(
         "A group: for all partitions and channels.",
@@ -127,13 +144,12 @@ SCHEMAS: Final[Part] = {
     ),
     "Message": _object(
         "A message. When it is handed out, index, offset and producedAt are the broker's.",
-        channel=_text("`master` by default."),
+        **_CHANNEL,
         index=_text("Place in the order of production."),
         offset=_text(_OFFSET, format=_BYTES),
         producedAt=_text("When it was produced.", format="date-time"),
         consumeIn=_text('Delay: "1.5s", or whole nanoseconds as a number.'),
-        key=_text("Messages of one key go to one partition.", format=_BYTES),
-        clusteringKey=_text("Second part of the key.", format=_BYTES),
+        **_KEY,
         value=_text("Up to 1 MiB.", format=_BYTES),
         id=_text("The producer's own name for it; only by `schedule` and gRPC."),
         headers=_list(_ref("Header"), "Only by `schedule` and gRPC."),
@@ -151,7 +167,7 @@ SCHEMAS: Final[Part] = {
     "ScheduleRequest": _object(
         "Messages for later. `dueAt` or `delay`, one kind for all, here or in each message.",
         "messages",
-        channel=_text("`master` by default."),
+        **_CHANNEL,
         dueAt=_text("RFC 3339: 2027-01-01T09:00:00Z.", format="date-time"),
         delay=_text("From now: `90s`, `1h30m`; or whole nanoseconds as a number."),
         messages=_list(_ref("ScheduledMessage")),
@@ -160,11 +176,8 @@ SCHEMAS: Final[Part] = {
         "A message and its time.",
         dueAt=_text("As above.", format="date-time"),
         delay=_text("As above."),
-        key=_text("Messages of one key go to one partition.", format=_BYTES),
-        clusteringKey=_text("Second part of the key.", format=_BYTES),
-        value=_text("Up to 1 MiB.", format=_BYTES),
-        id=_text("Your own name for it, up to 1 KiB."),
-        headers=_list(_ref("Header"), "Up to 64, 16 KiB together."),
+        **_KEY,
+        **_CONTENT,
     ),
     "MarkRequest": _object(
         "Outcomes by offset. What holds no message, or was never handed out, is ignored.",
@@ -172,7 +185,7 @@ SCHEMAS: Final[Part] = {
         "offsets",
         consumerGroup=_text("Name of the group."),
         consumerName=_text("Ignored: an outcome is taken from anyone."),
-        channel=_text("`master` by default."),
+        **_CHANNEL,
         offsets=_list(_text(_OFFSET, format=_BYTES)),
     ),
     "MarkResponse": _object("Durable.", success={"type": "boolean"}),
@@ -184,9 +197,7 @@ SCHEMAS: Final[Part] = {
     ),
     "KeyMessage": _object(
         "A message to be put; its key is that of the path.",
-        value=_text("Up to 1 MiB.", format=_BYTES),
-        id=_text("Your own name for it, up to 1 KiB."),
-        headers=_list(_ref("Header"), "Up to 64, 16 KiB together."),
+        **_CONTENT,
     ),
     "Revision": _object(
         "Durable.",
@@ -245,9 +256,7 @@ SCHEMAS: Final[Part] = {
     ),
     "GroupSettings": _object(
         "What is a group's own; null, when it is changed, is the topic's again.",
-        ackTimeoutMs=_text("A lease ends after so long without a word."),
-        maxDeliveries=_number("Attempts before a dead letter."),
-        backoff=_ref("Backoff"),
+        **_ATTEMPTS,
     ),
     "Backoff": _object(
         "How long a message waits after a failed attempt.",
@@ -276,7 +285,7 @@ SCHEMAS: Final[Part] = {
         group=_text("Name of the group; it is made if there is none."),
         consumer=_text("Name of the consumer."),
         partitions=_list({"type": "string"}, "Ids."),
-        channel=_text("`master` by default."),
+        **_CHANNEL,
         countMax=_number("At most so many messages: 1 to 10,000; 1,000 by default."),
         bytesMax=_text("None is added once they hold so many bytes: up to 1 MiB, the default."),
         waitMs=_text("If nothing is ready: how long to wait for the first, up to 60 s."),
@@ -307,8 +316,7 @@ SCHEMAS: Final[Part] = {
         "Outcomes under the tokens of deliveries.",
         "group",
         "outcomes",
-        group=_text("Name of the group."),
-        channel=_text("`master` by default."),
+        **_GROUP,
         outcomes=_list(_ref("Outcome"), "Up to 1,000."),
     ),
     "Outcome": _object(
@@ -338,8 +346,7 @@ SCHEMAS: Final[Part] = {
         "Leases to be kept.",
         "group",
         "extends",
-        group=_text("Name of the group."),
-        channel=_text("`master` by default."),
+        **_GROUP,
         extends=_list(_ref("Extend"), "Up to 1,000."),
     ),
     "Extend": _object(
@@ -371,7 +378,7 @@ SCHEMAS: Final[Part] = {
     "DeadLetters": _object(
         "A page, in the order of death.",
         letters=_list(_ref("DeadLetter")),
-        nextPageToken=_text("For the next page; absent at the end.", format=_BYTES),
+        **_NEXT_PAGE,
     ),
     "DeadLetter": _object(
         "A dead letter, and what it was.",
@@ -439,7 +446,7 @@ SCHEMAS: Final[Part] = {
     "Pending": _object(
         "A page of messages that are not due yet, in their order.",
         messages=_list(_ref("StoredMessage")),
-        nextPageToken=_text("For the next page; absent at the end.", format=_BYTES),
+        **_NEXT_PAGE,
     ),
     "PendingCount": _object(
         "How many messages are not due yet.",

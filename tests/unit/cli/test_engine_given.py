@@ -9,6 +9,7 @@ from sandglass.cli.engine_given import given_of
 from sandglass.cluster.engines import GivenConfig
 from sandglass.settings import Settings
 from tests.certificates import Authority
+from tests.unit.cli.refusal import refusal
 
 URL = "--engine_url=nats://10.0.0.1:4222"
 
@@ -43,12 +44,10 @@ def credentials(tmp_path: Path) -> Path:
 def test_a_fault_is_refused_in_one_line_that_names_the_setting(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert server.main([*arguments, "--config="]) == 2
+    line = refusal(arguments, capsys)
 
-    err = capsys.readouterr().err
-    assert err.startswith(f"sandglass: {said}")
-    assert err.count("\n") == 1
-    assert "word" not in err
+    assert line.startswith(said)
+    assert "word" not in line
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"one\ntwo\n", b"\xff\xfe"])
