@@ -12,13 +12,14 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
 
 from sandglass.broker.loops import Loops, is_near
 from sandglass.core import limits
+from sandglass.rpc.wrapped import Handler, Wrapped
 from sandglass.surface.leaders import Caller, caller
 from sandglass.wire import status
 
@@ -42,8 +43,6 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Peers:
@@ -120,52 +119,40 @@ class Peers:
         return pairs + ([(AUTHORIZATION, who.authorization)] if who.authorization else [])
 
 
-class Known(grpc.GenericRpcHandler):
+def known(service: grpc.GenericRpcHandler, loops: Loops) -> grpc.GenericRpcHandler:
     """The calls of a service, each with what is known of its caller."""
+    return Wrapped(service, lambda handler: _known(handler, loops))
 
-    def __init__(self, service: grpc.GenericRpcHandler, loops: Loops) -> None:
-        self._service = service
-        self._loops = loops
-        self._handlers: dict[str, Handler] = {}
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """See `grpc.GenericRpcHandler`."""
-        name = handler_call_details.method
-        if name not in self._handlers:
-            handler = self._service.service(handler_call_details)
-            if handler is None:
-                return None
-            self._handlers[name] = self._around(handler)
-        return self._handlers[name]
+def _known(handler: Handler, loops: Loops) -> Handler:
+    make: Any = grpc.unary_unary_rpc_method_handler
+    call: Any = handler.unary_unary
+    if call is None:
+        make, call = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+    if call is None:
+        return handler
 
-    def _around(self, handler: Handler) -> Handler:
-        make: Any = grpc.unary_unary_rpc_method_handler
-        call: Any = handler.unary_unary
-        if call is None:
-            make, call = grpc.unary_stream_rpc_method_handler, handler.unary_stream
-        if call is None:
-            return handler
+    async def handle(request: Any, context: Any) -> Any:
+        await _know(loops, dict(context.invocation_metadata() or ()))
+        return await call(request, context)
 
-        async def handle(request: Any, context: Any) -> Any:
-            await self._know(dict(context.invocation_metadata() or ()))
-            return await call(request, context)
+    return make(
+        handle,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
 
-        return make(
-            handle,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
 
-    async def _know(self, metadata: dict[str, Any]) -> None:
-        """Who calls; and what that node knows, if it is one, is known here afterwards."""
-        revision = metadata.get(FORWARDED)
-        authorization = str(metadata.get(AUTHORIZATION, ""))
-        caller.set(Caller(is_node=revision is not None, authorization=authorization))
-        if revision is None:
-            return
-        is_near.set(True)
-        shared = self._loops.shared
-        if shared is not None and revision.isascii() and revision.isdigit():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(KNOWN_S_MAX):
-                    await shared.reached(int(revision[:18]))
+async def _know(loops: Loops, metadata: dict[str, Any]) -> None:
+    """Who calls; and what that node knows, if it is one, is known here afterwards."""
+    revision = metadata.get(FORWARDED)
+    authorization = str(metadata.get(AUTHORIZATION, ""))
+    caller.set(Caller(is_node=revision is not None, authorization=authorization))
+    if revision is None:
+        return
+    is_near.set(True)
+    shared = loops.shared
+    if shared is not None and revision.isascii() and revision.isdigit():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_S_MAX):
+                await shared.reached(int(revision[:18]))

@@ -9,7 +9,7 @@ reply begins its way, so it is done around them, for all calls of a service.
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
 
 import asyncio
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -17,30 +17,15 @@ import grpc.aio
 from sandglass.broker.outgoing import Outgoing
 from sandglass.errors import BusyError
 from sandglass.rpc import calls
+from sandglass.rpc.wrapped import Handler, Wrapped
 
 LARGE_BYTES: Final = 64 * 1024
 """Smaller ones are bounded by the number of calls."""
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-
-class Paced(grpc.GenericRpcHandler):
+def paced(service: grpc.GenericRpcHandler, outgoing: Outgoing) -> grpc.GenericRpcHandler:
     """The calls of a service, whose large replies are held as `outgoing`."""
-
-    def __init__(self, service: grpc.GenericRpcHandler, outgoing: Outgoing) -> None:
-        self._service = service
-        self._outgoing = outgoing
-        self._handlers: dict[str, Handler] = {}
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """See `grpc.GenericRpcHandler`."""
-        name = handler_call_details.method
-        if name not in self._handlers:
-            handler = self._service.service(handler_call_details)
-            if handler is None:
-                return None
-            self._handlers[name] = _paced(handler, self._outgoing)
-        return self._handlers[name]
+    return Wrapped(service, lambda handler: _paced(handler, outgoing))
 
 
 def _paced(handler: Handler, outgoing: Outgoing) -> Handler:

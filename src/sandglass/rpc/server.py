@@ -28,9 +28,9 @@ from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError
 from sandglass.rpc import admin, calls, compat, keyvalue
 from sandglass.rpc.bounds import Bounds
-from sandglass.rpc.forwarding import Known
+from sandglass.rpc.forwarding import known
 from sandglass.rpc.guarding import Guarding
-from sandglass.rpc.pacing import Paced
+from sandglass.rpc.pacing import paced
 from sandglass.security.access import Access
 from sandglass.security.tls import TlsParts
 from sandglass.surface.consume import Consuming
@@ -40,6 +40,14 @@ from sandglass.surface.producing import Producing
 from sandglass.wire.v1 import broker_pb2 as pb
 
 V1_BROKER = pb.DESCRIPTOR.services_by_name["Broker"]
+
+_NAMES: Final = (
+    compat.BROKER_SERVICE.full_name,
+    compat.INTERNAL_SERVICE.full_name,
+    admin.SERVICE.full_name,
+    keyvalue.SERVICE.full_name,
+    V1_BROKER.full_name,
+)
 
 _OPTIONS: Final[Sequence[tuple[str, int]]] = (
     # Otherwise a second broker would silently share the port, and get half of the calls.
@@ -100,6 +108,22 @@ async def serve(
         interceptors=interceptors,
         maximum_concurrent_rpcs=bounds.call_count_max,
     )
+    server.add_generic_rpc_handlers(_services(broker, leaders, session))
+    health_service = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection(
+        [*_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    port = await _listen(server, address, access)
+    await server.start()
+    for name in ["", *_NAMES]:
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return Surface(port, server, health_service)
+
+
+def _services(
+    broker: Broker, leaders: Leaders, session: calls.SessionCall | None
+) -> list[grpc.GenericRpcHandler]:
     services = (
         *compat.handlers(broker, leaders),
         admin.handler(broker, leaders),
@@ -107,33 +131,20 @@ async def serve(
         _v1_broker(broker, leaders, session),
     )
     if leaders is not ALONE:
-        services = tuple(Known(each, broker.loops) for each in services)
-    server.add_generic_rpc_handlers([Paced(each, broker.outgoing) for each in services])
-    names = [
-        compat.BROKER_SERVICE.full_name,
-        compat.INTERNAL_SERVICE.full_name,
-        admin.SERVICE.full_name,
-        keyvalue.SERVICE.full_name,
-        V1_BROKER.full_name,
-    ]
-    health_service = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection(
-        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
-    )
+        services = tuple(known(each, broker.loops) for each in services)
+    return [paced(each, broker.outgoing) for each in services]
+
+
+async def _listen(server: grpc.aio.Server, address: str, access: Access) -> int:
+    """The port on which it does."""
     host, port = _host_and_port(address)
     await asyncio.get_running_loop().run_in_executor(None, _check_free, host, port)
     try:
         if access.tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, _credentials(access, access.tls))
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(access, access.tls))
     except RuntimeError as error:
         raise PreconditionError(f"cannot listen on {address}: {error}") from error
-    await server.start()
-    for name in ["", *names]:
-        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-    return Surface(port, server, health_service)
 
 
 def _v1_broker(
