@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final, cast
 
 from sandglass.client._async.connection import Connection, Endpoint, steady_ms
+from sandglass.client._async.flying import CountFuture, Flying
 from sandglass.client.batching import BATCH_COUNT_MAX, Batcher, OpenBatch, Route
 from sandglass.client.events import Expired, Produce, Produced
 from sandglass.client.message import Message, ProduceSummary, Receipt, receipt
@@ -44,7 +45,6 @@ LINGER_MS: Final = 50
 """Messages of a slow source gather for so long."""
 
 ReceiptFuture = asyncio.Future[Receipt]
-CountFuture = asyncio.Future[dict[str, int]]
 
 
 class Producer:
@@ -93,56 +93,32 @@ class Producer:
         on_progress: Callable[[int], object] | None,
     ) -> ProduceSummary:
         """See `AsyncClient.produce_many`."""
-        flying: dict[CountFuture, int] = {}
-        partitions: dict[str, int] = {}
-        done_count = 0
-        error = cast("BaseException | None", None)
-
-        async def settle(*, until_empty: bool) -> None:
-            nonlocal done_count, error
-            while flying and error is None:
-                done = [each for each in flying if each.done()]
-                for each in done:
-                    count = flying.pop(each)
-                    error = error or each.exception()
-                    if each.exception() is None:
-                        done_count += count
-                        for name, part_count in each.result().items():
-                            partitions[name] = partitions.get(name, 0) + part_count
-                if done and on_progress is not None:
-                    on_progress(done_count)
-                if not until_empty or not flying:
-                    return
-                await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-
+        flying = Flying(on_progress)
         try:
             async for chunk in _chunks(messages):
                 for produce in requests_of(chunk, route, self.wall_ms()):
-                    size_bytes = len(produce.batch)
-                    if not self.room.take(produce.count, size_bytes):
-                        deadline_ms = steady_ms() + self._endpoint.timeout_ms
-                        await self._wait_for_room(produce.count, size_bytes, deadline_ms)
-                    future: CountFuture = asyncio.get_running_loop().create_future()
-                    self.submit(produce, route, future)
-                    flying[future] = produce.count
-                    await settle(until_empty=False)
-                    if error is not None:
-                        raise error
+                    flying.add(await self._send(produce, route), produce.count)
+                    await flying.settle(until_empty=False)
                 await asyncio.sleep(0)
-            await settle(until_empty=True)
-            if error is not None:
-                raise error
+            await flying.settle(until_empty=True)
         except SandglassError as failure:
-            await _settled(flying)
-            for each, count in flying.items():
-                done_count += 0 if each.exception() else count
-            failure.add_note(f"{done_count} messages of this call were produced before")
+            await flying.count_rest()
+            failure.add_note(f"{flying.done_count} messages of this call were produced before")
             raise
         except BaseException:
-            for each in flying:
-                each.cancel()
+            flying.cancel()
             raise
-        return ProduceSummary(route[0], done_count, partitions)
+        return ProduceSummary(route[0], flying.done_count, flying.partitions)
+
+    async def _send(self, produce: Produce, route: Route) -> CountFuture:
+        """Takes in a whole request, once there is room for it."""
+        size_bytes = len(produce.batch)
+        if not self.room.take(produce.count, size_bytes):
+            deadline_ms = steady_ms() + self._endpoint.timeout_ms
+            await self._wait_for_room(produce.count, size_bytes, deadline_ms)
+        future: CountFuture = asyncio.get_running_loop().create_future()
+        self.submit(produce, route, future)
+        return future
 
     # --- for the client -----------------------------------------------------------------------
 
@@ -359,8 +335,3 @@ async def _chunks(
     source = iter(messages)
     while chunk := list(islice(source, BATCH_COUNT_MAX)):
         yield chunk
-
-
-async def _settled(futures: Iterable[CountFuture]) -> None:
-    """Waits for all. Each has a deadline of its own."""
-    await asyncio.gather(*futures, return_exceptions=True)
