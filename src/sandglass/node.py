@@ -183,48 +183,55 @@ class Node:
             raise PreconditionError("Sandglass relies on its asserts: start it without -O")
         try:
             self._open()
-            assert self._log is not None
-            assert self._store is not None
-            self._loop = NodeLoop(
-                self._log,
-                self._store,
-                self.clock,
-                slice_body,
-                stopwatch_ns=stopwatch_ns,
-                session_grace_ms=self.config.session_grace_ms,
-            )
-            self._loop.on_failure = self._fail
-            self._loop.chance = int.from_bytes(self.entropy.token_bytes(4), "big") / 2**32
             ids = Generator(wall_ms=self.clock.wall_ms, entropy=self.entropy.token_bytes)
-            self._broker = Broker(
-                self._loop,
-                ids,
-                session_grace_ms=self.config.session_grace_ms,
-                node_name=self.config.name,
-            )
-            await self._loop.start()
+            broker = await self._start_broker(ids)
             if self.config.cluster is not None:
                 self._peers = self._open_peers()
-                self._leaders = self._open_leaders(self._broker, self._peers)
-            self._sessions = Sessions(self._broker, self.access.guard, self._peers)
-            host = self.config.bind_addr
-            shown = f"[{host}]" if ":" in host else host
-            self._surface = await serve(
-                self._broker,
-                f"{shown}:{self.config.grpc_port}",
-                session=self._sessions.serve,
-                access=self.access,
-                leaders=self._leaders,
-            )
-            if self.config.http_port is not None:
-                self._web = await self._serve_http(self._broker, self.config.http_port)
+                self._leaders = self._open_leaders(broker, self._peers)
+            await self._start_surfaces(broker)
             self._watch = asyncio.create_task(self.access.watch(), name="access-watch")
             if self.config.cluster is not None:
-                self.cluster = self._cluster(self._broker, ids, self.config.cluster)
+                self.cluster = self._cluster(broker, ids, self.config.cluster)
                 await self.cluster.start()
         except BaseException:
             await self.stop()
             raise
+
+    async def _start_broker(self, ids: Generator) -> Broker:
+        assert self._log is not None
+        assert self._store is not None
+        self._loop = NodeLoop(
+            self._log,
+            self._store,
+            self.clock,
+            slice_body,
+            stopwatch_ns=stopwatch_ns,
+            session_grace_ms=self.config.session_grace_ms,
+        )
+        self._loop.on_failure = self._fail
+        self._loop.chance = int.from_bytes(self.entropy.token_bytes(4), "big") / 2**32
+        self._broker = Broker(
+            self._loop,
+            ids,
+            session_grace_ms=self.config.session_grace_ms,
+            node_name=self.config.name,
+        )
+        await self._loop.start()
+        return self._broker
+
+    async def _start_surfaces(self, broker: Broker) -> None:
+        self._sessions = Sessions(broker, self.access.guard, self._peers)
+        host = self.config.bind_addr
+        shown = f"[{host}]" if ":" in host else host
+        self._surface = await serve(
+            broker,
+            f"{shown}:{self.config.grpc_port}",
+            session=self._sessions.serve,
+            access=self.access,
+            leaders=self._leaders,
+        )
+        if self.config.http_port is not None:
+            self._web = await self._serve_http(broker, self.config.http_port)
 
     async def stop(self) -> None:
         """

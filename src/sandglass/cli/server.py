@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -153,8 +152,8 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
 
         from sandglass.adapters import interpreter
         from sandglass.cli import logs
-        from sandglass.cli.version import version_number
-        from sandglass.node import ClusterSettings, Node, NodeConfig
+        from sandglass.cli.node_config import config_of
+        from sandglass.node import Node
     except ModuleNotFoundError as error:
         return ending.failed(
             TOOL, f"the server needs the package {error.name}: install sandglass[server]"
@@ -162,44 +161,11 @@ def _serve(loaded: Loaded[Settings], access: Access, joining: Joining) -> int:
     logs.configure(settings.log_format, is_verbose=settings.verbose)
     log = structlog.get_logger(TOOL)
     _say_settings(log, loaded, access)
-    is_exposed = joining.peers and not is_loopback(settings.bind_addr)
-    if is_exposed and joining.engine_tls is None:
-        log.warning("what engines say to each other is not encrypted: see engine_tls")
-    if joining.names_itself:
-        log.warning("initial_peers has this node itself in it: that one is left out")
+    _say_joining(log, settings, joining)
     interpreter.prepare()
     _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        cluster = None
-        if joining.peers or joining.given is not None:
-            cluster = ClusterSettings(
-                client_port=settings.raft_port,
-                route_port=settings.gossip_port,
-                peers=joining.peers,
-                is_founder=settings.bootstrap_raft,
-                secret=joining.secret,
-                advertise_host=settings.advertise_addr,
-                engine_binary=settings.engine_binary,
-                engine_tls=joining.engine_tls,
-                given=joining.given,
-                snapshot_bytes=settings.snapshot_bytes,
-                snapshot_folder=settings.snapshot_folder,
-            )
-        node = Node(
-            NodeConfig(
-                data=settings.data,
-                name=settings.name,
-                bind_addr=settings.bind_addr,
-                grpc_port=settings.grpc_port,
-                http_port=settings.http_port,
-                http_hosts=(*settings.http_hosts, settings.advertise_addr),
-                session_grace_ms=settings.session_grace // timedelta(milliseconds=1),
-                stop_grace_ms=settings.stop_grace // timedelta(milliseconds=1),
-                cluster=cluster,
-                version=version_number(),
-            ),
-            access=access,
-        )
+        node = Node(config_of(settings, joining), access=access)
         try:
             return runner.run(serve(node, settings, log))
         except SandglassError as error:
@@ -228,6 +194,14 @@ def _say_settings(log: Any, loaded: Loaded[Settings], access: Access) -> None:
             log.warning("whoever reaches this address may do anything: --insecure was given")
         if access.tls is None:
             log.warning("nothing is encrypted: --insecure was given")
+
+
+def _say_joining(log: Any, settings: Settings, joining: Joining) -> None:
+    is_exposed = joining.peers and not is_loopback(settings.bind_addr)
+    if is_exposed and joining.engine_tls is None:
+        log.warning("what engines say to each other is not encrypted: see engine_tls")
+    if joining.names_itself:
+        log.warning("initial_peers has this node itself in it: that one is left out")
 
 
 def _with_advice(error: SandglassError) -> str:

@@ -268,41 +268,48 @@ class Cluster:
     async def _join_once(self) -> None:
         if not await self.engine.start():
             raise UnavailableError("nobody has founded the cluster yet")
+        connection, placement = await self._connect()
+        await settle_id(
+            placement,
+            self.identity,
+            is_founder=self.config.is_founder,
+            entropy=self.entropy,
+        )
+        members = await self._become_member(connection, placement)
+        self._take_part(connection, placement, members)
+
+    async def _connect(self) -> tuple[Connection, JetStreamPlacement]:
         if self._connection is None:
             self._connection = await self.engine.connect()
         if self._placement is None:
             placement = JetStreamPlacement(self._connection)
             await self._open(placement)
             self._placement = placement
-        await settle_id(
-            self._placement,
-            self.identity,
-            is_founder=self.config.is_founder,
-            entropy=self.entropy,
-        )
-        members = Members(
-            self._placement,
-            self.clock,
-            self.entropy,
-            Member(
-                self.engine.name,
-                self.identity.node_id.hex(),
-                "",
-                self.config.grpc,
-                self.config.http,
-                self.config.software,
-            ),
-        )
+        return self._connection, self._placement
+
+    async def _become_member(
+        self, connection: Connection, placement: JetStreamPlacement
+    ) -> Members:
+        config = self.config
+        node_id = self.identity.node_id.hex()
+        own = Member(self.engine.name, node_id, "", config.grpc, config.http, config.software)
+        members = Members(placement, self.clock, self.entropy, own)
         await members.join()
         members.on_change.append(self._news.set)
         members.on_change.append(self._hear_of_engines)
         members.on_lost.append(self._lost)
-        self._connection.on_back.append(members.tell_engine_was_away)
+        connection.on_back.append(members.tell_engine_was_away)
         self.members = members
         self._hear_of_engines()
+        return members
+
+    def _take_part(
+        self, connection: Connection, placement: JetStreamPlacement, members: Members
+    ) -> None:
+        """Makes the parts of this node in the cluster, from the catalog up, and begins."""
         self.snapshots = open_snapshots(
-            self._connection,
-            self._placement,
+            connection,
+            placement,
             self.identity.cluster_id.hex(),
             self.config.snapshot_folder,
             topic_of=self._topic_of,
@@ -312,16 +319,16 @@ class Cluster:
         )
         own = self.loops.own.machine
         self.catalog = ClusterCatalog(
-            self._placement,
+            placement,
             members,
-            self._connection,
+            connection,
             self.ids,
             self.clock,
             lambda: own.topics,
             self.snapshots.forget,
         )
         self.catalog.on_changed = self.loops.changed
-        self._placement.follow(self._on_entry)
+        placement.follow(self._on_entry)
         self._store = self._open_store()
         self.leaders = Leaders(self.catalog, members, self.replicas, self.clock)
         self._holding = Holding(
@@ -341,11 +348,11 @@ class Cluster:
         self.loops.steward = ClusterSteward(
             self.catalog,
             members,
-            self._placement,
+            placement,
             self.engine,
         )
         self.switching = Switching(
-            self._placement,
+            placement,
             self.engine.name,
             self.loops.own,
             self._holding,
