@@ -127,19 +127,8 @@ class Catalog:
             PreconditionError: more replicas than members; or this node is drained.
             UnavailableError: names are the cluster's, which has no quorum.
         """
-        limits.check_name(name, field="topic")
-        limits.check_range(
-            partition_count, field="partition_count", low=1, high=limits.PARTITION_COUNT_MAX
-        )
-        limits.check_range(
-            replication_factor,
-            field="replication_factor",
-            low=1,
-            high=limits.REPLICATION_FACTOR_MAX,
-        )
         settings = settings or TopicSettings()
-        settings.check()
-        machine = self.loop.machine
+        _check_new(name, partition_count, replication_factor, settings)
         if self.loops.topic(name) is not None or name in self._creating:
             raise ConflictError(
                 f"ErrTopicAlreadyExist: topic '{name}' already exists", field="topic"
@@ -148,6 +137,13 @@ class Catalog:
             return await self._create_replicated(
                 name, kind, partition_count, replication_factor, settings
             )
+        return await self._create_own(name, kind, partition_count, settings)
+
+    async def _create_own(
+        self, name: str, kind: TopicKind, partition_count: int, settings: TopicSettings
+    ) -> Topic:
+        """In the log of this node."""
+        machine = self.loop.machine
         if len(machine.topics) + len(self._creating) >= limits.TOPIC_COUNT_MAX:
             raise BusyError(f"there are {limits.TOPIC_COUNT_MAX} topics, the most there may be")
         moment = self.loop.moment()
@@ -157,7 +153,7 @@ class Catalog:
             PartitionRef(str(self.ids.next()), first + place)
             for place in range(partition_count)
         )
-        topic = Topic(name, kind, refs, replication_factor, moment.wall_ms, settings)
+        topic = Topic(name, kind, refs, 1, moment.wall_ms, settings)
         # Until the record has landed, whoever waits for it: a second topic of this name would
         # take the first one's place, and leave its messages where nobody finds them.
         self._creating.add(name)
@@ -408,3 +404,14 @@ def check_factor(topic: Topic, replication_factor: int, node: str) -> None:
             " replicas: say replication_factor 1, too, for it to live on that node alone",
             field="node",
         )
+
+
+def _check_new(
+    name: str, partition_count: int, replication_factor: int, settings: TopicSettings
+) -> None:
+    limits.check_name(name, field="topic")
+    high = limits.PARTITION_COUNT_MAX
+    limits.check_range(partition_count, field="partition_count", low=1, high=high)
+    high = limits.REPLICATION_FACTOR_MAX
+    limits.check_range(replication_factor, field="replication_factor", low=1, high=high)
+    settings.check()

@@ -121,18 +121,11 @@ class Consumers:
         """
         check_kind(topic)
         channel = channel_to_read(channel)
-        limits.check_name(group, field="group")
-        limits.check_name(consumer, field="consumer")
-        if reader:
-            limits.check_name(reader, field="reader")
+        _check_names(group, consumer, reader)
         _check_credit(credit_count, credit_bytes)
         if ack_timeout_ms:
-            limits.check_range(
-                ack_timeout_ms,
-                field="ack_timeout_ms",
-                low=limits.ACK_TIMEOUT_MS_MIN,
-                high=limits.LEASE_MS_MAX,
-            )
+            low, high = limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
+            limits.check_range(ack_timeout_ms, field="ack_timeout_ms", low=low, high=high)
         key = next(self._consumer_keys)
         subscription = Subscription(
             subscription_id,
@@ -153,23 +146,10 @@ class Consumers:
         try:
             await self._make_groups(subscription, subscription.refs, is_from_now=is_from_now)
             if session is not None:
-                await claiming.come_back(
-                    self.loops,
-                    self._readers,
-                    session,
-                    subscription,
-                    claims,
-                    has_more=has_more_claims,
-                )
-                await claiming.attach(self.loops, session, subscription)
+                await self._attach(session, subscription, claims, has_more=has_more_claims)
             if is_drain:
                 await self._plan_drain(subscription)
-            if subscription.is_closed:
-                raise UnavailableError("the session has ended")
-            if any(part.is_dropped for part in subscription.groups.values()):
-                raise NotFoundError(
-                    f"group '{group}' of topic '{topic.name}' was deleted", field="group"
-                )
+            _check_is_there(subscription)
             self._begin(subscription)
         except BaseException:
             self._forget(subscription)
@@ -177,6 +157,19 @@ class Consumers:
                 self._set_aside(session, subscription)
             raise
         return subscription
+
+    async def _attach(
+        self,
+        session: Session,
+        subscription: Subscription,
+        claims: Sequence[tuple[int, Claim]],
+        *,
+        has_more: bool,
+    ) -> None:
+        await claiming.come_back(
+            self.loops, self._readers, session, subscription, claims, has_more=has_more
+        )
+        await claiming.attach(self.loops, session, subscription)
 
     def _set_aside(self, session: Session, subscription: Subscription) -> None:
         """One that did not come about may have claimed already: it keeps that, as if left."""
@@ -564,6 +557,24 @@ def _groups_of(session: Session) -> list[Group]:
             for number, group in subscription.groups.items()
         }.values()
     ]
+
+
+def _check_names(group: str, consumer: str, reader: str) -> None:
+    limits.check_name(group, field="group")
+    limits.check_name(consumer, field="consumer")
+    if reader:
+        limits.check_name(reader, field="reader")
+
+
+def _check_is_there(subscription: Subscription) -> None:
+    """Neither its session nor its group has ended since it began."""
+    if subscription.is_closed:
+        raise UnavailableError("the session has ended")
+    if any(part.is_dropped for part in subscription.groups.values()):
+        raise NotFoundError(
+            f"group '{subscription.group}' of topic '{subscription.topic.name}' was deleted",
+            field="group",
+        )
 
 
 def _check_credit(credit_count: int, credit_bytes: int) -> None:

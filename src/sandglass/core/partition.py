@@ -516,22 +516,26 @@ class Partition:
                 continue
             if group.returning is not None and group.returning.owners:
                 late += self._wait_for_claims(group, moment)
-                continue
-            if group.has_credit():
-                turn.ack_timeout_ms = self.settings_of(group).ack_timeout_ms
-                dispatch_group(group, turn)
-                self.closed = max(self.closed, min(group.cursor, end) - 1)
             else:
-                group.wait_for_credit()
-            if group.is_waiting_for_credit():
-                group.is_starved = True
-                self.starved.append(group)
+                self._serve(group, turn)
         self.next_token = turn.next_token
         for delivery in turn.deliveries:
             lease = delivery.lease
             self.deadlines.push(lease.ends_ms, lease.group, lease.token)
         self.deadlines.tidy(self.groups.loaded.values())
         return turn.deliveries, late + self.admit_turn(turn.operations, moment)
+
+    def _serve(self, group: Group, turn: Turn) -> None:
+        """Hands out what is due of a group, or finds it starved."""
+        if group.has_credit():
+            turn.ack_timeout_ms = self.settings_of(group).ack_timeout_ms
+            dispatch_group(group, turn)
+            self.closed = max(self.closed, min(group.cursor, turn.end) - 1)
+        else:
+            group.wait_for_credit()
+        if group.is_waiting_for_credit():
+            group.is_starved = True
+            self.starved.append(group)
 
     def _wait_for_claims(self, group: Group, moment: Moment) -> list[Record]:
         """Who has not come back in time may claim nothing, before anything is handed out."""

@@ -115,17 +115,7 @@ async def groups_page(
         page_token=b"" if last is None else request.page_token,
         partitions=request.partitions,
     )
-    order = {ref.id: place for place, ref in enumerate(topic.partitions)}
-    pages = [
-        (
-            [
-                (PartPlace(order.get(p.partition, 0), p.channel, p.group), p)
-                for p in each.groups
-            ],
-            bool(each.next_page_token),
-        )
-        for each in await parts_of(wanted)
-    ]
+    pages = [_placed(topic, each) for each in await parts_of(wanted)]
     # Behind the last part of a page that goes on, nobody knows what it would have shown.
     bound = min((some[-1][0] for some, goes_on in pages if goes_on), default=None)
     for place, part in sorted((each for some, _ in pages for each in some), key=itemgetter(0)):
@@ -139,6 +129,18 @@ async def groups_page(
     if bound is not None:
         page.next_page_token = token
     return page
+
+
+def _placed(
+    topic: Topic, page: admin_pb2.ListGroupsReply
+) -> tuple[list[tuple[PartPlace, admin_pb2.GroupStatus]], bool]:
+    """The parts of a page with their places, and whether it goes on."""
+    order = {ref.id: place for place, ref in enumerate(topic.partitions)}
+    parts = [
+        (PartPlace(order.get(part.partition, 0), part.channel, part.group), part)
+        for part in page.groups
+    ]
+    return parts, bool(page.next_page_token)
 
 
 async def parts_page(
