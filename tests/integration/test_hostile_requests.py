@@ -193,7 +193,7 @@ def test_sessions(caplog: pytest.LogCaptureFixture) -> None:
 async def session(node: Node, frames: list[bytes]) -> None:
     """Sends them, says goodbye, and reads to the end; errors of items are no defects either."""
     opened: Any = node.channel.stream_stream(SESSION, None, None)
-    stream = opened(timeout=CALL_S)
+    stream = opened(timeout=END_S)
     goodbye = broker_pb2.ClientFrame(is_goodbye=True).SerializeToString()
     try:
         for frame in [*frames, goodbye]:

@@ -22,8 +22,9 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final, TypeVar
 
 import grpc
 
@@ -352,7 +353,7 @@ class SessionStream:
             self.ended(subscription, error)
 
     def _take_subscribe(self, item: pb.Subscribe) -> None:
-        task = asyncio.create_task(_logged(self._subscribe(item)))
+        task = asyncio.create_task(_logged(partial(self._subscribe, item)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -524,9 +525,9 @@ def _error(error: SandglassError | None) -> pb.Error | None:
     return None if error is None else status.to_wire(error)
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
+async def _logged(work: Callable[[], Awaitable[None]]) -> None:
     try:
-        await work
+        await work()
     except asyncio.CancelledError:
         raise
     except Exception as error:

@@ -1,6 +1,8 @@
 """A session's stream ends, and is cancelled while it does: what others wait for is done."""
 
 import asyncio
+import gc
+import warnings
 from typing import Any, cast
 
 import grpc.aio
@@ -86,6 +88,34 @@ async def test_who_cancels_a_stream_that_ends_is_left_all_the_same(passes: int) 
         assert relays.session is not None
         assert not relays.session.is_attached
         await shell.until(lambda: relays.told_count == 1)
+
+
+@pytest.mark.parametrize("passes", range(2, 6))
+async def test_who_cancels_a_stream_that_subscribes_leaves_nothing_half_begun(
+    passes: int,
+) -> None:
+    subscribes = [pb.Subscribe(subscription_id=n, topic="t", group="g") for n in range(300)]
+    async with running(Shell()) as shell:
+        context = Context()
+        context.frames.insert(0, pb.ClientFrame(subscribes=subscribes).SerializeToString())
+        stream = SessionStream(
+            shell.broker,
+            cast(Any, context),
+            "connection",
+            lambda _: False,
+            owner="",
+            relays=cast(Relays, FakeRelays()),
+        )
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            task = asyncio.create_task(stream.run())
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            gc.collect()
+
+    assert not [each.message for each in told]
 
 
 class SlowRelay:
