@@ -35,6 +35,9 @@ class Context:
 
 
 class FakeRelay:
+    def is_own(self, _: object) -> bool:
+        return True
+
     def repeat_grown(self) -> None: ...
 
     async def until_room(self) -> None: ...
