@@ -47,7 +47,8 @@ LOOK_S: Final = 0.01
 so often: with it goes its engine, and what that leads is away for a moment."""
 
 GIVEN_MS: Final = 60_000
-"""An heir that lost what it was given is not given it again for so long."""
+"""An heir that lost what it was given is not given it again for so long; but another is, and so
+is the same one where the order has changed: somebody wants it to lead."""
 
 
 class Leaders:
@@ -74,7 +75,8 @@ class Leaders:
         """Of members that are ready: their incarnation, and since when."""
         self._orders: dict[int, tuple[tuple[str, ...], int]] = {}
         """Of each replica's partition the order, and since when it is that."""
-        self._given_ms: dict[int, int] = {}
+        self._given: dict[int, tuple[str, int]] = {}
+        """Of each partition to whom it was handed over last, and when."""
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
@@ -207,12 +209,17 @@ class Leaders:
         if not heir or heir == self.me:
             return
         now_ms = self.clock.monotonic_ms()
-        given_ms = self._given_ms.get(replica.number)
-        is_to_end = self._is_to_end(replica.number)
-        if not is_to_end and given_ms is not None and now_ms - given_ms < GIVEN_MS:
+        if not self._is_to_end(replica.number) and self._was_given(replica.number, heir):
             return
-        self._given_ms[replica.number] = now_ms
+        self._given[replica.number] = (heir, now_ms)
         self._begin_hand_over(replica, heir)
+
+    def _was_given(self, number: int, heir: str) -> bool:
+        """Was it handed over to this heir a short while ago, and in the order that it has?"""
+        before, given_ms = self._given.get(number, ("", 0))
+        since_ms = self._orders.get(number, ((), 0))[1]
+        is_short = self.clock.monotonic_ms() - given_ms < GIVEN_MS
+        return before == heir and since_ms <= given_ms and is_short
 
     def _heir(self, number: int) -> str:
         """

@@ -20,9 +20,10 @@ A replica of one partition on this node: it follows its log, and leads it when i
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from enum import Enum
+from typing import Any
 
 from sandglass.adapters.jetstream import Follower, JetStreamLog, Stream
 from sandglass.adapters.memory_log import MemoryLog
@@ -83,7 +84,7 @@ class Replica:
         session_grace_ms: int = limits.SESSION_GRACE_MS_DEFAULT,
         may_serve: Callable[[], bool],
         snapshots: Snapshots,
-        on_leading: Callable[["Replica"], Awaitable[None]],
+        on_leading: Callable[["Replica"], Coroutine[Any, Any, None]],
         on_ended: Callable[["Replica"], None],
     ) -> None:
         self.stream = stream
@@ -372,13 +373,7 @@ class Replica:
             self._snapshots.logs[self.number] = LedLog(
                 self.stream, self._part, lambda: self.state is State.LEADING
             )
-            await self._on_leading(self)
-            unwanted = asyncio.create_task(self._unwanted.wait())
-            await asyncio.wait({unwanted, failed}, return_when=asyncio.FIRST_COMPLETED)
-            unwanted.cancel()
-            if not failed.done():
-                async with asyncio.timeout(YIELD_S):
-                    await loop.stop()
+            await lead_until_over(loop, self._on_leading(self), self._unwanted, failed)
         finally:
             self._snapshots.logs.pop(self.number, None)
             self._on_ended(self)
@@ -389,3 +384,34 @@ class Replica:
             loop.abandon(
                 UnavailableError("another node leads this partition", is_result_unknown=True)
             )
+
+
+async def lead_until_over(
+    loop: NodeLoop,
+    beginning: Coroutine[Any, Any, None],
+    unwanted: asyncio.Event,
+    failed: "asyncio.Future[BaseException]",
+) -> None:
+    """
+    A log is led by `loop`: `beginning` is what comes first, and is cut short where it ends
+    before. If it isn't `failed` but `unwanted`, what is queued is finished.
+
+    Raises:
+        SandglassError: of the beginning.
+        TimeoutError: what was queued could not be finished.
+    """
+    begun = asyncio.create_task(beginning)
+    told = asyncio.create_task(unwanted.wait())
+    try:
+        # The beginning waits for the log, of which nothing may come any more.
+        await asyncio.wait({begun, told, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if begun.done():
+            begun.result()
+            await asyncio.wait({told, failed}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (begun, told):
+            task.cancel()
+        await asyncio.gather(begun, told, return_exceptions=True)
+    if not failed.done():
+        async with asyncio.timeout(YIELD_S):
+            await loop.stop()

@@ -168,6 +168,23 @@ async def test_who_is_given_a_replica_is_given_time_to_read_it(cluster: Cluster)
     assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
 
 
+async def test_who_gave_a_partition_away_gives_it_to_another_soon(cluster: Cluster) -> None:
+    """A topic that moves several times in a minute is led each time by who is to move it."""
+    await cluster.settle()
+    b = cluster.nodes[1]
+    leaders: list[str] = []
+    for order in (("b", "a", "c"), ("a", "c", "b"), ("c", "b", "a"), ("a", "b", "c")) * 2:
+        placed = b.catalog.placed["t"]
+        wanted = replace(placed, replicas=(order, *placed.replicas[1:]))
+        await b.placement.set(topic_key("t"), wanted.encode())
+        await cluster.turn()
+        cluster.clock.advance(limits.LEADER_SETTLE_MS)
+        await cluster.turn()
+        leaders.append(b.catalog.leadership(FIRST).node)
+
+    assert [*"baca"] * 2 == leaders
+
+
 async def test_a_drained_node_leads_nothing_until_it_is_undrained(cluster: Cluster) -> None:
     _, b, _ = cluster.nodes
 
