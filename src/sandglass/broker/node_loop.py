@@ -118,6 +118,9 @@ class NodeLoop:
     sealing: set[int] = field(default_factory=set[int])
     """Partitions that are about to be sealed: their last records are on their way."""
 
+    left: set[int] = field(default_factory=set[int])
+    """Partitions that went to other logs: who asks for one by its number here comes late."""
+
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
     _writer: LogWriter = field(init=False)
@@ -286,20 +289,21 @@ class NodeLoop:
                 "the lease of this node is not renewed just now",
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
-        error = self._applier.error_of(number)
-        if error is not None:
-            raise error
         if self.is_moving(number):
             raise NotLeaderError(
                 f"partition {number} is on its way to another log",
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
+        error = self._applier.error_of(number)
+        if error is not None:
+            raise error
         return self.machine.partition(number, self.view)
 
     def is_moving(self, number: int) -> bool:
-        """Is a partition on its way to another log, or to this one?"""
+        """Is a partition on its way to another log, or to this one; or has it left?"""
         found = self.machine.refs.get(number)
-        return number in self.sealing or (found is not None and found[0].is_moving)
+        is_away = number in self.sealing or number in self.left
+        return is_away or (found is not None and found[0].is_moving)
 
     def check_room(self, size_bytes: int, *, may_use_reserve: bool = False) -> None:
         """

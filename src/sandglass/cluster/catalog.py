@@ -526,7 +526,11 @@ class ClusterCatalog:
 
     def _on_topic(self, name: str, placed: Placed | None) -> None:
         is_at_home = placed is not None and placed.is_at_home
-        self.homes.heard(name, placed if is_at_home else None)
+        self.homes.heard(
+            name,
+            placed if is_at_home else None,
+            has_moved=placed is not None and not is_at_home,
+        )
         before = self.placed.pop(name, None)
         for ref in before.topic.partitions if before is not None else ():
             self._partitions.pop(ref.number, None)

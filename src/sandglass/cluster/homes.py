@@ -55,6 +55,8 @@ class Homes:
         """By the id of a partition."""
         self._places: dict[int, tuple[str, str]] = {}
         """By number, a partition's topic and home."""
+        self._moved: set[int] = set()
+        """Numbers of partitions whose topics have several replicas by now."""
         self._claiming: set[str] = set()
         self._unpublished: dict[str, None] = {}
         self._work = asyncio.Event()
@@ -102,11 +104,20 @@ class Homes:
         self._unpublished[name] = None
         self._work.set()
 
-    def heard(self, name: str, placed: Placed | None) -> None:
-        """The entry of a topic with one replica has changed; None if there is none any more."""
+    def has_moved(self, number: int) -> bool:
+        """Does a partition that lived elsewhere live in replicated logs since?"""
+        return number in self._moved
+
+    def heard(self, name: str, placed: Placed | None, *, has_moved: bool = False) -> None:
+        """
+        The entry of a topic with one replica has changed; None if there is none any more, or
+        if it has moved to replicated logs.
+        """
         before, found = self.placed.get(name), self.topics.pop(name, None)
         for ref in found.partitions if found is not None else ():
             self._places.pop(ref.number, None)
+            if has_moved:
+                self._moved.add(ref.number)
         if placed is None:
             self.placed.pop(name, None)
             for ref in before.topic.partitions if before is not None else ():

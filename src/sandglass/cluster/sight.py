@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from sandglass.broker.loops import is_replicated
+from sandglass.broker.loops import is_own, is_replicated
 from sandglass.broker.shared_catalog import ClusterSeen, NodeSeen, PartitionSeen
 from sandglass.cluster.catalog import ClusterCatalog
 from sandglass.cluster.engines import ClusterEngine
@@ -37,6 +37,11 @@ class Sight:
 
     def whereabouts(self, number: int) -> SandglassError:
         """Why a partition isn't served here, and where it is."""
+        if is_own(number) or self.catalog.homes.has_moved(number):
+            return NotLeaderError(
+                f"{self._shown(number)} is on its way to other logs",
+                retry_after_ms=NOT_LED_RETRY_MS,
+            )
         if not is_replicated(number):
             return self._at_home(*self.catalog.homes.place(number))
         members, leadership = self.members, self.catalog.leadership(number)

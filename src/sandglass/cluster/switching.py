@@ -343,6 +343,7 @@ class Switching:
         topic = self._topic(name)
         assert topic is not None
         for ref in topic.partitions:
+            self._own.left.add(ref.number)
             self._left(ref.number)
         await commit(self._own, DeleteTopic(name, [ref.number for ref in topic.partitions]))
         self._published(name)

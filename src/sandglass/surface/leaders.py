@@ -280,18 +280,19 @@ class Leaders:
         `make` makes the request for some of them, by their places. What is for none is carried
         out here.
         """
-        places: dict[PartitionRef | None, list[int]] = {}
+        # By its id: a partition whose topic moves meanwhile gets another number.
+        places: dict[str, list[int]] = {}
         for place, ref in enumerate(refs):
-            places.setdefault(ref, []).append(place)
+            places.setdefault("" if ref is None else ref.id, []).append(place)
 
         def places_of(some: list[PartitionRef]) -> list[int]:
-            return sorted(place for ref in some for place in places[ref])
+            return sorted(place for ref in some for place in places[ref.id])
 
         found: list[tuple[list[int], Reply | SandglassError]] = []
-        strays = places.pop(None, None)
+        strays = places.get("")
         if strays is not None:
             found.append((strays, await here(make(strays))))
-        known = [ref for ref in places if ref is not None]
+        known = {ref.id: ref for ref in refs if ref is not None}.values()
         for some, answer in await self.try_parts(
             call, known, lambda some: make(places_of(some)), here
         ):

@@ -92,6 +92,21 @@ async def test_a_topic_is_known_elsewhere_under_numbers_that_are_no_ones_own(
     assert [two.homes.place(ref.number) for ref in refs] == [("t", "one")] * 2
 
 
+async def test_a_topic_that_gets_replicas_has_moved_and_one_that_is_deleted_has_not(
+    nodes: tuple[Node, Node],
+) -> None:
+    one, two = nodes
+    await one.create(topic_of("t", "a"))
+    await one.create(topic_of("u", "b", number=2))
+    (moved,), (deleted,) = (two.homes.topics[name].partitions for name in ("t", "u"))
+
+    two.homes.heard("t", None, has_moved=True)
+    two.homes.heard("u", None)
+
+    assert two.homes.has_moved(moved.number)
+    assert not two.homes.has_moved(deleted.number)
+
+
 async def test_a_name_is_taken_once(nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     await one.create(topic_of("t", "a"))

@@ -253,6 +253,20 @@ async def test_a_switch_that_a_newer_version_wrote_is_left_as_it_is() -> None:
         assert sorted(seen.sent) == sorted(await scene.read())
 
 
+async def test_who_knows_a_partition_by_the_number_that_it_had_is_told_to_look_again() -> None:
+    async with moving_scene() as scene:
+        await OUT.begin(scene)
+        before = scene.topic
+        await scene.go_on()
+
+        assert before.partitions != scene.topic.partitions
+        for ref in before.partitions:
+            assert not scene.broker.loops.is_here(ref.number)
+            with pytest.raises(NotLeaderError):
+                scene.broker.loops.partition(ref.number)
+            assert scene.broker.loops.renewed(ref) in scene.topic.partitions
+
+
 async def test_nobody_is_served_from_a_log_that_is_sealed_or_being_filled() -> None:
     async with moving_scene() as scene:
         await OUT.begin(scene)
