@@ -1,6 +1,5 @@
 """Each example runs against a node, does what it says, and can be run again."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandglass.testing.broker import Broker
+from tests.integration.output import output_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RUN_S = 60
@@ -21,20 +21,8 @@ async def broker() -> AsyncIterator[Broker]:
 
 async def run(broker: Broker, name: str) -> list[str]:
     """The lines that an example prints."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, EXAMPLES / name, broker.address),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(RUN_S):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert 0 == process.returncode, said.decode()
-    return said.decode().splitlines()
+    said = await output_of(sys.executable, EXAMPLES / name, broker.address, within_s=RUN_S)
+    return said.splitlines()
 
 
 def test_every_example_is_run_here() -> None:

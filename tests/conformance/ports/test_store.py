@@ -23,6 +23,7 @@ from sandglass.core.keys import MARK_KEY
 from sandglass.core.view import RESERVED_KEY, Changes, Row
 from sandglass.errors import BusyError, UnavailableError
 from sandglass.ports import FrozenRows, Store
+from tests.store_model import carry_out
 
 LOWEST, HIGHEST = b"", b"\xff" * 16
 
@@ -382,18 +383,6 @@ def changes_at(position: int) -> Changes:
     changes.rows[b"k%06d" % (position - 3)] = None
     changes.rows[b"latest"] = b"%d" % position
     return changes
-
-
-def carry_out(changes: Changes, model: dict[bytes, bytes]) -> None:
-    """What `write` must do, on a dict."""
-    for first, end in changes.cuts:
-        for key in [key for key in model if first <= key < end]:
-            del model[key]
-    for key, value in changes.rows.items():
-        if value is None:
-            model.pop(key, None)
-        else:
-            model[key] = value
 
 
 KEYS = st.one_of(

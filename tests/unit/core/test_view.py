@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandglass.core.view import Changes, Overlay, Row
+from tests.store_model import carry_out
 
 LOWEST, HIGHEST = b"", b"\xff" * 4
 
@@ -34,17 +35,6 @@ class CountingView:
     def last(self, first: bytes, end: bytes) -> Row | None:
         self.read_count += 1
         return max((row for row in self.rows.items() if first <= row[0] < end), default=None)
-
-
-def carry_out(changes: Changes, model: dict[bytes, bytes]) -> None:
-    for first, end in changes.cuts:
-        for key in [key for key in model if first <= key < end]:
-            del model[key]
-    for key, value in changes.rows.items():
-        if value is None:
-            model.pop(key, None)
-        else:
-            model[key] = value
 
 
 KEYS = st.text("abc", max_size=3).map(str.encode)
