@@ -188,6 +188,10 @@ RULES: Rules = {
         "credit that comes is offered to the groups that wait for it",
         lambda: [(ReadyList, "offer", lambda *_: None)],
     ),
+    "drain": (
+        "a drain ends when what was ready at its start has been handed out",
+        lambda: [(Group, "is_drained", lambda *_: False)],
+    ),
     "epoch": (
         "a leader hands nothing out before its epoch is durable",
         lambda: [(SimulatedNode, "lead", _lead_and_serve(SimulatedNode.lead))],

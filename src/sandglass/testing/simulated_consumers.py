@@ -273,11 +273,15 @@ class Consumers:
                 self.world.report.drained_count += 1
                 self.leave(client)
 
-    def check_drains(self) -> None:
-        """The node rests: a drain that has credit is over."""
+    def check_drains(self, moment: Moment) -> None:
+        """The node rests: a drain that has credit is over, but where claims are waited for."""
         for client in self.clients.values():
-            if client.targets and client.consumer.has_credit:
-                raise Violation(f"I5: a drain of {client.group} hangs at {client.targets}")
+            if not client.targets or not client.consumer.has_credit:
+                continue
+            for partition, _ in self.groups_of(client):
+                is_waiting = moment.lease_ms < partition.claims_until_ms
+                if partition.number in client.targets and not is_waiting:
+                    raise Violation(f"I5: a drain of {client.group} hangs at {client.targets}")
 
     # --- credit -------------------------------------------------------------------------------
 

@@ -51,11 +51,16 @@ class Onlooker:
         for partition in partitions.values():
             check_index_order(history, partition, node.view, chance=chance)
 
-    def rest(self, moment: Moment) -> None:
-        """If the node waits for something to come, what may be handed out has been."""
+    def rest(self, moment: Moment) -> bool:
+        """
+        If the node waits for something to come, what may be handed out has been.
+
+        Returns:
+            Whether it was looked at, and rests.
+        """
         node = self.world.node
         if not self._is_look_wanted or node.wake_in_ms(moment) == 0 or not node.is_resting():
-            return
+            return False
         self._is_look_wanted = False
         for known, partition, group in self._groups():
             if moment.lease_ms < partition.claims_until_ms and known.awaited:
@@ -63,6 +68,7 @@ class Onlooker:
             if group.has_credit():
                 now_ms = max(partition.now_ms, moment.wall_ms)
                 self.world.history.rest(known, now_ms, moment.steady_ms)
+        return True
 
     def _groups(self) -> Iterator[tuple[GroupHistory, Partition, Group]]:
         for known in self.world.known_groups():

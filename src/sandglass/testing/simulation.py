@@ -113,7 +113,8 @@ class Simulation:
         self.consumers.check_credit(deliveries)
         self.consumers.look_at_lines(deliveries)
         self.consumers.look_at_drains(moment)
-        self.onlooker.rest(moment)
+        if self.onlooker.rest(moment):
+            self.consumers.check_drains(moment)
 
     # --- the end ------------------------------------------------------------------------------
 
