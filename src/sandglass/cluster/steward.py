@@ -84,6 +84,7 @@ class ClusterSteward:
             return f"{led_count} partitions are led by it still"
         for placed, revision in moved:
             await self.bucket.set(topic_key(placed.topic.name), placed.encode(), revision)
+        self._check_alone(node, is_abandoning=is_abandoning)  # one may have come meanwhile
         for name in self._alone(node):
             await self.bucket.delete(topic_key(name))
         await self._give_up_moving(node)
@@ -127,9 +128,17 @@ class ClusterSteward:
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         raise PreconditionError(
             f"these topics live on node {node} alone: {', '.join(names[:NAMES_SHOWN])}{more};"
-            " move or delete them, or give them up with --abandon",
+            f" {self._what_to_do(node, names[0])}, or give them up with --abandon",
             field="node",
         )
+
+    def _what_to_do(self, node: str, topic: str) -> str:
+        is_there = {member.name for member in self.members.alive}
+        able = sorted(is_there - self.catalog.drained - {node})
+        command = f"'sandctl topics move {topic} --to {able[0] if able else 'NODE'}'"
+        if node not in is_there:
+            return f"it is not there: start it and move each of them ({command})"
+        return f"move each of them ({command}), delete them"
 
     def _moved(self, node: str) -> list[tuple[Placed, int]]:
         """

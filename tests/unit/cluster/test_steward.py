@@ -101,15 +101,49 @@ async def test_what_lives_on_it_alone_is_named_and_kept(operator: Operator) -> N
     await operator.place("other", ("b",))
     cluster = operator.cluster
 
-    with pytest.raises(
-        PreconditionError, match="live on node c alone: alone; move or delete them"
-    ):
+    with pytest.raises(PreconditionError) as refused:
         await operator.remove("c")
+    assert refused.value.message == (
+        "these topics live on node c alone: alone; move each of them ('sandctl topics move"
+        " alone --to a'), delete them, or give them up with --abandon"
+    )
     assert DRAINED + "c" not in cluster.placement.entries
 
     await operator.remove("c", is_abandoning=True)
     assert topic_key("alone") not in cluster.placement.entries
     assert topic_key("other") in cluster.placement.entries
+
+
+async def test_of_a_node_that_is_not_there_it_says_to_start_it(operator: Operator) -> None:
+    await operator.place("alone", ("c",))
+    await operator.cluster.nodes[0].catalog.drain("a", is_drained=True)
+    await operator.cluster.nodes[2].go()
+
+    with pytest.raises(PreconditionError) as refused:
+        await operator.remove("c")
+
+    assert refused.value.message == (
+        "these topics live on node c alone: alone; it is not there: start it and move each of"
+        " them ('sandctl topics move alone --to b'), or give them up with --abandon"
+    )
+
+
+async def test_a_topic_that_comes_while_it_is_drained_is_not_given_up(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = operator.cluster.nodes[0].catalog
+    drain = catalog.drain
+
+    async def drain_late(node: str, *, is_drained: bool) -> None:
+        await operator.place("late", ("c",))
+        await drain(node, is_drained=is_drained)
+
+    monkeypatch.setattr(catalog, "drain", drain_late)
+
+    with pytest.raises(PreconditionError, match="live on node c alone: late"):
+        await operator.remove("c")
+    assert topic_key("late") in operator.cluster.placement.entries
+    assert REMOVED + "c" not in operator.cluster.placement.entries
 
 
 async def test_a_replica_without_another_node_for_it_stays(operator: Operator) -> None:
