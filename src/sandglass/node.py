@@ -185,7 +185,10 @@ class Node:
             self._open()
             ids = Generator(wall_ms=self.clock.wall_ms, entropy=self.entropy.token_bytes)
             broker = await self._start_broker(ids)
-            if self.config.cluster is not None:
+            if self.config.cluster is None:
+                for text in broker.loops.stuck_texts():
+                    logger.warning("%s", text)
+            else:
                 self._peers = self._open_peers()
                 self._leaders = self._open_leaders(broker, self._peers)
             await self._start_surfaces(broker)

@@ -295,6 +295,9 @@ TRIED: dict[str, tuple[str, ...]] = {
     ),
     "SNAPSHOT_BYTES_MIN": ("unit/test_settings.py::test_snapshot_bytes_have_bounds",),
     "SNAPSHOT_BYTES_MAX": ("unit/test_settings.py::test_snapshot_bytes_have_bounds",),
+    "MOVED_KEY_COUNT_MAX": (
+        "unit/broker/test_moving.py::test_where_too_much_was_written_all_is_compared",
+    ),
     "SNAPSHOT_MANIFEST_BYTES_MAX": (
         "unit/replication/test_snapshot.py::test_a_manifest_has_a_largest_size",
     ),

@@ -17,7 +17,7 @@ from sandglass.core.keys import MARK_KEY
 from sandglass.core.machine import Machine
 from sandglass.core.partition import Slicer
 from sandglass.core.record import NODE, Record
-from sandglass.core.view import Overlay
+from sandglass.core.view import Changes, Overlay
 from sandglass.errors import (
     BusyError,
     CorruptError,
@@ -51,6 +51,10 @@ class Applier:
     still, the others go on."""
     on_stopped: Callable[[int, SandglassError], None] = lambda *_: None
     """Told of each that stands still from now on, and why."""
+    watchers: list[Callable[[Changes], None]] = field(
+        default_factory=list[Callable[[Changes], None]]
+    )
+    """Told what each record changes, as it is carried out."""
     mark_at: Callable[[int], bytes] | None = None
     """By position: what the store of a replicated log keeps beside it."""
     _damaged: set[int] = field(default_factory=set[int])
@@ -107,7 +111,10 @@ class Applier:
         number = record.partition
         if number not in self.stopped:
             try:
-                self.view.lay(self.machine.apply(record, self.view))
+                changes = self.machine.apply(record, self.view)
+                self.view.lay(changes)
+                for told in self.watchers:
+                    told(changes)
                 self.stats.applied(record)
             except (AssertionError, CorruptError) as error:
                 if number == NODE:

@@ -15,7 +15,12 @@ from sandglass.core import limits
 from sandglass.core.dispatch import Delivery
 from sandglass.core.partition import Partition
 from sandglass.core.topic import PartitionRef, Topic, TopicGroup
-from sandglass.errors import NotLeaderError, SandglassError
+from sandglass.errors import (
+    NotLeaderError,
+    PreconditionError,
+    SandglassError,
+    UnavailableError,
+)
 
 is_near: Final[ContextVar[bool]] = ContextVar("is_near", default=False)
 """A call that came from another node: it takes what is led here, where it may choose."""
@@ -58,13 +63,16 @@ class Loops:
         """The node has joined a cluster, now or once: names of topics are the cluster's."""
         self.node_at: Callable[[str], NodeSeen | None] = lambda _: None
         """The member that serves at an address, there or not."""
-        self.look_around: Callable[[], ClusterSeen] = ClusterSeen
+        self.look_around: Callable[[], ClusterSeen] = lambda: ClusterSeen(
+            warnings=self.stuck_texts()
+        )
         """The cluster, as it is known here."""
         self.on_moved: list[Callable[[int], None]] = []
         """Told a partition that somebody else leads than before, as far as is known here."""
         self.on_changed: list[Callable[[Topic], None]] = []
         """Told a topic that may have more partitions than before."""
         self._led: dict[int, NodeLoop] = {}
+        own.stuck_error = self._stuck_error
         self._listen(own)
 
     def __iter__(self) -> Iterator[NodeLoop]:
@@ -168,12 +176,39 @@ class Loops:
         found = self.topic(topic)
         number = 0 if found is None else found.partitions[0].number
         if found is not None and is_own(number) and self.own.is_moving(number):
-            raise NotLeaderError(
+            raise self.own.stuck_error(number) or NotLeaderError(
                 f"topic '{topic}' is on its way to other nodes",
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
         if not is_own(number) and not is_replicated(number):
             raise self.whereabouts(number)
+
+    def stuck_texts(self) -> tuple[str, ...]:
+        """
+        What to say of topics that were on their way between this node's log and others when it
+        ended, and don't get on: it is not in its cluster, which alone knows where they are.
+        """
+        own = self.own.machine.topics if self.shared is None else {}
+        return tuple(
+            self._stuck_text(name) for name, each in sorted(own.items()) if each.is_moving
+        )
+
+    def _stuck_text(self, topic: str) -> str:
+        return (
+            f"topic '{topic}' is not served: it was on its way between this node and others as"
+            " this node ended, and its cluster alone can tell where it lives. Nothing is lost:"
+            " start the node with its cluster, and the move goes on there, or comes to nothing"
+            f" ({self.why_alone()})"
+        )
+
+    def _stuck_error(self, number: int) -> SandglassError | None:
+        found = self.own.machine.refs.get(number)
+        if self.shared is not None or found is None:
+            return None
+        text = self._stuck_text(found[0].name)
+        if self.is_member():
+            return UnavailableError(text, field="topic", retry_after_ms=limits.BUSY_RETRY_MS)
+        return PreconditionError(text, field="topic")
 
     async def freshen(self, numbers: Iterable[int]) -> None:
         """See `NodeLoop.freshen`."""

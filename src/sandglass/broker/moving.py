@@ -6,7 +6,8 @@ records: so its replicas have it, and a replay makes the same rows.
 
 1. `copy` compares the rows of both sides in slices, and sends what differs. It may be cut short
    anywhere, and repeated: then less differs. While the partition is served, it copies most of
-   it; once the log is sealed nothing changes there, and the next copy is whole.
+   it; what is `Written` meanwhile is known by its keys, and those alone are compared then. Once
+   the log is sealed nothing changes there, and the next copy is whole.
 2. `seal` lets everything be carried out that was admitted, and nothing more: after it the
    partition's row has its closed offset and its clocks as they are.
 3. Rows hold steady time, which is each log's own: it is counted on by as much as the one log is
@@ -14,7 +15,9 @@ records: so its replicas have it, and a replay makes the same rows.
 """
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
@@ -24,7 +27,7 @@ from sandglass.core.machine import encode_topic
 from sandglass.core.moving import moved_row
 from sandglass.core.record import Operation, PutRows, PutTopic
 from sandglass.core.topic import Topic
-from sandglass.core.view import Row
+from sandglass.core.view import Changes, Row
 from sandglass.errors import BusyError, NotFoundError, PreconditionError
 
 Changed = list[tuple[bytes, bytes | None]]
@@ -32,15 +35,82 @@ Changed = list[tuple[bytes, bytes | None]]
 WHOLE: Final = b"rx"
 """Kinds that are compared as a whole: their order may be another in the other log."""
 
+SINGLE: Final = bytes(kind for kind in keys.MOVED_KINDS if kind not in WHOLE)
+"""The others, of which a row or a range may be compared alone."""
+
+Range = tuple[bytes, bytes]
+"""Of keys of one kind, half-open."""
+
+
+@dataclass(slots=True)
+class Written:
+    """
+    Which rows of a partition were written since `take` was called: what was compared before is
+    the same still, but for them.
+    """
+
+    number: int
+    is_known: bool = False
+    """False in the beginning, and when there were too many: any row may have been."""
+    singles: set[bytes] = field(default_factory=set[bytes])
+    """Keys."""
+    ranges: list[Range] = field(default_factory=list[Range])
+    """In which rows went."""
+
+    def note(self, changes: Changes) -> None:
+        """A record was carried out."""
+        if not self.is_known:
+            return
+        number = self.number
+        self.singles.update(
+            key for key in changes.rows if key[0] in SINGLE and keys.is_of(key, number)
+        )
+        for first, end in changes.cuts:
+            for low, high in _ranges(number, SINGLE):
+                if first < high and low < end:
+                    self.ranges.append((max(first, low), min(end, high)))
+        if len(self.singles) + len(self.ranges) > limits.MOVED_KEY_COUNT_MAX:
+            self.is_known = False
+            self._clear()
+
+    def take(self) -> "tuple[list[Range], list[bytes]]":
+        """Ranges and single keys that are to be compared; it begins anew."""
+        whole = _ranges(self.number, WHOLE if self.is_known else keys.MOVED_KINDS)
+        taken = [*whole, *self.ranges], sorted(self.singles)
+        self.is_known = True
+        self._clear()
+        return taken
+
+    def _clear(self) -> None:
+        self.singles, self.ranges = set(), []
+
+
+@contextmanager
+def watched(loop: NodeLoop, number: int) -> Iterator[Written]:
+    """What is written of a partition while this is open."""
+    written = Written(number)
+    loop.watchers.append(written.note)
+    try:
+        yield written
+    finally:
+        loop.watchers.remove(written.note)
+
 
 async def copy(
-    source: NodeLoop, number: int, target: NodeLoop, to: int, *, ahead_ms: int
+    source: NodeLoop,
+    number: int,
+    target: NodeLoop,
+    to: int,
+    *,
+    ahead_ms: int,
+    written: Written | None = None,
 ) -> int:
     """
     Makes the rows of a partition in one log those that it has in another, as number `to`.
 
     Args:
         ahead_ms: how far the other log's steady time is ahead.
+        written: what may differ, of whoever watches the partition since it was copied last.
 
     Returns:
         How many rows differed.
@@ -48,14 +118,13 @@ async def copy(
     Raises:
         SandglassError: a row can't be read, or the other log takes nothing.
     """
+    ranges, singles = (written or Written(number)).take()
     changed_count = 0
-    for place in range(len(keys.MOVED_KINDS)):
-        kind = keys.MOVED_KINDS[place : place + 1]
-        low = keys.partition_prefix(kind, number)
-        end = keys.after_prefix(low)
+    for low, end in ranges:
+        kind_end = keys.after_prefix(keys.partition_prefix(low[:1], number))
         while low < end:
-            rows, high = _slice(source, low, end, is_whole=kind in WHOLE)
-            there = _there(target, to, low, high if high < end else b"")
+            rows, high = _slice(source, low, end, is_whole=low[:1] in WHOLE)
+            there = _there(target, to, low, high if high < kind_end else b"")
             wanted = dict(moved_row(row, to, ahead_ms=ahead_ms) for row in rows)
             changed: Changed = [
                 (key, value) for key, value in wanted.items() if there.get(key) != value
@@ -65,6 +134,29 @@ async def copy(
             await _send(target, to, changed)
             low = high
             await asyncio.sleep(0)
+    return changed_count + await _copy_singles(source, target, to, singles, ahead_ms=ahead_ms)
+
+
+async def _copy_singles(
+    source: NodeLoop, target: NodeLoop, to: int, singles: Sequence[bytes], *, ahead_ms: int
+) -> int:
+    changed_count, first = 0, 0
+    while first < len(singles):
+        changed: Changed = []
+        size_bytes = 0
+        for key in singles[first : first + limits.SNAPSHOT_SLICE_ROW_COUNT]:
+            first += 1
+            value = source.view.get(key)
+            wanted = None if value is None else moved_row((key, value), to, ahead_ms=ahead_ms)
+            there, found = wanted or (keys.renumbered(key, to), None)
+            if target.view.get(there) != found:
+                changed.append((there, found))
+            size_bytes += len(value or b"")
+            if size_bytes >= limits.SNAPSHOT_SLICE_BYTES:
+                break
+        changed_count += len(changed)
+        await _send(target, to, changed)
+        await asyncio.sleep(0)
     return changed_count
 
 
@@ -116,6 +208,12 @@ def _topic(loop: NodeLoop, name: str) -> Topic:
     if topic is None:
         raise NotFoundError(f"ErrTopicNotFound: topic {name!r} not found", field="topic")
     return topic
+
+
+def _ranges(number: int, kinds: bytes) -> list[Range]:
+    """All rows of these kinds of a partition."""
+    prefixes = [keys.partition_prefix(bytes((kind,)), number) for kind in kinds]
+    return [(prefix, keys.after_prefix(prefix)) for prefix in prefixes]
 
 
 def _slice(

@@ -50,7 +50,7 @@ from sandglass.core.message import Batch
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
 from sandglass.core.record import Record
-from sandglass.core.view import Overlay
+from sandglass.core.view import Changes, Overlay
 from sandglass.errors import (
     BusyError,
     CorruptError,
@@ -121,6 +121,9 @@ class NodeLoop:
     left: set[int] = field(default_factory=set[int])
     """Partitions that went to other logs: who asks for one by its number here comes late."""
 
+    stuck_error: Callable[[int], SandglassError | None] = lambda _: None
+    """Why a partition that is on its way doesn't get on, if it doesn't."""
+
     _agenda: Agenda = field(default_factory=Agenda)
     _promises: Promises = field(init=False)
     _writer: LogWriter = field(init=False)
@@ -153,6 +156,11 @@ class NodeLoop:
     def is_full(self) -> bool:
         """The log can't get another segment: producers wait, outcomes use the reserve."""
         return self._writer.is_full
+
+    @property
+    def watchers(self) -> list[Callable[[Changes], None]]:
+        """Whoever stands here is told what each record changes, as it is carried out."""
+        return self._applier.watchers
 
     # --- start and stop -----------------------------------------------------------------------
 
@@ -290,10 +298,7 @@ class NodeLoop:
                 retry_after_ms=limits.BUSY_RETRY_MS,
             )
         if self.is_moving(number):
-            raise NotLeaderError(
-                f"partition {number} is on its way to another log",
-                retry_after_ms=limits.BUSY_RETRY_MS,
-            )
+            raise self.on_its_way(number)
         error = self._applier.error_of(number)
         if error is not None:
             raise error
@@ -304,6 +309,13 @@ class NodeLoop:
         found = self.machine.refs.get(number)
         is_away = number in self.sealing or number in self.left
         return is_away or (found is not None and found[0].is_moving)
+
+    def on_its_way(self, number: int) -> SandglassError:
+        """Why nobody is served a partition that `is_moving`."""
+        return self.stuck_error(number) or NotLeaderError(
+            f"partition {number} is on its way to another log",
+            retry_after_ms=limits.BUSY_RETRY_MS,
+        )
 
     def check_room(self, size_bytes: int, *, may_use_reserve: bool = False) -> None:
         """

@@ -159,6 +159,7 @@ class Cluster:
         if self.identity.is_removed:
             self._why_alone = REMOVED_TEXT
             logger.error("this node does not join the cluster: %s", REMOVED_TEXT)
+            self._warn_of_stuck()
             return
         await self.engine.open()
         self._tasks.append(asyncio.create_task(self._join(), name="cluster-join"))
@@ -257,7 +258,12 @@ class Cluster:
                         FOUNDED_S,
                         self.trouble,
                     )
+                    self._warn_of_stuck()
             await asyncio.sleep(AGAIN_S)
+
+    def _warn_of_stuck(self) -> None:
+        for text in self.loops.stuck_texts():
+            logger.warning("%s", text)
 
     async def _look_apart(self) -> None:
         """Keeps up to date what keeps the engines apart."""
@@ -505,6 +511,6 @@ class Cluster:
         cluster_id = self.identity.cluster_id
         shown = cluster_id.hex() if any(cluster_id) else ""
         if self.sight is None:
-            return ClusterSeen(shown, self.trouble)
+            return ClusterSeen(shown, self.trouble, warnings=self.loops.stuck_texts())
         snapshots = self.snapshots.seen() if self.snapshots is not None else SnapshotsSeen()
         return replace(self.sight.seen(shown), snapshots=snapshots)

@@ -4,8 +4,9 @@ Topics that move to other logs, as this node carries that out: `switch` says wha
 From the node's own log to replicated ones, or from those to its own: in both cases this node
 leads all of them meanwhile, and nobody else is served from the new ones.
 
-1. Most is copied while the old logs are served.
-2. The old ones are sealed, for the revision of the cluster's entry; the rest is copied.
+1. All is copied while the old logs are served; then what was written meanwhile, a few times.
+2. The old ones are sealed, for the revision of the cluster's entry; the rest is copied, which
+   is what was written since, however much the topic holds.
 3. Groups of the topic go where those of such topics stand: into the cluster's catalog, or into
    the node's own log.
 4. The entry is changed by compare-and-set, from that revision on.
@@ -17,11 +18,11 @@ Tokens only grow: the new logs are led in epochs above those of the old ones.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from sandglass.broker.moving import commit, copy, seal, wait_for_claims
+from sandglass.broker.moving import Written, commit, copy, seal, wait_for_claims, watched
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.members import key_part
 from sandglass.cluster.placed import Placed, topic_key
@@ -51,6 +52,10 @@ ROUND_COUNT_MAX: Final = 4
 """Copies while the old logs are served: until a few rows differ, or so often."""
 
 
+Place = tuple[NodeLoop, int, NodeLoop, int]
+"""From a number in one log to another in another."""
+
+
 class Logs(Protocol):
     """The replicated logs, as this node has them."""
 
@@ -71,6 +76,11 @@ class Way:
     number: int
     target: NodeLoop
     to: int
+    ahead_ms: int
+    """So far the steady time of the other log is ahead, so that what waits waits no shorter."""
+
+    written: Written
+    """There, since it was copied last."""
 
 
 class Switching:
@@ -205,13 +215,11 @@ class Switching:
                 "its new logs are led in epochs that are not above this log's"
             )
         refs = switch.target.topic.partitions
-        ways = [
-            Way(self._own, ref.number, loop, to.number)
+        places = [
+            (self._own, ref.number, loop, to.number)
             for ref, loop, to in zip(topic.partitions, led, refs, strict=True)
         ]
-        await self._copy_most(ways)
-        revision = await self._seal(name, [self._own])
-        await self._copy(ways)
+        revision = await self._copy_and_seal(name, places, [self._own])
         for loop in led:
             _reach(loop, self._own)
         await self._groups_out(name)
@@ -224,14 +232,12 @@ class Switching:
         topic = self._topic(name)
         if topic is None:
             topic = await self._begin_in(name)
-        ways = [
-            Way(loop, ref.number, self._own, to.number)
+        places = [
+            (loop, ref.number, self._own, to.number)
             for loop, to in zip(led, topic.partitions, strict=True)
             for ref in loop.machine.topics[name].partitions
         ]
-        await self._copy_most(ways)
-        revision = await self._seal(name, led)
-        await self._copy(ways)
+        revision = await self._copy_and_seal(name, places, led)
         for loop in led:
             _reach(self._own, loop)
         found = self._placed(name)
@@ -255,18 +261,32 @@ class Switching:
         await commit(self._own, PutTopic(name, encode_topic(topic)))
         return topic
 
-    async def _copy_most(self, ways: Sequence[Way]) -> None:
-        for _ in range(ROUND_COUNT_MAX):
-            if await self._copy(ways) <= FEW_ROWS:
-                return
+    async def _copy_and_seal(
+        self, name: str, places: Sequence[Place], sealed: Sequence[NodeLoop]
+    ) -> int:
+        """All rows are in the new logs then, and stay as they are; see `_seal`."""
+        with ExitStack() as stack:
+            ways = [
+                Way(*place, _ahead_ms(place), stack.enter_context(watched(*place[:2])))
+                for place in places
+            ]
+            for _ in range(ROUND_COUNT_MAX):
+                if await self._copy(ways) <= FEW_ROWS:
+                    break
+            revision = await self._seal(name, sealed)
+            await self._copy(ways)
+            return revision
 
     async def _copy(self, ways: Sequence[Way]) -> int:
         changed_count = 0
         for way in ways:
-            # A millisecond more: what waits there waits no shorter.
-            ahead_ms = way.target.moment().steady_ms - way.source.moment().steady_ms + 1
             changed_count += await copy(
-                way.source, way.number, way.target, way.to, ahead_ms=ahead_ms
+                way.source,
+                way.number,
+                way.target,
+                way.to,
+                ahead_ms=way.ahead_ms,
+                written=way.written,
             )
         return changed_count
 
@@ -375,6 +395,13 @@ class Switching:
 def _is_coming(loop: NodeLoop, name: str) -> bool:
     topic = loop.machine.topics.get(name)
     return topic is not None and topic.is_coming
+
+
+def _ahead_ms(place: Place) -> int:
+    source, _, target, _ = place
+    return (
+        target.moment().steady_ms - source.moment().steady_ms + 1
+    )  # they are not read at once
 
 
 def _reach(target: NodeLoop, source: NodeLoop) -> None:

@@ -297,6 +297,10 @@ SNAPSHOT_AHEAD_BYTES: Final = 16 * 1024 * 1024
 """Parts that a node fetches before they are written, of all replicas together that begin at a
 snapshot; beside the one that each of them writes."""
 
+MOVED_KEY_COUNT_MAX: Final = 100_000
+"""So many keys are noted that are written while a topic is copied to other logs; beyond that
+all rows are compared once more."""
+
 LEADER_LEASE_MS: Final = 2000
 """A leader that is gone is missed after this. Above the pauses of a loaded machine, and with
 LEADER_LOOK_MS below what a failover may take."""

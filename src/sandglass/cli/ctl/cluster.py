@@ -44,22 +44,17 @@ def info(context: typer.Context) -> None:
         if globals_of(context).is_json:
             output.print_json(_info_json(found))
             return
-        if not found.cluster_id and not found.trouble:
-            print("this node serves alone: it was given no initial_peers")
+        if not found.cluster_id or found.trouble:
+            _print_alone(found)
             return
-        if found.cluster_id:
-            print(f"cluster {found.cluster_id}")
-        if found.trouble:
-            print(f"not joined: {found.trouble}")
-            return
+        print(f"cluster {found.cluster_id}")
         alive_count = sum(node.is_alive for node in found.nodes)
         quorum = "" if found.has_quorum else "; too few for a quorum: nothing can be changed"
         print(f"{alive_count} of {len(found.nodes)} nodes are there{quorum}")
         led_count = sum(bool(each.leader) for each in found.partitions)
         print(f"{led_count} of {len(found.partitions)} partitions have a leader")
         print(f"durability: {_DURABILITY[found.durability]}")
-        for warning in found.warnings:
-            print(f"warning: {warning}")
+        _print_warnings(found)
 
     call(context, work, label="looking at the cluster")
 
@@ -180,6 +175,21 @@ def remove(
             print(f"node '{node}' is removed: stop it, and wipe its data before it joins anew")
 
     call(context, work, label=f"removing {node}")
+
+
+def _print_alone(found: "ClusterStatus") -> None:
+    if found.cluster_id:
+        print(f"cluster {found.cluster_id}")
+    if found.trouble:
+        print(f"not joined: {found.trouble}")
+    else:
+        print("this node serves alone: it was given no initial_peers")
+    _print_warnings(found)
+
+
+def _print_warnings(found: "ClusterStatus") -> None:
+    for warning in found.warnings:
+        print(f"warning: {warning}")
 
 
 async def _until_removed(client: "AsyncClient", node: str, *, is_abandoning: bool) -> str:
