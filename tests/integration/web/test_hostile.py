@@ -393,7 +393,7 @@ async def test_a_request_that_takes_too_long_is_answered_with_an_unknown_result(
     http: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(NodeLoop, "submit", lambda *_: None)
+        patch.setattr(NodeLoop, "produce", lambda *_: None)
 
         response = await http.post(path, json={"messages": [{}]})
 
