@@ -393,21 +393,24 @@ class Leaders:
         raw = request.SerializeToString()
         replies = self._peers.stream(address, call.path, raw, caller.get())
         async with aclosing(replies):
-            while True:
-                reading = asyncio.ensure_future(anext(replies, None))
-                try:
-                    while not (await asyncio.wait({reading}, timeout=LOOK_S))[0]:
-                        self._check_there(address, is_change=False)
-                    reply = reading.result()
-                except SandglassError as error:
-                    raise self._named(error, address, is_change=False) from error
-                finally:
-                    if not reading.done():
-                        reading.cancel()
-                        await asyncio.wait({reading})
-                if reply is None:
-                    return
+            while (reply := await self._next_of(replies, address)) is not None:
                 yield reply
+
+    async def _next_of(
+        self, replies: AsyncGenerator[bytes, None], address: str
+    ) -> bytes | None:
+        """The next reply of a node, for as long as it is there; None at the end."""
+        reading = asyncio.ensure_future(anext(replies, None))
+        try:
+            while not (await asyncio.wait({reading}, timeout=LOOK_S))[0]:
+                self._check_there(address, is_change=False)
+            return reading.result()
+        except SandglassError as error:
+            raise self._named(error, address, is_change=False) from error
+        finally:
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait({reading})
 
     # --- what nobody waits for ----------------------------------------------------------------
 

@@ -253,7 +253,8 @@ class ClusterSimulation:
         if self.world.node.is_serving:
             self.consumers.look_at_lines(deliveries)
             self.consumers.look_at_drains(moment)
-        self.onlooker.rest(moment)
+        if self.onlooker.rest(moment):
+            self.consumers.check_drains(moment)
 
     def _send_late(self, delivery: Delivery) -> None:
         """Its frame comes to the client a second time, or only now."""

@@ -90,24 +90,28 @@ async def read(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > 2 * limit:
         raise _too_large(limit)
-    parts: list[bytes] = []
-    size_bytes = 0
     try:
         async with asyncio.timeout(bounds.body_s):
-            async for part in request.stream():
-                size_bytes += len(part)
-                # What is little more than allowed is read to its end: who is still sending
-                # would not see the answer.
-                if size_bytes > 2 * limit:
-                    break
-                if size_bytes <= limit:
-                    parts.append(part)
+            return await _read_up_to(limit, request)
     except TimeoutError:
         raise Refusal(
             HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {bounds.body_s:g} s"
         ) from None
     except ClientDisconnect:
         raise ClientGoneError from None
+
+
+async def _read_up_to(limit: int, request: Request) -> bytes:
+    parts: list[bytes] = []
+    size_bytes = 0
+    async for part in request.stream():
+        size_bytes += len(part)
+        # What is little more than allowed is read to its end: who is still sending would not
+        # see the answer.
+        if size_bytes > 2 * limit:
+            break
+        if size_bytes <= limit:
+            parts.append(part)
     if size_bytes > limit:
         raise _too_large(limit)
     return b"".join(parts)

@@ -251,16 +251,7 @@ class Connection:
         """Serves one stream until it ends. Returns whether it was ever greeted."""
         self._shown = self._endpoint.entry.current_token()
         channel = self._endpoint.open(address)
-        # The stubs ask for an iterator of requests; without one, `write` sends them.
-        open_stream = cast(
-            "Callable[..., Stream]",
-            channel.stream_stream(  # pyright: ignore[reportUnknownMemberType] - stubs
-                SESSION_METHOD,
-                request_serializer=None,
-                response_deserializer=broker_pb2.ServerFrame.FromString,
-            ),
-        )
-        stream = open_stream(metadata=metadata_of(self._shown))
+        stream = _opened(channel, self._shown)
         self._stream, self._is_cut, self._move_until_s = stream, False, None
         try:
             async with asyncio.timeout(self._endpoint.greeting_s):
@@ -268,13 +259,7 @@ class Connection:
                 welcome = await stream.read()
             if not self._take(welcome):
                 return False
-            async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(stream))
-                try:
-                    while self._take(await stream.read()):
-                        pass
-                finally:
-                    writer.cancel()
+            await self._read_and_write(stream)
             return True
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
@@ -288,6 +273,15 @@ class Connection:
             self._stream = None
             stream.cancel()
             await channel.close(None)
+
+    async def _read_and_write(self, stream: Stream) -> None:
+        async with asyncio.TaskGroup() as group:
+            writer = group.create_task(self._write(stream))
+            try:
+                while self._take(await stream.read()):
+                    pass
+            finally:
+                writer.cancel()
 
     async def _write(self, stream: Stream) -> None:
         while True:
@@ -382,3 +376,17 @@ class Connection:
         self._after_turn()
         if self._task is not None:
             self._arm()
+
+
+def _opened(channel: grpc.aio.Channel, token: str) -> Stream:
+    """A stream on which nothing was sent yet."""
+    # The stubs ask for an iterator of requests; without one, `write` sends them.
+    open_stream = cast(
+        "Callable[..., Stream]",
+        channel.stream_stream(  # pyright: ignore[reportUnknownMemberType] - stubs
+            SESSION_METHOD,
+            request_serializer=None,
+            response_deserializer=broker_pb2.ServerFrame.FromString,
+        ),
+    )
+    return open_stream(metadata=metadata_of(token))
