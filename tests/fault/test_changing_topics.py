@@ -124,3 +124,14 @@ async def test_the_node_that_moves_a_topic_is_killed(tmp_path: Path) -> None:
             await moving
             assert {factor} == {len(set(each.replicas)) for each in await partitions(load)}
         await load.produce()
+
+        await until_at(load, factor=1, node=home.name)
+        moving = asyncio.create_task(change(load, node="node2"))
+        await asyncio.sleep(0.3)
+        home.kill()
+        await home.wait()
+        await home.start()
+        await cluster.joined(home)
+        await moving
+        assert {("node2",)} == {each.replicas for each in await partitions(load)}
+        await load.produce()

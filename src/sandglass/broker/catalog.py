@@ -298,7 +298,6 @@ class Catalog:
         elif is_alone and node and not shared.is_home(topic.name, node):
             # By way of both: it has two replicas in between.
             await shared.move_out(topic, 2, epoch=epoch, heir=node)
-            await shared.move_in(self.topic(topic.name), node)
         elif not is_alone and factor == 1:
             await shared.move_in(topic, node)
 

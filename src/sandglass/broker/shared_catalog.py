@@ -166,7 +166,8 @@ class SharedCatalog(Protocol):
         returns when that is done.
 
         Args:
-            heir: who is to hold them, beside this node; empty for whoever can.
+            heir: where it is to live alone in the end, by way of logs that this node and the
+                heir hold; empty for whoever can hold them, and to stay there.
 
         Raises:
             NotFoundError: there is no such node.

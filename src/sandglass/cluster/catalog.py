@@ -27,7 +27,7 @@ from sandglass.cluster.homes import Homes
 from sandglass.cluster.members import Members, key_part
 from sandglass.cluster.placed import TOPICS, Placed, check_version, topic_key
 from sandglass.cluster.placing import held_counts, with_factor
-from sandglass.cluster.switch import SWITCHES, Switch, switch_key
+from sandglass.cluster.switch import SWITCHES, Switch, inward, switch_key
 from sandglass.core import limits
 from sandglass.core.machine import GROUP_VERSION, decode_group, encode_group
 from sandglass.core.topic import PartitionRef, Topic, TopicGroup, TopicKind, TopicSettings
@@ -287,8 +287,8 @@ class ClusterCatalog:
         members = [heir, me] if heir else self._able_members(factor)
         target = await self._new_logs(topic, factor, members, epoch)
         source = Placed(topic, tuple((me,) for _ in topic.partitions))
-        await self._begin_switch(topic.name, Switch(me, source, target))
-        await self._arrived(topic.name, factor)
+        await self._begin_switch(topic.name, Switch(me, source, target, heir))
+        await self._arrived(topic.name, 1 if heir else factor, heir)
 
     def is_home(self, name: str, node: str) -> bool:
         """See `SharedCatalog.is_home`."""
@@ -314,11 +314,13 @@ class ClusterCatalog:
         return Placed(replace(topic, partitions=refs, replication_factor=factor), replicas)
 
     async def _begin_switch(self, name: str, switch: Switch) -> None:
-        if name in self.switches:
-            if not switch.target.is_at_home:
-                await self._delete_streams(switch.target.topic.partitions)
-            raise BusyError(f"topic '{name}' is on its way to other nodes", field="topic")
-        await self.placement.set(switch_key(name), switch.encode())
+        with suppress(ConflictError):
+            if name not in self.switches:
+                await self.placement.set(switch_key(name), switch.encode(), 0)
+                return
+        if not switch.target.is_at_home:
+            await self._delete_streams(switch.target.topic.partitions)
+        raise BusyError(f"topic '{name}' is on its way to other nodes", field="topic")
 
     async def move_in(self, topic: Topic, node: str) -> None:
         """See `SharedCatalog.move_in`."""
@@ -329,18 +331,12 @@ class ClusterCatalog:
                 break  # it is there already, or gone
             home = node or self._home_for(placed)
             self._check_able(home)
-            orders = tuple(
-                (home, *(each for each in names if each != home)) for names in placed.replicas
-            )
-            source = replace(placed, replicas=orders)
-            refs = tuple(PartitionRef(ref.id, 0) for ref in placed.topic.partitions)
-            alone = replace(placed.topic, partitions=refs, replication_factor=1)
-            target = Placed(alone, tuple((home,) for _ in refs))
+            switch = inward(placed, home)
             with suppress(ConflictError):
-                if orders != placed.replicas:
+                if switch.source != placed:
                     key = topic_key(topic.name)
-                    await self.placement.set(key, source.encode(), entry.revision)
-                await self._begin_switch(topic.name, Switch(home, source, target))
+                    await self.placement.set(key, switch.source.encode(), entry.revision)
+                await self._begin_switch(topic.name, switch)
             await asyncio.sleep(AGAIN_S)
         await self._arrived(topic.name, 1, node)
 

@@ -110,6 +110,8 @@ class ClusterSteward:
                         factor = switch.target.topic.replication_factor
                         await self.catalog.delete_log(ref.number, factor)
                 await self.bucket.delete(switch_key(name))
+            elif switch.heir == node:
+                await self.bucket.set(switch_key(name), replace(switch, heir="").encode())
 
     def _elsewhere(self, node: str) -> PreconditionError:
         others = [member for member in self.members.alive if member.name != node]

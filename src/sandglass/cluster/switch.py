@@ -16,13 +16,13 @@ entry before. So a compare-and-set that is under way still, from whenever, can't
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
 from sandglass.cluster.members import key_part
 from sandglass.cluster.placed import Placed, check_version
-from sandglass.core.topic import Topic
+from sandglass.core.topic import PartitionRef, Topic
 
 SWITCHES: Final = "switch."
 SWITCH_VERSION: Final = 1
@@ -33,11 +33,14 @@ class Switch:
     """
     A topic is to move from `source` to `target`, by `node`. Partitions of a target that is a
     node's own log have the number 0: that node gives them others.
+
+    With an `heir` it moves on once it is there: to that node's own log, by another switch.
     """
 
     node: str
     source: Placed
     target: Placed
+    heir: str = ""
 
     def encode(self) -> bytes:
         """The entry's value: JSON, so that a person can read it."""
@@ -46,6 +49,7 @@ class Switch:
             "node": self.node,
             "source": json.loads(self.source.encode()),
             "target": json.loads(self.target.encode()),
+            "heir": self.heir,
         }
         return json.dumps(fields, sort_keys=True).encode()
 
@@ -62,7 +66,18 @@ class Switch:
         source, target = (
             Placed.decode(json.dumps(fields[each]).encode()) for each in ("source", "target")
         )
-        return cls(fields["node"], source, target)
+        return cls(fields["node"], source, target, fields.get("heir", ""))
+
+
+def inward(placed: Placed, home: str) -> Switch:
+    """To the log of a node which has a replica of each partition, and leads them meanwhile."""
+    orders = tuple(
+        (home, *(each for each in names if each != home)) for names in placed.replicas
+    )
+    refs = tuple(PartitionRef(ref.id, 0) for ref in placed.topic.partitions)
+    alone = replace(placed.topic, partitions=refs, replication_factor=1)
+    target = Placed(alone, tuple((home,) for _ in refs))
+    return Switch(home, replace(placed, replicas=orders), target)
 
 
 class Act(Enum):

@@ -26,7 +26,7 @@ from sandglass.broker.moving import Written, commit, copy, seal, wait_for_claims
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.members import key_part
 from sandglass.cluster.placed import Placed, topic_key
-from sandglass.cluster.switch import SWITCHES, Act, Switch, act_of, is_at, switch_key
+from sandglass.cluster.switch import SWITCHES, Act, Switch, act_of, inward, is_at, switch_key
 from sandglass.core import keys
 from sandglass.core.machine import decode_group, encode_group, encode_topic
 from sandglass.core.record import (
@@ -388,7 +388,22 @@ class Switching:
         if not over.is_at_home:
             for ref in over.topic.partitions:
                 await self._logs.delete(ref.number, over.topic.replication_factor)
+        if switch.heir and over is switch.source and await self._move_on(name, switch.heir):
+            return True
         await self._placement.delete(switch_key(name))
+        return True
+
+    async def _move_on(self, name: str, heir: str) -> bool:
+        """Lets another node carry on; false if it has no replicas to begin with."""
+        entry, placed = self._entry(name), self._placed(name)
+        assert entry is not None
+        assert placed is not None
+        if not all(heir in names for names in placed.replicas):
+            return False
+        onward = inward(placed, heir)
+        if onward.source != placed:
+            await self._placement.set(topic_key(name), onward.source.encode(), entry.revision)
+        await self._placement.set(switch_key(name), onward.encode())
         return True
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from sandglass.cluster.placed import topic_key
-from sandglass.cluster.switch import SWITCH_VERSION, switch_key
+from sandglass.cluster.switch import SWITCH_VERSION, Switch, is_at, switch_key
 from sandglass.core.record import Ending
 from sandglass.core.topic import Topic
-from sandglass.errors import ConflictError, NotLeaderError, SandglassError
+from sandglass.errors import BusyError, ConflictError, NotLeaderError, SandglassError
 from tests.unit.cluster.moving_scene import Died, Life, Message, Scene, moving_scene
 
 DELAY_MS = 60_000
@@ -175,6 +175,58 @@ async def test_a_process_that_ends_after_any_step_is_followed_by_one_that_goes_o
             assert way.is_there(scene.topic), ends_at
             await check(scene, seen)
             assert switch_key("t") not in scene.bucket.entries
+
+
+async def plan_for(scene: Scene, heir: str) -> None:
+    """Somebody wants it to live on another node alone, and doesn't wait."""
+    wanted = scene.catalog.move_out(scene.topic, 2, epoch=scene.own.machine.epoch, heir=heir)
+    task = asyncio.create_task(wanted)
+    await scene.until(lambda: switch_key("t") in scene.bucket.entries)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_what_is_to_live_on_another_node_is_left_to_it_after_any_last_step() -> None:
+    async with moving_scene() as scene:
+        await plan_for(scene, "b")
+        step_count = await steps_of(scene)
+    assert step_count >= 8
+
+    for ends_at in range(1, step_count + 1):
+        async with moving_scene() as scene:
+            seen = await use(scene)
+            await plan_for(scene, "b")
+            await scene.end()
+            await scene.start(Life(ends_at))
+            with pytest.raises(Died):
+                await scene.go_on()
+            await scene.end()
+            await scene.start(Life())
+            await scene.go_on()
+
+            entry = scene.bucket.entries[switch_key("t")]
+            onward = Switch.decode(entry.value)
+            assert ("b", "b") == (onward.node, onward.target.home)
+            assert is_at(scene.catalog.placed["t"], onward.source)
+            assert {"b"} == {names[0] for names in scene.catalog.placed["t"].replicas}
+            await check(scene, seen)
+
+
+async def test_of_two_who_want_a_topic_elsewhere_at_once_one_is_told_to_wait() -> None:
+    async with moving_scene() as scene:
+        epoch = scene.own.machine.epoch
+        both = [scene.catalog.move_out(scene.topic, factor, epoch=epoch) for factor in (2, 3)]
+        tasks = [asyncio.create_task(each) for each in both]
+        await scene.until(lambda: any(task.done() for task in tasks))
+        (refused,) = [task for task in tasks if task.done()]
+
+        with pytest.raises(BusyError):
+            await refused
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await scene.go_on()
+        assert scene.topic.replication_factor in {2, 3}
 
 
 @WAYS
