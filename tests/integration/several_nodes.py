@@ -56,6 +56,9 @@ class SharedDict:
     async def claim(self, topic: Topic) -> None:
         raise AssertionError("these topics are replicated")
 
+    async def let_go(self, name: str) -> None:
+        pass
+
     def publish(self, name: str) -> None:
         raise AssertionError("these topics are replicated")
 

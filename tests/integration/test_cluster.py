@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ async def test_any_node_takes_calls_for_what_others_lead(tmp_path: Path) -> None
             found = await printed(cluster.nodes[2], "cluster", command)
             Draft202012Validator(schema_of(f"sandctl cluster {command}")).validate(found)
             assert count == (len(found) if isinstance(found, list) else 1)
+        await use_elsewhere(cluster)
+
+
+async def use_elsewhere(cluster: ClusterProcesses) -> None:
+    """A topic is made at one node, used at another at once, and deleted at a third."""
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(AsyncClient(node.address)) for node in cluster.nodes
+        ]
+        for turn in range(6):
+            makes, uses, deletes = (clients[(turn + place) % 3] for place in range(3))
+            await makes.create_topic("passing", replication_factor=1 if turn % 2 else 3)
+            await uses.produce("passing", b"x")
+            await deletes.delete_topic("passing")
 
 
 async def test_sessions_reach_all_partitions_through_any_node(tmp_path: Path) -> None:

@@ -355,6 +355,8 @@ class Catalog:
             self._landed(name)
 
         await self.loop.commit(machine.record([operation], self.loop.moment()), deleted)
+        if self.loops.shared is not None:
+            await self.loops.shared.let_go(name)
 
 
 def check_growth(topic: Topic, partition_count: int) -> None:

@@ -63,6 +63,8 @@ class Loops:
         """The node has joined a cluster, now or once: names of topics are the cluster's."""
         self.node_at: Callable[[str], NodeSeen | None] = lambda _: None
         """The member that serves at an address, there or not."""
+        self.others: Callable[[], list[str]] = list
+        """The addresses of the other members that are there, as far as is known here."""
         self.look_around: Callable[[], ClusterSeen] = lambda: ClusterSeen(
             warnings=self.stuck_texts()
         )

@@ -140,6 +140,10 @@ class SharedCatalog(Protocol):
         """A topic of this node's own log has come, changed, or gone: others will hear of it."""
         ...
 
+    async def let_go(self, name: str) -> None:
+        """Waits, for a moment, until the name of a topic that has gone from it is free."""
+        ...
+
     async def change_topic(
         self,
         topic: Topic,

@@ -209,6 +209,10 @@ class ClusterCatalog:
         """See `SharedCatalog.publish`."""
         self.homes.publish(name)
 
+    async def let_go(self, name: str) -> None:
+        """See `SharedCatalog.let_go`."""
+        await self.homes.let_go(name)
+
     async def change_topic(
         self,
         topic: Topic,
@@ -528,6 +532,8 @@ class ClusterCatalog:
             has_moved=placed is not None and not is_at_home,
         )
         before = self.placed.pop(name, None)
+        if before is not None and is_at_home:
+            self.homes.note_moved(before.topic.partitions)
         for ref in before.topic.partitions if before is not None else ():
             self._partitions.pop(ref.number, None)
         if placed is not None and not is_at_home:

@@ -155,6 +155,7 @@ class Cluster:
         self.loops.why_alone = lambda: self.trouble
         self.loops.is_member = lambda: any(self.identity.cluster_id)
         self.loops.node_at = self.node_at
+        self.loops.others = self.others
         self.loops.look_around = self.seen
         if self.identity.is_removed:
             self._why_alone = REMOVED_TEXT
@@ -501,6 +502,13 @@ class Cluster:
         if self.sight is None:
             return NotLeaderError(self.trouble, retry_after_ms=NOT_LED_RETRY_MS)
         return self.sight.whereabouts(number)
+
+    def others(self) -> list[str]:
+        """The addresses of the other members that are there."""
+        members = self.members
+        if members is None:
+            return []
+        return [each.grpc for each in members.alive if each.name != members.me.name]
 
     def node_at(self, address: str) -> NodeSeen | None:
         """The member that serves at an address, there or not."""

@@ -17,7 +17,8 @@ given out here, for as long as the process lives.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 
@@ -30,6 +31,8 @@ from sandglass.ports import Placement
 logger = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
+LET_GO_S = 1.0
+LOOK_S = 0.005
 
 
 class Homes:
@@ -56,7 +59,7 @@ class Homes:
         self._places: dict[int, tuple[str, str]] = {}
         """By number, a partition's topic and home."""
         self._moved: set[int] = set()
-        """Numbers of partitions whose topics have several replicas by now."""
+        """Numbers of partitions of others that live in other logs by now."""
         self._claiming: set[str] = set()
         self._unpublished: dict[str, None] = {}
         self._work = asyncio.Event()
@@ -104,9 +107,25 @@ class Homes:
         self._unpublished[name] = None
         self._work.set()
 
+    async def let_go(self, name: str) -> None:
+        """
+        Returns once a topic that is in the log no longer has no entry any more, or after a
+        moment: without a quorum its name is free later.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LET_GO_S):
+                while (entry := self._placement.entries.get(topic_key(name))) is not None:
+                    if not self._is_left_over(Placed.decode(entry.value)):
+                        return
+                    await asyncio.sleep(LOOK_S)
+
     def has_moved(self, number: int) -> bool:
-        """Does a partition that lived elsewhere live in replicated logs since?"""
+        """Does a partition that was known here by this number live in another log by now?"""
         return number in self._moved
+
+    def note_moved(self, refs: Iterable[PartitionRef]) -> None:
+        """These live in other logs from here on, by other numbers."""
+        self._moved.update(ref.number for ref in refs)
 
     def heard(self, name: str, placed: Placed | None, *, has_moved: bool = False) -> None:
         """
@@ -116,8 +135,8 @@ class Homes:
         before, found = self.placed.get(name), self.topics.pop(name, None)
         for ref in found.partitions if found is not None else ():
             self._places.pop(ref.number, None)
-            if has_moved:
-                self._moved.add(ref.number)
+        if has_moved and found is not None:
+            self.note_moved(found.partitions)
         if placed is None:
             self.placed.pop(name, None)
             for ref in before.topic.partitions if before is not None else ():

@@ -44,6 +44,8 @@ class Sight:
             )
         if not is_replicated(number):
             return self._at_home(*self.catalog.homes.place(number))
+        if self.catalog.placed_of(number) is None:
+            return NotFoundError("the topic was deleted", field="topic")
         members, leadership = self.members, self.catalog.leadership(number)
         name = self.leaders.heirs.get(number) or leadership.node or leadership.heir
         leader = members.named(name) if name else None

@@ -67,6 +67,7 @@ class Admin:
             or self._broker.catalog.replication_factor_default(),
             settings=settings,
         )
+        await self._leaders.tell_all()
         return admin_pb2.CreateTopicReply(topic=values.topic_to_wire(topic))
 
     async def list_topics(
@@ -103,6 +104,7 @@ class Admin:
             node=request.node,
             **changes,
         )
+        await self._leaders.tell_all()
         return admin_pb2.SetTopicReply(topic=values.topic_to_wire(topic))
 
     async def delete_topic(
@@ -115,6 +117,7 @@ class Admin:
         self, request: admin_pb2.DeleteTopicRequest
     ) -> admin_pb2.DeleteTopicReply:
         await self._broker.catalog.delete_topic(request.name)
+        await self._leaders.tell_all()
         return admin_pb2.DeleteTopicReply()
 
     # --- groups -------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ class Admin:
         elsewhere = [ref for ref in topic.partitions if ref not in here]
         if start.is_now and elsewhere:
             await self._ask(calls.CREATE_GROUP, elsewhere, request, self._begin_group)
+        await self._leaders.tell_all()
         return admin_pb2.CreateGroupReply(group=self._group(topic, group))
 
     async def _begin_group(
@@ -189,6 +193,7 @@ class Admin:
         change = values.own_settings_of(request.settings)
         unset = values.unset_of(request.unset)
         group = await self._broker.groups.change(topic, request.group, change, unset)
+        await self._leaders.tell_all()
         return admin_pb2.SetGroupReply(group=self._group(topic, group))
 
     async def seek_group(self, request: admin_pb2.SeekGroupRequest) -> admin_pb2.SeekGroupReply:
@@ -234,6 +239,7 @@ class Admin:
             await self._broker.groups.drop_going(topic, request.group, refs)
         else:
             await self._broker.groups.delete(topic, request.group)
+            await self._leaders.tell_all()
         return admin_pb2.DeleteGroupReply()
 
     async def drop_elsewhere(self, topic: Topic, group: str) -> None:

@@ -90,6 +90,7 @@ class BrokerService:
             replication_factor=request.replicationFactor,
             settings=TopicSettings(),
         )
+        await self._leaders.tell_all()
         if request.storageDriver == pb.Badger:
             _log.warning(
                 "topic %r asks for Badger; it is stored as RocksDB, like all", request.name

@@ -34,6 +34,7 @@ from sandglass.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from sandglass.wire.v1 import admin_pb2
 
 AGAIN_S: Final = 0.1
 CALL_TRY_COUNT: Final = 6
@@ -43,6 +44,9 @@ Half a second: as long as a leader takes that hands over. Requests lie in memory
 
 STREAM_TRY_COUNT: Final = 150
 """15 s: an election of the engine takes up to ten."""
+
+TOLD_S: Final = 1.0
+"""How long a change of the catalog waits for other nodes to hear of it."""
 
 LOOK_S: Final = 0.25
 """So often a node is looked at whose reply is waited for."""
@@ -112,6 +116,13 @@ def call_of(
     return Call(f"/{service.full_name}/{name}", parse, is_change, may_wait)
 
 
+SHOW_CLOCK: Final = call_of(
+    admin_pb2.DESCRIPTOR.services_by_name["Admin"],
+    "ShowClock",
+    admin_pb2.ShowClockReply.FromString,
+)
+
+
 class Leaders:
     """
     Without `peers` the node is alone: everything is carried out here. All calls run in the
@@ -156,6 +167,28 @@ class Leaders:
         if not isinstance(error, NotLeaderError) or not error.leader:
             raise error
         return error.leader
+
+    async def tell_all(self) -> None:
+        """
+        Returns once all nodes that are there know what is known here of topics and groups, or
+        after a moment: whoever has made one uses it at any node then. Calls to other nodes
+        bring along how much is known here, so that any call will do.
+        """
+        peers, loops = self._peers, self._loops
+        if peers is None or loops is None or loops.shared is None:
+            return
+        who, request = caller.get(), admin_pb2.ShowClockRequest().SerializeToString()
+        told = [
+            asyncio.ensure_future(
+                peers.call(address, SHOW_CLOCK.path, request, who, may_wait=False)
+            )
+            for address in loops.others()
+        ]
+        if told:
+            _, slow = await asyncio.wait(told, timeout=TOLD_S)
+            for each in slow:
+                each.cancel()
+            await asyncio.gather(*told, return_exceptions=True)
 
     # --- one partition ------------------------------------------------------------------------
 

@@ -36,6 +36,9 @@ class Shared:
             raise UnavailableError("no quorum")
         self.claimed.append(topic.name)
 
+    async def let_go(self, name: str) -> None:
+        pass
+
     def publish(self, name: str) -> None:
         self.published.append(name)
 

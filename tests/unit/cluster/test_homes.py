@@ -161,6 +161,21 @@ async def test_a_deleted_topic_gives_its_name_back(nodes: tuple[Node, Node]) -> 
     assert one.homes.topics.keys() == {"t"}
 
 
+async def test_who_deletes_a_topic_is_answered_when_its_name_is_free(
+    nodes: tuple[Node, Node], placement: LostPlacement
+) -> None:
+    one, two = nodes
+    await one.create(topic_of("t", "a"))
+    del one.own["t"]
+    one.homes.publish("t")
+
+    await one.homes.let_go("t")
+
+    await two.create(topic_of("t", "b"))
+    await one.homes.let_go("t")  # another's by now
+    assert "two" == one.homes.placed["t"].home
+
+
 async def test_a_making_that_failed_leaves_no_name_behind(
     nodes: tuple[Node, Node], placement: LostPlacement
 ) -> None:

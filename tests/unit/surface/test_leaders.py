@@ -1,19 +1,54 @@
 """Calls of which the partitions move to other logs while they are asked."""
 
+import asyncio
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from google.protobuf.message import Message
 
 from sandglass.broker.loops import Loops
+from sandglass.broker.node_loop import NodeLoop
+from sandglass.broker.shared_catalog import SharedCatalog
 from sandglass.core.topic import PartitionRef
-from sandglass.errors import NotLeaderError
+from sandglass.errors import NotLeaderError, UnavailableError
 from sandglass.surface.keyvalue import GET
-from sandglass.surface.leaders import Leaders, Peers
+from sandglass.surface.leaders import Caller, Leaders, Peers
 from sandglass.wire.v1 import keyvalue_pb2, raw_pb2
 
 BEFORE = [PartitionRef("p", 5), PartitionRef("q", 6)]
 AFTER = {"p": PartitionRef("p", 7), "q": PartitionRef("q", 8)}
+
+
+class Deaf:
+    """The way to nodes of which one never answers, and one refuses."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def call(
+        self, address: str, path: str, request: bytes, who: Caller, *, may_wait: bool
+    ) -> bytes:
+        self.asked.append(address)
+        if address == "deaf":
+            await asyncio.Event().wait()
+        if address == "stopping":
+            raise UnavailableError("it stops")
+        return b""
+
+
+async def test_all_are_told_and_who_does_not_answer_is_waited_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sandglass.surface.leaders.TOLD_S", 0.01)
+    loops = Loops(cast(NodeLoop, SimpleNamespace()))
+    loops.shared = cast(SharedCatalog, object())
+    loops.others = lambda: ["other", "deaf", "stopping"]
+    peers = Deaf()
+
+    await Leaders(loops, cast(Peers, peers)).tell_all()
+
+    assert ["other", "deaf", "stopping"] == peers.asked
 
 
 async def test_items_go_where_their_partitions_are_by_their_new_numbers(
