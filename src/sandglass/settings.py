@@ -307,7 +307,7 @@ class CtlSettings:
     )
     timeout: timedelta = setting(
         timedelta(seconds=10),
-        "How long a call may wait for its answer.",
+        "How long a call may wait for its answer; where it is given, for a node to come, too.",
         low=timedelta(milliseconds=1),
         high=timedelta(hours=24),
         bare=True,

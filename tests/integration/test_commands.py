@@ -261,20 +261,29 @@ def test_failures_are_one_line_and_a_code(
         assert lines[1].startswith("Try 'sandctl ")
 
 
-def test_nobody_at_the_address_is_a_failure_within_the_timeout(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "end"),
+    [((), b": connection refused\n"), (("--timeout=300ms",), b" within 0.3 s: connection")],
+)
+@pytest.mark.parametrize("command", [("topics", "list"), ("produce", "t", "x")])
+def test_nobody_at_the_address_is_a_failure(
+    tmp_path: Path, command: tuple[str, ...], flags: tuple[str, ...], end: bytes
+) -> None:
+    """At once, or within the time for which a node is to be waited for."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        address = f":{unused.getsockname()[1]}"
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
         done = subprocess.run(
-            [BIN / "sandctl", "topics", "list", "-s", address, "--timeout=300ms"],
+            [BIN / "sandctl", "-s", address, *flags, *command],
             capture_output=True,
             check=False,
             timeout=WAIT_S,
             env=environment(tmp_path),
         )
 
+    expected = f"sandctl: no Sandglass node answered at {address}".encode() + end
     assert done.returncode == 1
-    assert done.stderr.startswith(b"sandctl: no Sandglass node answered at 127.0.0.1")
+    assert done.stderr.startswith(expected)
     assert done.stderr.count(b"\n") == 1
 
 
@@ -690,7 +699,7 @@ def test_progress_says_that_there_is_no_node_and_for_how_long(
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         with subprocess.Popen(
-            [BIN / "sandctl", *line.split(), "-s", address],
+            [BIN / "sandctl", *line.split(), "-s", address, "--timeout=1h"],
             env=environment(tmp_path) | {"TERM": "xterm", "COLUMNS": str(columns)},
             stdout=subprocess.DEVNULL,
             stderr=theirs,

@@ -147,7 +147,7 @@ class Connection:
         Connects; from here on it comes back by itself.
 
         Raises:
-            UnavailableError: nobody answers.
+            UnavailableError: nobody answers, or nobody listens at any of the urls.
             PreconditionError: the engine knows another secret.
         """
         options: Any = {
@@ -169,7 +169,8 @@ class Connection:
 
         async def on_error(error: Exception) -> None:
             faults.append(error)
-            if _is_refusal(error):
+            away_count = sum(isinstance(each, ConnectionRefusedError) for each in faults)
+            if _is_refusal(error) or away_count >= len(self.urls):
                 is_refused.set()
 
         connecting = asyncio.create_task(
@@ -205,7 +206,8 @@ class Connection:
                     f"the engine at {self.urls[0]} refuses our secret: {self.refused}"
                 )
         told = (each for each in faults if isinstance(each, ssl.SSLError | _NoTlsError))
-        why = next((f": {each}" for each in told), "")
+        is_away = any(isinstance(each, ConnectionRefusedError) for each in faults)
+        why = next((f": {each}" for each in told), ": connection refused" if is_away else "")
         return UnavailableError(f"the engine at {self.urls[0]} doesn't answer{why}")
 
     @property

@@ -32,11 +32,15 @@ class Produce:
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """A produce was answered, or failed: exactly one of `reply` and `error` is there."""
+    """
+    A produce was answered, or failed: exactly one of `reply` and `error` is there. One that
+    failed and `is_over` is not to be repeated.
+    """
 
     produce: Produce
     reply: broker_pb2.ProduceReply | None = None
     error: SandglassError | None = None
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

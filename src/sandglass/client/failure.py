@@ -22,6 +22,9 @@ from sandglass.wire.v1 import broker_pb2
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _LAST_CAUSE: Final = re.compile(r"([^:]+?)\s*(?:\(\d+\))?\Z")
 
+_UNSENT: Final = ("failed to connect", "errors resolving", "DNS resolution failed")
+_NO_HOST: Final = "Domain name not found"
+
 CLOSED: Final = "socket closed"
 """The cause of a connection that the node closed without a word."""
 
@@ -100,7 +103,14 @@ def number_of(failure: grpc.aio.AioRpcError) -> int:
 
 def is_unsent(failure: grpc.aio.AioRpcError) -> bool:
     """Whether nothing was sent, since no connection came about."""
-    return number_of(failure) == 14 and "failed to connect" in (failure.details() or "")
+    details = failure.details() or ""
+    return number_of(failure) == 14 and any(each in details for each in _UNSENT)
+
+
+def is_absent(failure: grpc.aio.AioRpcError) -> bool:
+    """Whether nobody listens there, or there is no such host."""
+    details = failure.details() or ""
+    return is_unsent(failure) and ("Connection refused" in details or _NO_HOST in details)
 
 
 def cause_of(failure: BaseException) -> str:
@@ -109,6 +119,8 @@ def cause_of(failure: BaseException) -> str:
         details = failure.details() or failure.code().name.lower()
         if (tls := _tls_cause_of(details)) and is_unsent(failure):
             return tls
+        if _NO_HOST in details and is_unsent(failure):
+            return "no such host"
         found = _LAST_CAUSE.search(details) if is_unsent(failure) else None
         return found.group(1).strip().lower() if found else details
     if isinstance(failure, TimeoutError):

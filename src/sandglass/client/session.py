@@ -126,7 +126,9 @@ class Session:
 
     def refused(self, error: SandglassError) -> list[Event]:
         """No node will have us: whatever waits for a connection fails."""
-        events: list[Event] = [Produced(produce, error=error) for produce in self._unsent]
+        events: list[Event] = [
+            Produced(produce, error=error, is_over=True) for produce in self._unsent
+        ]
         self._unsent.clear()
         for subscription in list(self._subscriptions.values()):
             subscription.lose_leases()

@@ -7,7 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from sandglass import AsyncClient, AsyncReceived, LeaseLostError, UnavailableError
+from sandglass import (
+    AsyncClient,
+    AsyncReceived,
+    LeaseLostError,
+    NotFoundError,
+    UnavailableError,
+)
 from sandglass.testing.broker import Broker
 from sandglass.testing.ports import free_ports
 from tests.integration.client.proxy import Proxy
@@ -34,24 +40,76 @@ def closed_address() -> Iterator[str]:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
-async def test_nobody_there_is_said_with_address_time_and_cause(closed_address: str) -> None:
+async def failures_of(client: AsyncClient) -> list[UnavailableError]:
+    """Of every kind of call, of which none was sent."""
+    found = await asyncio.gather(
+        client.list_topics(),
+        client.create_topic("t"),
+        client.put("t", "k", "x"),
+        client.produce("t", "x"),
+        client.produce_many("t", ["x"]),
+        anext(aiter(client.consume("t", group="g"))),
+        anext(aiter(client.consume("t", group="g", drain=True))),
+        return_exceptions=True,
+    )
+    errors = [each for each in found if isinstance(each, UnavailableError)]
+    assert len(errors) == len(found)
+    assert not any(each.is_result_unknown for each in errors)
+    return errors
+
+
+async def test_who_waits_for_nobody_hears_address_time_and_cause(closed_address: str) -> None:
     expected = f"no Sandglass node answered at {closed_address} within 1 s: connection refused"
 
     async with AsyncClient(closed_address, timeout=timedelta(seconds=1)) as client:
-        errors = await asyncio.gather(
-            client.list_topics(),
-            client.create_topic("t"),
-            client.produce("t", "x"),
-            client.produce_many("t", ["x"]),
-            anext(aiter(client.consume("t", group="g"))),
-            anext(aiter(client.consume("t", group="g", drain=True))),
-            return_exceptions=True,
-        )
+        errors = await failures_of(client)
 
-    for error in errors:
-        assert isinstance(error, UnavailableError)
-        assert expected == error.message
-        assert not error.is_result_unknown
+    assert {expected} == {error.message for error in errors}
+
+
+async def test_who_does_not_wait_hears_at_once_that_nobody_is_there(
+    closed_address: str,
+) -> None:
+    """Each time: by what is said, nothing ran out."""
+    addresses = f"{closed_address}, {closed_address}"
+    expected = f"no Sandglass node answered at {addresses}: connection refused"
+
+    async with AsyncClient(closed_address, closed_address) as client:
+        errors = [*await failures_of(client), *await failures_of(client)]
+
+    assert {expected} == {error.message for error in errors}
+
+
+async def test_a_node_that_is_still_to_come_is_waited_for_by_who_says_so(
+    broker: Broker,
+) -> None:
+    (port,) = free_ports(1)
+    await broker.stop()
+    async with AsyncClient(f"127.0.0.1:{port}", timeout=timedelta(seconds=60)) as client:
+        made = asyncio.create_task(client.create_topic("t"))
+        produced = asyncio.create_task(client.produce("u", "x"))
+        async with asyncio.timeout(60):
+            while "connection refused" not in client.open().waits_for:
+                await asyncio.sleep(0.01)
+            await broker.start(port=port)
+            await made
+            with pytest.raises(NotFoundError):
+                await produced
+
+
+async def test_a_node_that_was_there_is_waited_for(broker: Broker) -> None:
+    (port,) = free_ports(1)
+    await broker.stop()
+    await broker.start(port=port)
+    async with AsyncClient(broker.address) as client:
+        await client.create_topic("t")
+        await broker.stop()
+        waiting = asyncio.create_task(client.produce("t", "x"))
+        async with asyncio.timeout(60):
+            while "connection refused" not in client.open().waits_for:
+                await asyncio.sleep(0.01)
+            await broker.start(port=port)
+            await waiting
 
 
 async def test_an_address_that_takes_connections_and_says_nothing_is_passed_over(

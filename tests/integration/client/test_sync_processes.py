@@ -56,6 +56,8 @@ async def count_of(broker: Broker) -> int:
 # In development mode asyncio warns of what takes 0.1 s, as anything does on a busy machine.
 HEAD = """
 import logging, sys, os, time
+from datetime import timedelta
+HOUR = timedelta(hours=1)
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 from sandglass import Client, PreconditionError, UnavailableError
 client = Client(sys.argv[1])
@@ -109,7 +111,7 @@ while not client.list_groups("t", "g"):
 
 async def test_a_node_that_is_away_doesnt_hold_up_the_end_for_long(broker: Broker) -> None:
     script = """
-client = Client("127.0.0.1:1")
+client = Client("127.0.0.1:1", timeout=HOUR)
 client.produce_nowait("t", "x")
 print("end", flush=True)
 """
@@ -136,9 +138,9 @@ async def test_the_last_error_of_a_program_is_its_own(broker: Broker) -> None:
     "wait",
     [
         "next(iter(client.consume('t', group='g')))",
-        "Client('127.0.0.1:1').produce('t', 'x')",
-        "Client('127.0.0.1:1').produce_many('t', ['x'])",
-        "Client('127.0.0.1:1').list_topics()",
+        "Client('127.0.0.1:1', timeout=HOUR).produce('t', 'x')",
+        "Client('127.0.0.1:1', timeout=HOUR).produce_many('t', ['x'])",
+        "Client('127.0.0.1:1', timeout=HOUR).list_topics()",
     ],
 )
 async def test_ctrl_c_ends_a_call_that_waits(broker: Broker, wait: str) -> None:

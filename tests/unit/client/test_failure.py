@@ -125,6 +125,20 @@ def test_the_cause_of_a_failed_connection_is_said_in_a_few_words(end: str) -> No
     assert failure.is_unsent(error)
 
 
+@pytest.mark.parametrize(
+    "details",
+    [
+        "errors resolving a:1: [field:hostname lookup error: Domain name not found]",
+        "DNS resolution failed for a:1: C-ares: Domain name not found",
+    ],
+)
+def test_a_host_that_does_not_exist_is_said_in_a_few_words(details: str) -> None:
+    error = rpc_error(grpc.StatusCode.UNAVAILABLE, details)
+
+    assert "no such host" == failure.cause_of(error)
+    assert failure.is_unsent(error)
+
+
 def test_a_connection_that_broke_may_have_sent_something() -> None:
     error = rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from sandglass.client import room
-from sandglass.client._async.connection import Connection, Endpoint, steady_ms
+from sandglass.client._async.connection import Connection, endpoint_of, steady_ms
 from sandglass.client._async.producer import Producer
 from sandglass.client.entry import Entry
 from sandglass.client.events import Event, Expired, Produced
@@ -21,7 +21,8 @@ class Desk:
     """A producer whose connection never connects; its requests are taken and answered here."""
 
     def __init__(self, *, timeout_ms: int = 10_000) -> None:
-        endpoint = Endpoint(("nowhere:1",), Entry(None, None), timeout_ms)
+        timeout = timedelta(milliseconds=timeout_ms)
+        endpoint = endpoint_of(("nowhere:1",), Entry(None, None), timeout)
         self.connection = Connection(
             endpoint,
             client_name="test",

@@ -300,7 +300,8 @@ def test_refusal_of_the_client_fails_all_that_waits() -> None:
 
     events = table.session.refused(error)
 
-    assert [Produced(item, error=error), Changed(subscription)] == events
+    over = Produced(item, error=error, is_over=True)
+    assert [over, Changed(subscription)] == events
     assert error is subscription.error
 
 

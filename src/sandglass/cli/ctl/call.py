@@ -62,7 +62,7 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(level=logging.WARNING, format=f"{TOOL}: %(message)s")
     logging.getLogger().handlers[0].setFormatter(_Line(f"{TOOL}: %(message)s"))
-    client = open_client(globals_of(context).settings)
+    client = open_client(globals_of(context))
     signals: list[signal.Signals] = []
     try:
         progress = Progress(label, waits_for=lambda: client.open().waits_for, is_quiet=is_quiet)
@@ -79,22 +79,25 @@ def call(context: typer.Context, work: Work, *, label: str, is_quiet: bool = Fal
         raise typer.Exit(ending.failed_by_system(TOOL, error)) from error
 
 
-def open_client(settings: CtlSettings) -> "AsyncClient":
+def open_client(found: Globals) -> "AsyncClient":
     """
-    A client for these settings. Nothing is connected yet.
+    A client for these settings. Nothing is connected yet. A node that isn't there is waited for
+    by those who say for how long.
 
     Raises:
         InvalidError: a setting is none, or settings don't fit together.
     """
     from sandglass import AsyncClient
 
+    settings = found.settings
+    is_timeout_given = found.loaded is not None and "timeout" in found.loaded.sources
     addresses = [
         f"127.0.0.1{each}" if each.startswith(":") else each for each in settings.addrs
     ]
     try:
         return AsyncClient(
             *addresses,
-            timeout=settings.timeout,
+            timeout=settings.timeout if is_timeout_given else None,
             tls=_tls_of(settings),
             token=_token_of(settings),
             insecure=settings.insecure,

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Final, Literal
+from typing import Literal
 
 from sandglass.client import forking
 from sandglass.client._async.admin import AsyncAdmin
 from sandglass.client._async.connection import (
     ADDRESS_DEFAULT,
-    Endpoint,
     address_of,
+    endpoint_of,
     host_of,
 )
 from sandglass.client._async.consumer import (
@@ -26,7 +26,7 @@ from sandglass.client._async.consumer import (
 from sandglass.client._async.parts import Parts
 from sandglass.client.entry import Tls, Token, entry_of
 from sandglass.client.keyvalue import Entry, place_of, scan_of
-from sandglass.client.message import Message, ProduceSummary, Receipt, span_ms
+from sandglass.client.message import Message, ProduceSummary, Receipt
 from sandglass.client.operating import BackoffLike
 from sandglass.client.received import AsyncBatch, AsyncReceived
 from sandglass.client.requests import route_of
@@ -47,8 +47,6 @@ from sandglass.client.topics import (
 from sandglass.errors import PreconditionError, SandglassError
 from sandglass.wire.v1 import admin_pb2
 
-TIMEOUT_DEFAULT: Final = timedelta(seconds=10)
-
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -67,7 +65,8 @@ class AsyncClient:
 
     Args:
         addresses: `host:port`; without a port 7170. By default 127.0.0.1:7170.
-        timeout: how long a call may take before it raises `UnavailableError`.
+        timeout: how long a call may take before it raises `UnavailableError`, and waits for a
+            node that was never there. By default 10 s, and such a node isn't waited for.
         tls: True for the authorities that the system trusts, the path of a file of others,
             `TlsOptions`, or channel credentials of gRPC. None is no TLS.
         token: shown with every call: itself, the path of its file, or what gives it when
@@ -84,18 +83,15 @@ class AsyncClient:
     def __init__(
         self,
         *addresses: str,
-        timeout: timedelta = TIMEOUT_DEFAULT,
+        timeout: timedelta | None = None,
         tls: Tls = None,
         token: Token = None,
         insecure: bool = False,
         name: str | None = None,
     ) -> None:
         checked = tuple(map(address_of, addresses or (ADDRESS_DEFAULT,)))
-        self._endpoint = Endpoint(
-            addresses=checked,
-            entry=entry_of(tls, token, hosts=map(host_of, checked), insecure=insecure),
-            timeout_ms=span_ms(timeout, field="timeout", low=1, high=24 * 3600 * 1000),
-        )
+        entry = entry_of(tls, token, hosts=map(host_of, checked), insecure=insecure)
+        self._endpoint = endpoint_of(checked, entry, timeout)
         self._name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._parts: Parts | None = None
         self._is_closed = False

@@ -5,6 +5,7 @@ One task runs for as long as the client lives. It opens the stream, greets, read
 session and writes what the session wants to send; when the stream breaks it goes to the next
 address, after a pause that grows while nobody answers. A node that says that it is going down
 is left for the next address once it has answered everything, after `MOVE_S_MAX` at the latest.
+While nobody has ever served it, what waits for a node fails when there is none (`Absence`).
 Frames are cut when the stream can take one, so that whatever was asked for meanwhile shares it.
 """
 
@@ -17,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from threading import get_ident
 from typing import Final, cast
 
@@ -24,8 +26,10 @@ import grpc
 import grpc.aio
 
 from sandglass.client import failure, forking
+from sandglass.client.absence import Absence
 from sandglass.client.entry import Entry, metadata_of
 from sandglass.client.events import Event
+from sandglass.client.message import span_ms
 from sandglass.client.session import Session
 from sandglass.core import limits
 from sandglass.errors import (
@@ -40,12 +44,13 @@ from sandglass.wire.v1 import broker_pb2
 
 ADDRESS_DEFAULT: Final = "127.0.0.1:7170"
 PORT_DEFAULT: Final = 7170
-
+TIMEOUT_DEFAULT: Final = timedelta(seconds=10)
 SESSION_METHOD: Final = "/sandglass.v1.Broker/Session"
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0
-HOLDING_BACKOFF_S_MAX: Final = 0.3
-"""While something is held: a node that begins anew waits for us, but not for long."""
+SOON_S_MAX: Final = 0.3
+"""While something is held: a node that begins anew waits for us, but not for long. And while
+what is asked for isn't to wait for a node."""
 
 WELCOME_S_MAX: Final = 5.0
 """A node that takes the connection and doesn't greet within this is passed over."""
@@ -79,6 +84,7 @@ class Endpoint:
     addresses: tuple[str, ...]
     entry: Entry
     timeout_ms: int
+    absence: Absence
 
     def open(self, address: str) -> grpc.aio.Channel:
         """
@@ -108,12 +114,35 @@ class Endpoint:
 
     def unavailable(self, cause: str, *, is_result_unknown: bool = False) -> UnavailableError:
         """The error of a call that nobody answered in time."""
-        names = ", ".join(self.addresses)
-        within = f"{self.timeout_ms / 1000:g} s"
+        within = f" within {self.timeout_ms / 1000:g} s"
         return UnavailableError(
-            f"no Sandglass node answered at {names} within {within}: {cause}",
+            f"no Sandglass node answered at {self._names}{within}: {cause}",
             is_result_unknown=is_result_unknown,
         )
+
+    def nobody(self, cause: str) -> UnavailableError:
+        """The error of a call for which nobody is there, nor waited for."""
+        return UnavailableError(f"no Sandglass node answered at {self._names}: {cause}")
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.addresses)
+
+
+def endpoint_of(
+    addresses: tuple[str, ...], entry: Entry, timeout: timedelta | None
+) -> Endpoint:
+    """
+    As `AsyncClient` is told.
+
+    Raises:
+        InvalidError: the timeout is none.
+    """
+    is_waiting = timeout is not None
+    span = timeout if is_waiting else TIMEOUT_DEFAULT
+    timeout_ms = span_ms(span, field="timeout", low=1, high=24 * 3600 * 1000)
+    absence = Absence(addresses, is_waiting=is_waiting)
+    return Endpoint(addresses, entry, timeout_ms, absence)
 
 
 def address_of(text: str) -> str:
@@ -225,6 +254,8 @@ class Connection:
                 self.cause = self._endpoint.cause_of(error)
                 was_open = self.session.is_open
                 self._fail_if_refused(error)
+                if self._endpoint.absence.is_hopeless(address, error):
+                    self._fail_waiting(self._endpoint.nobody(self.cause))
             except Exception as error:  # noqa: BLE001 - the top of the task
                 _log.exception("the session with %s failed", address)
                 self.cause = f"a defect of the client: {error!r}"
@@ -243,8 +274,8 @@ class Connection:
                 continue
             failures += 1
             pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
-            if self.session.is_holding:
-                pause_s = min(pause_s, HOLDING_BACKOFF_S_MAX)
+            if self.session.is_holding or not self._endpoint.absence.is_waiting:
+                pause_s = min(pause_s, SOON_S_MAX)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
 
     async def _serve(self, address: str) -> bool:
@@ -259,6 +290,7 @@ class Connection:
                 welcome = await stream.read()
             if not self._take(welcome):
                 return False
+            self._endpoint.absence.served()
             await self._read_and_write(stream)
             return True
         except BaseExceptionGroup as errors:
@@ -330,10 +362,13 @@ class Connection:
                 return  # the session was opened under another name: then a new one
         elif not isinstance(refusal, UnsupportedError):
             return
-        self._before_frame()  # what waits for a frame has been refused as well
         # What is refused here was never sent, whatever became of the stream.
         refusal.is_result_unknown = False
-        self._emit(self.session.refused(refusal))
+        self._fail_waiting(refusal)
+
+    def _fail_waiting(self, error: SandglassError) -> None:
+        self._before_frame()  # what waits for a frame is refused as well
+        self._emit(self.session.refused(error))
 
     # --- time and work ------------------------------------------------------------------------
 

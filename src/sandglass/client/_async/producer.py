@@ -185,7 +185,8 @@ class Producer:
             self._answered(produce)
             self._succeed(produce, event.reply)
             return
-        if isinstance(error, PASSING) and not error.is_result_unknown:
+        is_passing = isinstance(error, PASSING) and not error.is_result_unknown
+        if is_passing and not event.is_over:
             wait_ms = error.retry_after_ms or limits.BUSY_RETRY_MS
             if steady_ms() + wait_ms < produce.deadline_ms:
                 self._repeat_later(produce, wait_ms)

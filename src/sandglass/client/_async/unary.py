@@ -2,8 +2,8 @@
 Calls of one request and one reply, to whichever node answers.
 
 A call goes to the node that answered last, and on to the next address when it cannot be
-reached, until its time is over. A call that was sent and got no answer is repeated only if it
-reads.
+reached, until its time is over; or until it is known that nobody is there (`Absence`). A call
+that was sent and got no answer is repeated only if it reads.
 """
 
 from __future__ import annotations  # grpc's classes take parameters only in their stubs
@@ -50,7 +50,7 @@ class Unary:
         Calls a method of a service.
 
         Raises:
-            UnavailableError: nobody answered in time.
+            UnavailableError: nobody answered in time, or nobody is there.
             SandglassError: what the node answered.
         """
         loop = asyncio.get_running_loop()
@@ -62,12 +62,16 @@ class Unary:
             left_s = deadline_s - loop.time()
             if left_s <= 0:
                 raise self._endpoint.unavailable(cause or "no answer")
+            address = self._endpoint.addresses[self._turn % len(self._endpoint.addresses)]
             try:
-                raw = await self._once(f"{service}/{method}", request, left_s)
+                raw = await self._once(address, f"{service}/{method}", request, left_s)
                 self.waits_because = ""
+                self._endpoint.absence.served()
                 return parse(raw)
             except grpc.aio.AioRpcError as error:
                 cause = self._endpoint.cause_of(error)
+                if self._endpoint.absence.is_hopeless(address, error):
+                    raise self._endpoint.nobody(cause) from error
                 is_unsent = failure.is_unsent(error)
                 known = self._judge(error, cause, is_unsent=is_unsent, is_read=is_read)
                 if known is not None:
@@ -87,13 +91,13 @@ class Unary:
         for channel in channels.values():
             await channel.close(None)
 
-    async def _once(self, method: str, request: Message, timeout_s: float) -> bytes:
-        addresses = self._endpoint.addresses
-        address = addresses[self._turn % len(addresses)]
+    async def _once(
+        self, address: str, method: str, request: Message, timeout_s: float
+    ) -> bytes:
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = self._endpoint.open(address)
-        if len(addresses) > 1:
+        if len(self._endpoint.addresses) > 1:
             await _connect(channel, min(timeout_s, self._endpoint.greeting_s))
         call = cast(
             "Callable[..., Awaitable[bytes]]",

@@ -12,10 +12,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from sandglass.client._async.client import (
-    TIMEOUT_DEFAULT,
-    AsyncClient,
-)
+from sandglass.client._async.client import AsyncClient
 from sandglass.client._async.consumer import AsyncConsumer
 from sandglass.client._sync.admin import Admin
 from sandglass.client._sync.answer import Promise
@@ -73,7 +70,7 @@ class Client:
     def __init__(
         self,
         *addresses: str,
-        timeout: timedelta = TIMEOUT_DEFAULT,
+        timeout: timedelta | None = None,
         tls: Tls = None,
         token: Token = None,
         insecure: bool = False,
