@@ -12,6 +12,7 @@ from sandglass.settings import Settings
 
 PORT: Final = 4222
 CREDENTIALS_BYTES_MAX: Final = 4096
+CREDS_MARK: Final = b"-----BEGIN NATS USER JWT-----"
 
 
 def given_of(settings: Settings) -> GivenConfig | None:
@@ -85,6 +86,12 @@ def _credentials_of(settings: Settings, urls: tuple[str, ...]) -> tuple[str, str
         bytes_max=CREDENTIALS_BYTES_MAX,
         is_private=True,
     )
+    if CREDS_MARK in content:
+        raise InvalidError(
+            f"engine_credentials_file {path} is a .creds file of NATS, which nodes can't show:"
+            " give the account a user with a password, or a token",
+            field="engine_credentials_file",
+        )
     try:
         text = content.decode().strip()
     except UnicodeDecodeError:

@@ -61,6 +61,19 @@ def test_credentials_are_one_line(
     assert "is to hold one line: user:password, or a token" in capsys.readouterr().err
 
 
+def test_a_creds_file_is_refused_as_such(
+    credentials: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark, end = b"-----BEGIN NATS USER JWT-----", b"------END NATS USER JWT------"
+    credentials.write_bytes(b"\n".join([mark, b"a secret", end, b""]))
+
+    assert server.main([URL, f"--engine_credentials_file={credentials}"]) == 2
+
+    err = capsys.readouterr().err
+    assert f"engine_credentials_file {credentials} is a .creds file of NATS" in err
+    assert "secret" not in err
+
+
 def test_credentials_are_their_owners_alone(
     credentials: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
