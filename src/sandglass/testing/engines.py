@@ -109,3 +109,4 @@ async def connect_to(config: EngineConfig, name: str) -> Connection:
             with suppress(UnavailableError):
                 await connection.connect()
                 return connection
+            await asyncio.sleep(0.05)
