@@ -120,7 +120,7 @@ def test_dead_letters_and_what_is_pending(server: Server) -> None:
         ("groups create s h --start yesterday", 2, "--start"),
         ("groups seek s g --start then", 2, "it must be beginning, now, or a moment"),
         ("groups seek s g --at here", 2, "PARTITION/OFFSET"),
-        ("groups seek s g --at here/there", 1, "offset"),
+        ("groups seek s g --at here/there", 2, "offset"),
         ("groups seek s g --start now --at p/o", 2, "--start and --at are both given"),
         ("dead redrive s --at here", 2, "PARTITION/OFFSET"),
         ("dead list s -n -1", 2, "--number is -1; it must be 0 or more"),
