@@ -16,7 +16,7 @@ from sandglass.adapters.engine_store import load_owner
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.system import SystemEntropy
 from sandglass.cluster.own_engine import OwnEngine
-from sandglass.errors import PreconditionError
+from sandglass.errors import PreconditionError, UnavailableError
 from sandglass.testing.engines import Engines
 from sandglass.testing.ports import free_ports
 
@@ -209,6 +209,14 @@ async def test_another_secret_is_refused(tmp_path: Path) -> None:
             await stranger.connect()
     finally:
         await engine.stop()
+
+
+async def test_where_nobody_listens_that_is_said_instead_of_tried_again() -> None:
+    (first, second) = free_ports(2)
+    urls = (f"nats://127.0.0.1:{first}", f"nats://127.0.0.1:{second}")
+
+    with pytest.raises(UnavailableError, match="doesn't answer: connection refused"):
+        await Connection(urls, "broker", "secret", "test").connect()
 
 
 def test_a_binary_that_is_none_is_refused(tmp_path: Path) -> None:
