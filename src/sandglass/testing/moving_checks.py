@@ -374,6 +374,11 @@ class LogWatch:
         self.sealed_count = 0
         self.unsealed_count = 0
 
+    @property
+    def is_sealed(self) -> bool:
+        """Some log is, by its records."""
+        return any(each.seal for topics in self._topics.values() for each in topics.values())
+
     def stored(self, log: str, raws: Iterable[bytes]) -> None:
         """Records have become durable in the log of a node, or in that of a number."""
         topics = self._topics.setdefault(log, {})

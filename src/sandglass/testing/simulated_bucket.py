@@ -26,7 +26,7 @@ HOPS_MS: Final = (0, 1, 1, 2, 3, 6)
 LATE_MS: Final = (60, 400, 1500, 3000, 4000)
 LOST: Final = 0.01
 LATE: Final = 0.02
-LATE_TOPIC: Final = 0.15
+LATE_TOPIC: Final = 0.3
 """How often what changes the entry of a topic lies about: it may be a switch."""
 
 LAG_MS: Final = (0, 1, 2, 5, 20, 20, 300)

@@ -5,8 +5,9 @@ logs of nodes and replicated ones, and clients go on all the while.
 Unlike the other simulations it runs the shell as it is: `Switching`, `Holding`, `Leaders`, the
 catalog, `NodeLoop` and the broker, on an event loop in virtual time. Nodes die at any moment,
 and just when a step of theirs has become durable; they are cut off from the engine, hear late
-what others have agreed on, and what they sent arrives when they are dead. At the end all heals,
-the topics have to come to rest, and every group has to be given all that was answered.
+what others have agreed on, and what they sent arrives when they are dead. Their clocks are set,
+and switches are taken back. At the end all heals, the topics have to come to rest, and every
+group has to be given all that was answered.
 """
 
 import asyncio
@@ -49,6 +50,10 @@ over to a node that has just lost them."""
 
 DRAIN_MS = 60_000
 SHIFTS_MS = (0, 0, 3, -40, 700)
+STEPS_EVERY = 3
+STEPS_MS = (-900, -120, 0, 0, 400)
+"""What clocks are set by in one history of so many."""
+
 TOPICS = {"t": (1, 2), "u": (3, 1)}
 """Name of each topic, and how many replicas and partitions it has to begin with."""
 
@@ -97,6 +102,10 @@ class MovesSimulation:
     history: MovingHistory = field(init=False)
     hosts: list[Host] = field(init=False)
     scene: Scene = field(init=False)
+    shifts_ms: dict[str, int] = field(init=False)
+    """What each node's wall clock is off by, if nobody sets it."""
+    steps_ms: tuple[int, ...] = field(init=False)
+    """What clocks are set by, from time to time."""
     report: MovesReport = field(init=False)
     movers: list[Mover] = field(default_factory=list[Mover])
     _broken: "asyncio.Future[None] | None" = None
@@ -114,7 +123,8 @@ class MovesSimulation:
         )
         self.history = MovingHistory()
         self.report = MovesReport(self.seed)
-        shifts = [self.chance.choice(SHIFTS_MS) for _ in NAMES]
+        self.shifts_ms = {name: self.chance.choice(SHIFTS_MS) for name in NAMES}
+        self.steps_ms = STEPS_MS if self.seed % STEPS_EVERY == 1 else (0,)
         self.hosts = [
             Host(
                 name,
@@ -126,8 +136,9 @@ class MovesSimulation:
                 on_stored=self._stored,
                 on_given=self._given,
             )
-            for name, shift in zip(NAMES, shifts, strict=True)
+            for name, shift in self.shifts_ms.items()
         ]
+        shifts = [shift + step for shift in self.shifts_ms.values() for step in self.steps_ms]
         spread_ms = max(*shifts, 0) - min(*shifts, 0)
         self.scene = Scene(self.loop, self.hosts, self.history, spread_ms)
         self.bucket.on_change = self._changed
@@ -215,11 +226,12 @@ class MovesSimulation:
             self.movers.append(mover)
             yield mover.run()
         for act, mean_ms in (
-            (self._crash_any, 2500),
-            (self._cut_off, 4000),
+            (self._crash_any, 3500),
+            (self._cut_off, 5000),
             (self._let_lag, 4000),
-            (self._elect, 7000),
-            (self._take_back, 6000),
+            (self._elect, 9000),
+            (self._take_back, 15_000),
+            (self._set_clock, 1500),
             (self._look, 400),
         ):
             yield self._often(act, mean_ms)
@@ -296,7 +308,7 @@ class MovesSimulation:
 
     def _late(self) -> None:
         """What arrives late does most harm where nobody wants it any more."""
-        if self._is_moving() and self.chance.random() < 0.3:
+        if self.watch.is_sealed and self.chance.random() < 0.5:
             delay_s = self.scene.chances(1, 50, 500, 2200)
             self.loop.call_later(delay_s, self._take_back)
 
@@ -313,6 +325,12 @@ class MovesSimulation:
     def _restart(self, host: Host) -> None:
         if host.life is None:
             host.start()
+
+    def _set_clock(self) -> None:
+        """Somebody sets a clock, or sets it right again."""
+        host = self.chance.choice(self.hosts)
+        step_ms = self.chance.choice(self.steps_ms)
+        host.clock.shift_ms = self.shifts_ms[host.name] + step_ms
 
     def _cut_off(self) -> None:
         name = self.chance.choice(NAMES)
