@@ -334,3 +334,17 @@ async def test_nobody_is_served_from_a_log_that_is_sealed_or_being_filled() -> N
         assert all(scene.loops[number].is_moving(number) for number in coming)
         with pytest.raises(SandglassError):
             scene.loops[coming[0]].partition(coming[0])
+
+
+async def test_messages_flow_on_where_a_clock_stood_back_before_the_topic_moved() -> None:
+    """The new logs are led by who began after the step, and never saw what was reached."""
+    async with moving_scene() as scene:
+        seen = await OUT.begin(scene)
+        scene.clock.step(-5 * SLACK_MS)
+        await scene.go_on()
+
+        seen.sent += await scene.produce(0, b"now")
+        left = {*seen.sent} - seen.acked - seen.nacked
+        subscription, deliveries = await scene.take(len(left))
+
+        assert left == {*scene.messages(subscription.topic, deliveries)}
