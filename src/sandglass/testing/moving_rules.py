@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sandglass.broker.moving import commit
+from sandglass.broker import moving
+from sandglass.broker.moving import Written, commit
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster import reconciling
 from sandglass.cluster.placed import Placed, topic_key
@@ -62,6 +63,7 @@ async def _unseal_alone(self: Switching, name: str) -> bool:
 
 
 _WITHOUT_RETRIES: Any = keys.MOVED_KINDS.replace(b"r", b"")
+_WHOLE_WITHOUT_RETRIES: Any = moving.WHOLE.replace(b"r", b"")
 
 
 def _never(*_: object) -> bool:
@@ -77,9 +79,16 @@ MOVING_RULES: Rules = {
         "what is left is copied once the old logs are sealed",
         lambda: [(Switching, "_copy", _copy_unsealed(Switching._copy))],
     ),
+    "written": (
+        "what is written of rows that were compared is compared again",
+        lambda: [(Written, "note", lambda *_: None)],
+    ),
     "retry-rows": (
         "all kinds of rows are copied, those of retries, say",
-        lambda: [(keys, "MOVED_KINDS", _WITHOUT_RETRIES)],
+        lambda: [
+            (keys, "MOVED_KINDS", _WITHOUT_RETRIES),
+            (moving, "WHOLE", _WHOLE_WITHOUT_RETRIES),
+        ],
     ),
     "sealed": (
         "nobody is served from a log that is sealed",

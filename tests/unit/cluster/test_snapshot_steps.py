@@ -138,7 +138,7 @@ async def test_who_stops_while_parts_are_fetched_is_unfinished_and_begins_again(
             await asyncio.Event().wait()
         return await get(scene.objects, log, name)
 
-    scene.objects.get = hang  # type: ignore[method-assign]
+    scene.objects.get = hang
     restoring = asyncio.create_task(scene.restore())
     async with asyncio.timeout(DEADLINE_S):
         while not (silent.is_set() and scene.part.is_unfinished):
@@ -148,6 +148,6 @@ async def test_who_stops_while_parts_are_fetched_is_unfinished_and_begins_again(
 
     assert tasks_before == asyncio.all_tasks()
     assert scene.part.is_unfinished
-    del scene.objects.get  # type: ignore[method-assign]
+    del scene.objects.get
     assert mark_at(20) == (await scene.restore()).mark
     assert scene.has_rows_of(20)
