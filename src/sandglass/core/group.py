@@ -32,7 +32,7 @@ from sandglass.core.lease import Consumer, Lease
 from sandglass.core.message import REDRIVE_CHANNEL, Slice
 from sandglass.core.offset import INDEX_BITS, OFFSET_BYTES
 from sandglass.core.record import CreateGroup, Ending, Move, Range, Redrive, Settle
-from sandglass.core.retry_rows import RetryPart, RetryRows
+from sandglass.core.retry_rows import NEVER_MS, RetryPart, RetryRows
 from sandglass.core.returning import Returning
 from sandglass.core.rows import read_slices
 from sandglass.core.view import Changes, Overlay, View
@@ -319,14 +319,18 @@ class Group:
 
     def retries(self, view: View, steady_ms: int) -> Iterator[RetryPart]:
         """Retry rows above the retry cursor that may be scanned now."""
-        end_ms = self.retry_end(steady_ms)
-        for part in self.retry_rows.after(*self.retry_cursor, view):
-            if part.until_ms >= end_ms:
-                # One that is due has a move in flight before it, which wakes when it lands.
-                if part.until_ms > steady_ms:
-                    self.next_steady_ms = part.until_ms
-                return
-            yield part
+        rows, end_ms = self.retry_rows, self.retry_end(steady_ms)
+        if rows.due_ms < end_ms:
+            for part in rows.after(*self.retry_cursor, view):
+                if part.until_ms >= end_ms:
+                    rows.due_ms = part.until_ms
+                    break
+                yield part
+            else:
+                rows.due_ms = NEVER_MS
+        # One that is due has a move in flight before it, which wakes when it lands.
+        if steady_ms < rows.due_ms < NEVER_MS:
+            self.next_steady_ms = rows.due_ms
 
     def _record_handed_out(self, operation: Settle | Move) -> None:
         """A range ends just above its last message."""

@@ -11,10 +11,13 @@ Invariant: no two rows of a group overlap.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from struct import Struct
+from typing import Final
 
 from sandglass.core import keys
 from sandglass.core.offset import OFFSET_BYTES
 from sandglass.core.view import Changes, Overlay, View
+
+NEVER_MS: Final = 1 << 64
 
 _RETRY = Struct(">14sIIB")
 
@@ -31,12 +34,15 @@ class RetryPart:
     is_redriven: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RetryRows:
     """The retry rows of one group in a partition, as a view holds them."""
 
     partition: int
     group: int
+    due_ms: int = 0
+    """None of those that the group's scan has still before it is due before this: the scan says
+    so, and a look at the view costs a turn as much as some messages do."""
 
     def at(self, offset: int, view: View) -> RetryPart | None:
         """The row that covers `offset`, or None."""
@@ -77,6 +83,7 @@ class RetryRows:
 
     def put(self, part: RetryPart, changes: Changes) -> None:
         """A row begins."""
+        self.due_ms = min(self.due_ms, part.until_ms)
         high = part.high.to_bytes(OFFSET_BYTES, "big")
         columns = _RETRY.pack(high, part.attempts, part.releases, part.is_redriven)
         changes.rows[keys.retry_key(self._prefix(), part.until_ms, part.low)] = columns
