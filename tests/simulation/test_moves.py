@@ -11,8 +11,8 @@ from sandglass.testing.simulate import MOVES, find_violation
 from sandglass.testing.simulated_moves import simulate_moves
 
 SEEDS = range(4)
-FOUND_WITHIN = 5
-"""Seeds; most are missed in the first."""
+FOUND_WITHIN = 24
+"""Seeds; most are missed in the first, and those about the moment of a seal within eleven."""
 
 MOST_DANGEROUS = ("last-copy", "sealed")
 """Without them messages are lost, or handed out twice, whenever a topic moves."""
