@@ -519,7 +519,7 @@ async def test_kv_topics_are_not_consumed(client: Wire) -> None:
 async def test_a_busy_node_says_when_to_come_again(node: Broker, client: Wire) -> None:
     await client.create("t")
     assert node.node is not None
-    node.node.broker.loop._applier.is_stalled = True
+    node.node.broker.loop.applier.is_stalled = True
 
     code, _, details = await refusal(client.produce("t", b"x"))
 

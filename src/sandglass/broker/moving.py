@@ -89,11 +89,11 @@ class Written:
 def watched(loop: NodeLoop, number: int) -> Iterator[Written]:
     """What is written of a partition while this is open."""
     written = Written(number)
-    loop.watchers.append(written.note)
+    loop.applier.watchers.append(written.note)
     try:
         yield written
     finally:
-        loop.watchers.remove(written.note)
+        loop.applier.watchers.remove(written.note)
 
 
 async def copy(

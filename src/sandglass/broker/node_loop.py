@@ -50,7 +50,7 @@ from sandglass.core.message import Batch
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition, Slicer
 from sandglass.core.record import Record
-from sandglass.core.view import Changes, Overlay
+from sandglass.core.view import Overlay
 from sandglass.errors import (
     BusyError,
     CorruptError,
@@ -109,6 +109,8 @@ class NodeLoop:
     machine: Machine = field(init=False)
     view: Overlay = field(init=False)
     clocks: LeaderClock = field(init=False)
+    applier: Applier = field(init=False)
+    """A replica that follows its log hands it the records."""
     stats: Counts = field(default_factory=Counts)
     failure: SandglassError | None = None
     stopped: dict[int, str] = field(default_factory=dict[int, str])
@@ -128,7 +130,6 @@ class NodeLoop:
     _promises: Promises = field(init=False)
     _writer: LogWriter = field(init=False)
     _queue: TurnQueue = field(init=False)
-    _applier: Applier = field(init=False)
     _pace: Pace = field(init=False)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     _is_leading: bool = False
@@ -139,8 +140,8 @@ class NodeLoop:
     def __post_init__(self) -> None:
         self._writer = LogWriter(self.log, self.stats, self.stopwatch_ns, self._kick.set)
         self._queue = TurnQueue(self._writer)
-        self._applier = Applier(self.store, self.slicer, self.stats, self._agenda)
-        self._applier.on_stopped = self._tell_stopped
+        self.applier = Applier(self.store, self.slicer, self.stats, self._agenda)
+        self.applier.on_stopped = self._tell_stopped
 
     @property
     def queued_bytes(self) -> int:
@@ -150,17 +151,12 @@ class NodeLoop:
     @property
     def is_stalled(self) -> bool:
         """The view takes nothing just now: producers wait."""
-        return self._applier.is_stalled
+        return self.applier.is_stalled
 
     @property
     def is_full(self) -> bool:
         """The log can't get another segment: producers wait, outcomes use the reserve."""
         return self._writer.is_full
-
-    @property
-    def watchers(self) -> list[Callable[[Changes], None]]:
-        """Whoever stands here is told what each record changes, as it is carried out."""
-        return self._applier.watchers
 
     # --- start and stop -----------------------------------------------------------------------
 
@@ -183,28 +179,15 @@ class NodeLoop:
     def recover(self) -> None:
         """Finds what the store holds, and carries out what the log has beyond."""
         self.open()
-        self._applier.recover(self.log)
+        self.applier.recover(self.log)
 
     def open(self) -> None:
         """Finds what the store holds. Leads nothing yet: a replica follows its log so."""
-        self._applier.open()
-        self.view, self.machine = self._applier.view, self._applier.machine
+        self.applier.open()
+        self.view, self.machine = self.applier.view, self.applier.machine
         self.machine.session_grace_ms = self.session_grace_ms
-        self.stopped = self._applier.stopped
+        self.stopped = self.applier.stopped
         self._promises = Promises(self.machine)
-
-    def replay(self, position: int, raw: bytes) -> None:
-        """Carries out a record of the log that another wrote, or this one before it ended."""
-        self._applier.replay(position, raw)
-
-    def write_replayed(self, mark: bytes | None = None) -> None:
-        """
-        Writes what was replayed, with the mark of the log's reader where there is one.
-
-        Raises:
-            BusyError: the store is stalled; repeat.
-        """
-        self._applier.write_replayed(mark)
 
     def opening(self, epoch: int) -> bytes:
         """
@@ -224,7 +207,7 @@ class NodeLoop:
         """
         self.log = log
         self._writer.take_over(log)
-        self._applier.mark_at = mark_at
+        self.applier.mark_at = mark_at
         await self._start_clocks()
         self.machine.take_over(self.moment())
         self._begin()
@@ -242,7 +225,7 @@ class NodeLoop:
         self.clocks.reached_ms = max(self.clocks.reached_ms, self.machine.closing_ms)
         self._pace = Pace(
             self._queue,
-            self._applier,
+            self.applier,
             self._agenda,
             self._promises,
             self.clocks,
@@ -299,7 +282,7 @@ class NodeLoop:
             )
         if self.is_moving(number):
             raise self.on_its_way(number)
-        error = self._applier.error_of(number)
+        error = self.applier.error_of(number)
         if error is not None:
             raise error
         return self.machine.partition(number, self.view)
@@ -490,8 +473,8 @@ class NodeLoop:
             except SandglassError as error:
                 run.refuse(error)
             except AssertionError as error:
-                self._applier.stop_partition(run.partition, error)
-                run.refuse(self._applier.stopped_error(run.partition))
+                self.applier.stop_partition(run.partition, error)
+                run.refuse(self.applier.stopped_error(run.partition))
             else:
                 self._queue.add_run(run, record, placed)
                 self._want_turn()
@@ -512,16 +495,16 @@ class NodeLoop:
     def _land(self) -> None:
         """Applies what is durable, writes it, and answers."""
         for waiting in self._queue.landing:
-            self._applier.apply(waiting.record)
+            self.applier.apply(waiting.record)
         self._write()
         for waiting in self._queue.take_landed():
-            self._queue.tell(waiting, self._applier.error_of(waiting.record.partition))
+            self._queue.tell(waiting, self.applier.error_of(waiting.record.partition))
 
     def _tell_stopped(self, number: int, error: SandglassError) -> None:
         self.on_stopped(number, error)
 
     def _write(self) -> None:
-        error = self._applier.write()
+        error = self.applier.write()
         if isinstance(error, NoSpaceError):
             self._writer.note_no_room(error)
 
@@ -547,7 +530,7 @@ class NodeLoop:
                 self._dispatch_one(partition, moment, promised)
             except CorruptError as error:
                 agenda.forget(number)
-                self._applier.stop_partition(number, error)
+                self.applier.stop_partition(number, error)
             if self.stopwatch_ns() > until_ns:
                 break
         if agenda.ready or (agenda.blocked and self._promises.lacks(moment.wall_ms)):
@@ -598,7 +581,7 @@ class NodeLoop:
             # Nothing is lost: the next start waits the promise out, as after a crash.
             logger.warning("stopping without a last record: %s", error)
             return
-        self._applier.apply(record)
+        self.applier.apply(record)
         self._write()
 
     def _fail(self, error: BaseException) -> None:

@@ -316,10 +316,10 @@ class Replica:
         log, loop = self._log, self.loop
         assert loop is not None
         for position, record in accepted.records():
-            loop.replay(position, record)
+            loop.applier.replay(position, record)
         while True:
             try:
-                loop.write_replayed(accepted.mark.encode())
+                loop.applier.write_replayed(accepted.mark.encode())
                 break
             except BusyError as error:
                 await asyncio.sleep(max(1, error.retry_after_ms) / 1000)

@@ -312,10 +312,10 @@ class SimulatedReplica:
         return stream
 
     def _replay(self, loop: NodeLoop, stream: Stream) -> None:
-        applied = loop._applier.applied
+        applied = loop.applier.applied
         for position, raw in enumerate(stream.records[applied:], applied + 1):
-            loop.replay(position, raw)
-        loop.write_replayed(b"read")
+            loop.applier.replay(position, raw)
+        loop.applier.write_replayed(b"read")
 
     async def _lead(self, loop: NodeLoop, stream: Stream) -> None:
         log = LeaderLog(stream, self.epoch, self._network)

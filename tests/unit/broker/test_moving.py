@@ -107,7 +107,7 @@ async def test_of_what_was_copied_only_what_was_written_since_is_read_again(
 
     assert 0 == read_count[0]
     assert rows(shell, 1) == rows(shell, 50)
-    assert [] == shell.loop.watchers
+    assert [] == shell.loop.applier.watchers
 
 
 async def test_a_range_that_goes_is_gone_in_the_other_log(shell: Shell) -> None:
