@@ -1,4 +1,7 @@
-"""A node leads a partition, leads it no longer, and leads it again: what was leased is void."""
+"""
+A node leads a partition, leads it no longer, and leads it again, in this log or in another:
+what was leased is void, and may be claimed.
+"""
 
 import asyncio
 
@@ -10,7 +13,7 @@ from sandglass.core.dispatch import Delivery
 from sandglass.core.record import Ending
 from sandglass.errors import NotLeaderError
 from tests.unit.cluster.moving_scene import Consumer, Scene, moving_scene
-from tests.unit.cluster.test_switching import go_out
+from tests.unit.cluster.test_switching import IN, WAYS, Way, go_out, plan
 
 
 async def lead_again(scene: Scene) -> None:
@@ -20,14 +23,25 @@ async def lead_again(scene: Scene) -> None:
         await loop.stop()
         del scene.loops[number]
     await scene.lead()
+    await let_grace_pass(scene)
+
+
+async def let_grace_pass(scene: Scene) -> None:
+    """Who has not come back by then is waited for no longer."""
     for _ in range(0, limits.SESSION_GRACE_MS_DEFAULT + 1000, 100):
         scene.clock.advance(100)  # less than a pause of the process
-        turns = {number: loop.stats.turn_count for number, loop in scene.loops.items()}
-        await scene.until(
-            lambda turns=turns: all(
-                loop.stats.turn_count > turns[number] for number, loop in scene.loops.items()
-            )
+        await take_turns(scene)
+
+
+async def take_turns(scene: Scene) -> None:
+    """Each loop has had some."""
+    loops = (scene.own, *scene.loops.values())
+    before = [loop.stats.turn_count for loop in loops]
+    await scene.until(
+        lambda: all(
+            loop.stats.turn_count > count + 2 for loop, count in zip(loops, before, strict=True)
         )
+    )
 
 
 async def hold_one(scene: Scene) -> tuple[Session, Subscription, Delivery]:
@@ -81,3 +95,23 @@ async def test_an_outcome_of_an_earlier_leaders_lease_is_refused() -> None:
             outcomes.settle(subscription, held.partition, token, [], Ending.ACKED, None)
         with pytest.raises(NotLeaderError):
             outcomes.extend(subscription, held.partition, token, lease_ms=100, begun_count=1)
+
+
+@WAYS
+async def test_who_held_a_message_when_the_topic_moved_has_its_grace_to_claim_it(
+    way: Way,
+) -> None:
+    async with moving_scene() as scene:
+        if way is IN:
+            await go_out(scene)
+        await hold_one(scene)
+        await plan(scene, 1 if way is IN else 3)
+        await scene.go_on()
+
+        _, other = await scene.consume()
+        await take_turns(scene)
+        given = other.deliveries[:]
+        await let_grace_pass(scene)
+        await scene.until(lambda: other.deliveries)
+
+        assert [] == given

@@ -138,6 +138,50 @@ async def test_a_topic_moves_with_all_that_its_groups_did(way: Way) -> None:
 
 
 @WAYS
+async def test_its_groups_are_known_where_it_moves_before_anybody_consumes_there(
+    way: Way,
+) -> None:
+    async with moving_scene() as scene:
+        await way.begin(scene)
+        before = dict(scene.broker.loops.groups("t"))
+        await scene.go_on()
+
+        assert {"g"} == before.keys()
+        assert before == scene.broker.loops.groups("t")
+
+
+@WAYS
+async def test_a_switch_that_came_to_nothing_takes_away_what_was_new_and_nothing_else(
+    way: Way,
+) -> None:
+    async with moving_scene() as scene:
+        seen = await way.begin(scene)
+        await scene.lead()
+        own, led = {ref.number for ref in scene.topic.partitions}, {*scene.loops}
+        await scene.switching._clear("t")
+        await scene.go_on()
+
+        assert led - own == scene.deleted
+        assert switch_key("t") not in scene.bucket.entries
+        assert not way.is_there(scene.topic)
+        assert sorted(seen.sent) == sorted(await scene.read())
+
+
+async def test_a_log_is_sealed_anew_for_an_entry_that_was_changed_meanwhile() -> None:
+    """Else it is served again while it is copied: it is sealed for no entry that there is."""
+    async with moving_scene() as scene:
+        await OUT.begin(scene)
+        first = await scene.switching._seal("t", [scene.own])
+        entry = scene.bucket.entries[topic_key("t")]
+        changed = await scene.bucket.set(topic_key("t"), entry.value, entry.revision)
+        second = await scene.switching._seal("t", [scene.own])
+
+        assert (entry.revision, changed) == (first, second)
+        assert changed == scene.own.machine.topics["t"].seal
+        await scene.go_on()
+
+
+@WAYS
 async def test_it_moves_there_and_back_again(way: Way) -> None:
     async with moving_scene() as scene:
         await way.begin(scene)
