@@ -14,7 +14,7 @@ SEEDS = range(4)
 FIRST_SEED = {"held": 5, "revision": 5, "unseal": 10}
 """Where the search for a history that misses a rule begins, if it isn't 0, to be quick."""
 
-FOUND_WITHIN = 12
+FOUND_WITHIN = 24
 """Seeds; most are missed in the first."""
 
 MOST_DANGEROUS = ("last-copy", "sealed")

@@ -106,10 +106,14 @@ async def test_who_held_a_message_when_the_topic_moved_has_its_grace_to_claim_it
             await go_out(scene)
         await hold_one(scene)
         await plan(scene, 1 if way is IN else 3)
+        await scene.lead()
+        await let_grace_pass(scene)  # that of leaders who have just begun
         await scene.go_on()
 
         _, other = await scene.consume()
-        await take_turns(scene)
+        for _ in range(0, limits.SESSION_GRACE_MS_DEFAULT - 500, 100):  # beyond a promise
+            scene.clock.advance(100)
+            await take_turns(scene)
         given = other.deliveries[:]
         await let_grace_pass(scene)
         await scene.until(lambda: other.deliveries)
