@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from sandglass.core import limits
 from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Moment
+from sandglass.core.machine import promise_left_ms
 from sandglass.ports import Clock
 from sandglass.telemetry import Counts
 
@@ -47,8 +48,8 @@ class LeaderClock:
         """
         while True:
             wall_ms = self.clock.wall_ms()
-            left_ms = promised_ms - wall_ms
-            if not 0 < left_ms <= limits.PROMISE_MS:
+            left_ms = promise_left_ms(promised_ms, wall_ms)
+            if not left_ms:
                 return wall_ms
             await asyncio.sleep(left_ms / 1000)
 

@@ -326,3 +326,14 @@ def decode_group(raw: bytes) -> TopicGroup:
 def promise_until(wall_ms: int) -> int:
     """How far a promise made now reaches."""
     return wall_ms + limits.PROMISE_MS
+
+
+def promise_left_ms(promised_ms: int, wall_ms: int) -> int:
+    """
+    How long a starting leader waits until its wall clock has passed the promise in the log.
+
+    None reaches further ahead than `PROMISE_MS`: a clock that would have to wait for longer was
+    stepped back, or is another machine's, and doesn't wait; now stands still then.
+    """
+    left_ms = promised_ms - wall_ms
+    return left_ms if 0 < left_ms <= limits.PROMISE_MS else 0

@@ -109,18 +109,3 @@ class HeldLease:
         if self._sent_ms is None:
             return 0
         return max(0, self._sent_ms + limits.LEADER_RENEW_MS - now_ms)
-
-    def promise_until(self, *, wall_ms: int, now_ms: int) -> int:
-        """The close promise to make now: the end of the lease on this machine's wall clock."""
-        return wall_ms + self.left_ms(now_ms)
-
-
-def promise_left_ms(promised_ms: int, wall_ms: int) -> int:
-    """
-    How long a starting leader waits until its wall clock has passed the promise in the log.
-
-    No promise reaches further ahead than a lease: a clock that would have to wait for longer
-    was stepped back, and doesn't wait (the core then lets now stand still).
-    """
-    left_ms = promised_ms - wall_ms
-    return left_ms if 0 < left_ms <= LENGTH_MS else 0

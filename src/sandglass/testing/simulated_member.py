@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from sandglass.core import codec, limits
 from sandglass.core.dispatch import Moment
+from sandglass.core.machine import promise_left_ms, promise_until
 from sandglass.core.record import Promise
-from sandglass.replication.lease import HeldLease, LeaseWatch, promise_left_ms
+from sandglass.replication.lease import HeldLease, LeaseWatch
 from sandglass.replication.reader import Accepted, Mark, Reader
 from sandglass.replication.writer import Outgoing, Phase, Writer, next_epoch
 from sandglass.testing.oracle import Oracle, Term
@@ -230,7 +231,7 @@ class Member:
         """A record that says nothing new, if it leads."""
         if self.node is not None and self.node.is_serving:
             moment = self.node.moment(self.wall_ms, self.world.now_ms)
-            promise = Promise(self._promise_until(self.wall_ms))
+            promise = Promise(promise_until(self.wall_ms))
             self.node.submit(self.node.machine.record([promise], moment), moment)
             self._turn()
 
@@ -448,7 +449,6 @@ class Member:
         )
         node.has_room = log.has_room
         node.may_serve = self._may_serve
-        node.promise_until = self._promise_until
         node.mark = self._mark
         node.take_over(self.wall_ms, self.world.now_ms)
         self.node = node
@@ -467,9 +467,6 @@ class Member:
 
     def _may_serve(self) -> bool:
         return not self.is_paused and self.lease.is_valid(self.lease_ms)
-
-    def _promise_until(self, wall_ms: int) -> int:
-        return self.lease.promise_until(wall_ms=wall_ms, now_ms=self.lease_ms)
 
     # --- leading ------------------------------------------------------------------------------
 

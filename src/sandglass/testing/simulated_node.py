@@ -29,7 +29,7 @@ from sandglass.adapters.memory_store import MemoryStore
 from sandglass.core import codec, keys, limits, outcome
 from sandglass.core.clock import Timekeeper
 from sandglass.core.dispatch import Delivery, Moment
-from sandglass.core.machine import Machine, promise_until
+from sandglass.core.machine import Machine, promise_left_ms, promise_until
 from sandglass.core.offset import INDEX_BITS
 from sandglass.core.partition import Partition
 from sandglass.core.record import NODE, Append, Promise, Put, Record
@@ -134,7 +134,6 @@ class SimulatedNode:
         """It has begun to lead."""
         self.may_serve: Callable[[], bool] = lambda: True
         """Asked whenever something could leave: a lease may say no."""
-        self.promise_until: Callable[[int], int] = promise_until
         self.mark: Callable[[], bytes] | None = None
         """What stands beside the rows of each write, if something does."""
         self.is_full = False
@@ -176,8 +175,7 @@ class SimulatedNode:
 
     def wait_ms(self, wall_ms: int) -> int:
         """How long to wait for the promise of the leader before."""
-        left_ms = self.machine.promised_ms - wall_ms
-        return left_ms if 0 < left_ms <= limits.PROMISE_MS else 0
+        return promise_left_ms(self.machine.promised_ms, wall_ms)
 
     def lead(self, wall_ms: int, monotonic_ms: int) -> None:
         """Begins to lead; serves once that is durable."""
@@ -442,7 +440,7 @@ class SimulatedNode:
             return
         is_wanted = self.ready or self.queue or self._is_blocked() or self._is_due(moment)
         if is_wanted and self._lacks_promise(moment) and not self.is_voiding:
-            self.promise_queued_ms = self.promise_until(moment.wall_ms)
+            self.promise_queued_ms = promise_until(moment.wall_ms)
             promise = self.machine.record([Promise(self.promise_queued_ms)], moment)
             self.submit(promise, moment)
 
@@ -457,4 +455,4 @@ class SimulatedNode:
             return False
         covered_ms = max(self.machine.promised_ms, self.promise_queued_ms)
         is_short = covered_ms <= moment.wall_ms + limits.PROMISE_MS // 2
-        return is_short and covered_ms < self.promise_until(moment.wall_ms)
+        return is_short and covered_ms < promise_until(moment.wall_ms)

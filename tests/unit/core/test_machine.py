@@ -4,14 +4,23 @@ from dataclasses import replace
 
 import pytest
 
+from sandglass.core import limits
 from sandglass.core.lease import Consumer
-from sandglass.core.machine import Machine, decode_topic, encode_topic, promise_until
+from sandglass.core.machine import (
+    Machine,
+    decode_topic,
+    encode_topic,
+    promise_left_ms,
+    promise_until,
+)
 from sandglass.core.membership import admit_group
 from sandglass.core.offset import INDEX_BITS, MAX
 from sandglass.core.record import Cut, DeleteTopic, OpenEpoch, Promise, PutTopic
 from sandglass.core.topic import PartitionRef, Topic, TopicKind, TopicSettings
 from sandglass.testing.seen import take_messages
 from tests.unit.core.drive import START_MS, Drive
+
+PROMISE_MS = limits.PROMISE_MS
 
 OTHER = Topic("b", TopicKind.TIMER, (PartitionRef("Q", 2), PartitionRef("R", 3)))
 
@@ -193,3 +202,13 @@ def test_a_time_that_another_partition_has_seen_is_no_time_that_came_for_this_on
 
     assert [] == deliveries
     assert 1 == len(moved)
+
+
+@pytest.mark.parametrize(
+    ("promised_ms", "left_ms"),
+    [(0, 0), (5000, 0), (5001, 1), (5000 + PROMISE_MS, PROMISE_MS), (5001 + PROMISE_MS, 0)],
+)
+def test_starting_leader_waits_for_the_promise_unless_its_clock_was_stepped_back(
+    promised_ms: int, left_ms: int
+) -> None:
+    assert left_ms == promise_left_ms(promised_ms, 5000)

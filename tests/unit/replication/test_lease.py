@@ -1,7 +1,7 @@
 import pytest
 
 from sandglass.core import limits
-from sandglass.replication.lease import HeldLease, LeaseWatch, promise_left_ms
+from sandglass.replication.lease import HeldLease, LeaseWatch
 
 LENGTH_MS = limits.LEADER_LEASE_MS
 MARGIN_MS = limits.LEADER_LEASE_MARGIN_MS
@@ -132,22 +132,3 @@ def test_no_watcher_may_begin_before_the_holder_has_stopped(sent_ms: int, seen_m
     ]
 
     assert [] == both
-
-
-def test_promise_reaches_to_the_end_of_the_lease() -> None:
-    lease = HeldLease()
-    lease.renewed(1000)
-
-    until_ms = lease.promise_until(wall_ms=5_000_000, now_ms=1200)
-
-    assert 5_000_000 + LENGTH_MS - MARGIN_MS - 200 == until_ms
-
-
-@pytest.mark.parametrize(
-    ("promised_ms", "left_ms"),
-    [(0, 0), (5000, 0), (5001, 1), (5000 + LENGTH_MS, LENGTH_MS), (5001 + LENGTH_MS, 0)],
-)
-def test_starting_leader_waits_for_the_promise_unless_its_clock_was_stepped_back(
-    promised_ms: int, left_ms: int
-) -> None:
-    assert left_ms == promise_left_ms(promised_ms, 5000)
