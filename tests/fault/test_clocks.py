@@ -104,6 +104,8 @@ class Load:
 
     async def until_done(self, client: AsyncClient) -> None:
         """Consumes until all is acked."""
+        # What the consumer before had not looked at yet comes again, behind newer ones as well.
+        self.history.restarted()
         consuming = asyncio.create_task(self._consume(client))
         deadline = time.monotonic() + WAIT_S
         while self.answered - self.history.acking_by("g"):

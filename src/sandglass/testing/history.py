@@ -156,7 +156,10 @@ class History:
         self._groups[group].acked.update(numbers)
 
     def restarted(self) -> None:
-        """The node has died, or was stopped, and is there again."""
+        """
+        The node has died, or was stopped, and is there again; or a consumer has left, and what
+        it had not shown yet was given back.
+        """
         for seen in self._groups.values():
             seen.highest.clear()
         self._epoch += 1
