@@ -7,19 +7,15 @@ beside a hundred thousand leases. So what is there before the node starts is nev
 again, and what comes is looked at less often. The state of a node, for its part, keeps numbers
 in tuples, which the collector leaves alone.
 
-The C library, for its part, keeps what was freed, so that what takes its place need not be made
-page by page: with every memtable that was given back and taken anew a follower of a replicated
-log spent a seventh of its CPU on that. What it keeps is given back when the process has nothing
-to do: beside three million pending messages that was 38 MB.
+The C library, for its part, keeps what RocksDB gives back: once a large block was freed, such
+blocks are taken from its heaps, where small ones then hold them. Beside three million pending
+messages 38 MB were kept that way, and 21 MB with large blocks mapped one by one.
 """
 
 import ctypes
 import gc
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Thread
 from typing import Final
 
 SWITCH_S: Final = 0.0005
@@ -29,16 +25,12 @@ YOUNG_COUNT: Final = 10_000
 """So many new containers are looked through at a time, in a millisecond; 700 by default. Most
 of what a turn makes is gone again by then."""
 
-MAPPED_BYTES: Final = 32 * 1024 * 1024
-"""Blocks from here on are mapped by themselves, and go at once when they are freed; the most
-that the library takes."""
+MAPPED_BYTES: Final = 1_000_000
+"""Blocks from here on are mapped by themselves: a memtable is made of such. What a frame or a
+batch takes is below, and stays quick to get."""
 
-KEPT_BYTES: Final = 64 * 1024 * 1024
-"""What a heap may keep unused at its end: some memtables."""
-
-LOOK_S: Final = 1.0
-REST_PART: Final = 0.1
-"""A process that has used no more than this part of one CPU since the last look is at rest."""
+KEPT_BYTES: Final = 4 * 1024 * 1024
+"""What a heap may keep unused at its end; 128 KiB would go and come back with every batch."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -58,40 +50,3 @@ def prepare() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        Thread(target=Resting(give_back).run, name="sandglass-rest", daemon=True).start()
-
-
-def give_back() -> None:
-    """Gives memory that the C library keeps back to the system; takes milliseconds."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class Resting:
-    """
-    Calls `on_rest` when the process has come to rest, once each time. `run` wants a thread of
-    its own.
-    """
-
-    def __init__(
-        self, on_rest: Callable[[], object], cpu_s: Callable[[], float] = time.process_time
-    ) -> None:
-        self._on_rest = on_rest
-        self._cpu_s = cpu_s
-        self._last_s = cpu_s()
-        self._has_worked = False
-
-    def run(self) -> None:
-        """Looks for as long as the process lives."""
-        never = Event()
-        while not never.wait(LOOK_S):
-            self.look()
-
-    def look(self) -> None:
-        """To be called every `LOOK_S`."""
-        now_s = self._cpu_s()
-        is_at_rest = now_s - self._last_s <= REST_PART * LOOK_S
-        if is_at_rest and self._has_worked:
-            self._on_rest()
-        self._has_worked = not is_at_rest
-        self._last_s = self._cpu_s()
