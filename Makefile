@@ -13,7 +13,7 @@ SEEDS  ?= 1000# how many histories `make simulate` tries
 SECONDS ?= 60# that `make fuzz` gives each decoder
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo cluster-demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist
+.PHONY: help install demo cluster-demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist cover-core cover-shell
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,11 +52,18 @@ check: install ## format, lint, types, imports, generated code, docs
 	$(BIN)/pytest -q -n 2 tests/tidy
 
 coverage: install ## hold the branches of core/ and replication/ at 100 %: unit tests, properties, some histories
-	@rm -f .coverage
-	$(BIN)/coverage run -m pytest -q -p no:randomly tests/unit/core tests/unit/replication \
-		tests/unit/broker tests/property
-	$(BIN)/coverage run --append -m sandglass.testing.simulate --seeds 40
+	@rm -f .coverage .coverage.*
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync cover-core cover-shell
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+cover-core: install
+	$(BIN)/coverage run --parallel-mode -m pytest -q -p no:randomly -p no:cacheprovider tests/unit/core \
+		tests/unit/replication tests/property
+
+cover-shell: install
+	$(BIN)/coverage run --parallel-mode -m pytest -q -p no:randomly -p no:cacheprovider tests/unit/broker
+	$(BIN)/coverage run --parallel-mode -m sandglass.testing.simulate --seeds 40
 
 format: install ## put the code into its form, and fix what can be fixed
 	$(BIN)/ruff format
