@@ -7,13 +7,14 @@ SHELL := /bin/sh
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+COVER := $(BIN)/coverage run --parallel-mode -m
 
 PYTHON ?= # the interpreter to build .venv with; empty: the first that is 3.11 or newer
 SEEDS  ?= 1000# how many histories `make simulate` tries
 SECONDS ?= 60# that `make fuzz` gives each decoder
 ARGS   ?= # passed on by test, bench, demo and simulate
 
-.PHONY: help install demo cluster-demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist cover-core cover-shell
+.PHONY: help install demo cluster-demo test test-faults check coverage format proto docs bench bench-cluster simulate fuzz lock clean dist
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,17 +54,11 @@ check: install ## format, lint, types, imports, generated code, docs
 
 coverage: install ## hold the branches of core/ and replication/ at 100 %: unit tests, properties, some histories
 	@rm -f .coverage .coverage.*
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync cover-core cover-shell
+	$(COVER) pytest -q -p no:randomly tests/unit/core tests/unit/replication tests/property & core=$$!; \
+	$(COVER) pytest -q -p no:randomly tests/unit/broker && $(COVER) sandglass.testing.simulate --seeds 40; \
+	shell=$$?; wait $$core && exit $$shell
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-
-cover-core: install
-	$(BIN)/coverage run --parallel-mode -m pytest -q -p no:randomly -p no:cacheprovider tests/unit/core \
-		tests/unit/replication tests/property
-
-cover-shell: install
-	$(BIN)/coverage run --parallel-mode -m pytest -q -p no:randomly -p no:cacheprovider tests/unit/broker
-	$(BIN)/coverage run --parallel-mode -m sandglass.testing.simulate --seeds 40
 
 format: install ## put the code into its form, and fix what can be fixed
 	$(BIN)/ruff format
