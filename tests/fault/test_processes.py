@@ -290,7 +290,10 @@ async def test_a_minute_without_a_process_under_load_costs_nobody_anything(
     assert not running.done()
     result = (await asyncio.gather(running, return_exceptions=True))[0]
 
-    assert isinstance(result, TimeoutError), repr(result)
+    if isinstance(result, grpc.aio.AioRpcError):  # that is how gRPC may say it
+        assert result.code() is grpc.StatusCode.CANCELLED
+    else:
+        assert isinstance(result, TimeoutError), repr(result)
     assert load.lost_count == 0
     assert history.count()[1] > before + 100
     history.restarted()  # the session broke: what it was sent and didn't read comes late

@@ -7,13 +7,18 @@ a seventh of the CPU that a leader spends on a log entry. It reads 32 KiB at a t
 byte goes through three buffers more until its message is whole.
 """
 
+import asyncio
 import time
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
 
 from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
+
+Value = TypeVar("Value")
 
 READ_BYTES: Final = 512 * 1024
 
@@ -121,12 +126,39 @@ def _cut_end(pieces: list[bytes | memoryview], size_bytes: int) -> None:
     pieces[-1] = pieces[-1][: len(pieces[-1]) - size_bytes]
 
 
+async def heeded(work: Awaitable[Value]) -> Value:
+    """
+    Awaits what may lose a cancellation: one that comes together with the answer is lost by
+    `asyncio.wait_for` before Python 3.12, and so by the library. Whoever has cancelled a task
+    and waits for its end would wait for ever.
+
+    Raises:
+        CancelledError: the task was cancelled meanwhile.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before_count = task.cancelling()
+    try:
+        return await work
+    finally:
+        if task.cancelling() > before_count:
+            raise asyncio.CancelledError
+
+
 class WideClient(Client):
     """A client of one engine, or of several one after the other."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ps = WideParser(self)
+
+    async def request(self, *args: Any, **options: Any) -> Msg:
+        """See `Client.request`; who cancels it is heeded."""
+        return await heeded(super().request(*args, **options))
+
+    async def publish(self, *args: Any, **options: Any) -> None:
+        """See `Client.publish`; who cancels it is heeded."""
+        await heeded(super().publish(*args, **options))
 
     async def _connect_to_server(self, s: Srv) -> None:
         s.last_attempt = time.monotonic()

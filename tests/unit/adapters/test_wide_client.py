@@ -1,6 +1,8 @@
-"""What the engine sends is read as the client's own parser reads it, however it is cut."""
+"""What the engine sends is read as the client's own parser reads it; who cancels is heeded."""
 
+import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from sandglass.adapters.wide_client import LINE_BYTES_MAX, WideParser
+from sandglass.adapters.wide_client import LINE_BYTES_MAX, WideParser, heeded
 
 
 @dataclass
@@ -142,3 +144,48 @@ def test_a_line_that_names_many_engines_is_read() -> None:
     (info,) = told_by(WideParser, [sent[:50_000], sent[50_000:]])
 
     assert len(info["a"]) == LINE_BYTES_MAX - 100
+
+
+async def answered(future: "asyncio.Future[str]") -> str:
+    """As a library does that loses a cancellation which comes with the answer."""
+    with suppress(asyncio.CancelledError):
+        await future
+    return future.result()
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_heeded() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(heeded(answered(future)))
+    await asyncio.sleep(0)
+
+    future.set_result("answer")
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+
+
+async def test_an_answer_without_a_cancellation_is_an_answer() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    future.set_result("answer")
+
+    assert "answer" == await heeded(answered(future))
+
+
+async def test_who_was_cancelled_before_may_still_ask_while_it_cleans_up() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    future.set_result("answer")
+    found: list[str] = []
+
+    async def clean() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            found.append(await heeded(answered(future)))
+
+    task = asyncio.create_task(clean())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert found == ["answer"]
