@@ -56,16 +56,7 @@ class Claims:
             self._come(session, 20)
             return
         before = self.consumers.away.pop(session)
-        chance = self.world.chance
-        consumer = replace(
-            before.consumer,
-            key=self.consumers.next_key(),
-            credit_count=chance.choice((1, 3, 12)),
-            credit_bytes=4000,
-        )
-        client = Client(
-            consumer, before.group, before.channel, before.topic, session=before.session
-        )
+        client = self._again(before)
         for partition, group in self.consumers.groups_of(client):
             known = self.world.history.partitions[partition.number].groups[group.number]
             may_claim = claim.may_claim(group, session, "")
@@ -115,18 +106,21 @@ class Claims:
             self.world.report.claimed_count += len(granted)
             self._hold(client, partition, known, task, lease)
 
-    def _by_another_way(self, before: Client) -> None:
-        """What it claims is its own again; the rest is given back with the way before."""
-        chance = self.world.chance
+    def _again(self, before: Client) -> Client:
+        """The same consumer of the same session, as it is known from now on."""
         consumer = replace(
             before.consumer,
             key=self.consumers.next_key(),
-            credit_count=chance.choice((1, 3, 12)),
+            credit_count=self.world.chance.choice((1, 3, 12)),
             credit_bytes=4000,
         )
-        client = Client(
+        return Client(
             consumer, before.group, before.channel, before.topic, session=before.session
         )
+
+    def _by_another_way(self, before: Client) -> None:
+        """What it claims is its own again; the rest is given back with the way before."""
+        chance, client = self.world.chance, self._again(before)
         groups = {found[0].number: found for found in self.consumers.groups_of(before)}
         for task in before.tasks:
             if task.partition in groups and chance.random() < 0.8:

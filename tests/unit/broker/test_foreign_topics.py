@@ -28,6 +28,7 @@ class Shared:
         self.groups: Mapping[str, Mapping[str, TopicGroup]] = {}
         self.claimed: list[str] = []
         self.published: list[str] = []
+        self.let_go_of: list[str] = []
         self.refused: list[str] = []
         self.is_away = False
 
@@ -37,7 +38,7 @@ class Shared:
         self.claimed.append(topic.name)
 
     async def let_go(self, name: str) -> None:
-        pass
+        self.let_go_of.append(name)
 
     def publish(self, name: str) -> None:
         self.published.append(name)
@@ -130,6 +131,7 @@ async def test_a_topic_takes_its_name_before_it_comes_into_the_log(
 
     assert shared.claimed == ["new"]
     assert shared.published == ["new"] * 3
+    assert shared.let_go_of == ["new"]
 
 
 async def test_without_its_name_no_topic_is_made(shell: Shell, shared: Shared) -> None:

@@ -75,7 +75,7 @@ async def test_a_session_that_ends_gives_nothing_back_of_an_earlier_leader() -> 
         await scene.settle(subscription, delivery, Ending.ACKED)
 
         scene.broker.consumers.close_session(session, is_goodbye=False)
-        await asyncio.wait(scene.broker.consumers._tasks)
+        await asyncio.gather(*scene.broker.consumers._tasks)
         await scene.produce(0, b"new")
         _, (new,) = await scene.take(1)
 

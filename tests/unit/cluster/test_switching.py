@@ -5,7 +5,7 @@ the durable steps: it comes to its end nevertheless, or to nothing; clients noti
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -165,6 +165,18 @@ async def test_a_switch_that_came_to_nothing_takes_away_what_was_new_and_nothing
         assert switch_key("t") not in scene.bucket.entries
         assert not way.is_there(scene.topic)
         assert sorted(seen.sent) == sorted(await scene.read())
+
+
+async def test_a_switch_that_another_has_entered_meanwhile_stays() -> None:
+    async with moving_scene() as scene:
+        await plan(scene, 3)
+        entered = scene.bucket.entries[switch_key("t")]
+        switch = scene.catalog.switches.pop("t")  # the news of it is late
+
+        with pytest.raises(BusyError):
+            await scene.catalog._begin_switch("t", replace(switch, node="b"))
+
+        assert entered == scene.bucket.entries[switch_key("t")]
 
 
 async def test_a_log_is_sealed_anew_for_an_entry_that_was_changed_meanwhile() -> None:
