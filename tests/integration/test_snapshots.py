@@ -30,7 +30,9 @@ from tests.visitors import Visitor
 
 DEADLINE_S = 60.0
 NUMBER = limits.REPLICATED_NUMBER_MIN
-HOUR_MS = 3_600_000
+FUTURE_MS = 4_000_000_000_000
+"""Of a day in 2096. It is fixed, for what parts are cut follows from the rows' keys."""
+
 TOPIC = Topic("orders", TopicKind.TIMER, (PartitionRef("p", NUMBER),), 3, 0, TopicSettings())
 
 
@@ -89,16 +91,16 @@ class Host:
         put = PutTopic(TOPIC.name, encode_topic(TOPIC))
         await loop.commit(loop.machine.record([put], loop.moment()))
 
-    async def produce(self, count: int, *, size_bytes: int = 4000, after_ms: int = 0) -> None:
-        """Rows of one message; with `after_ms`, each due a second after the one before."""
+    async def produce(self, count: int, *, size_bytes: int = 4000, due_ms: int = 0) -> None:
+        """Rows of one message; with `due_ms`, each due a second after the one before."""
         loop = self.replica.loop
         assert loop is not None
         committed: list[Awaitable[None]] = []
         for number in range(count):
             moment = loop.moment()
-            due_ms = moment.wall_ms + after_ms + 1000 * number if after_ms else 0
+            due = due_ms + 1000 * number if due_ms else 0
             body = number.to_bytes(4, "big") * (size_bytes // 4)
-            batch = Batch([1], [due_ms], [body], 1, size_bytes)
+            batch = Batch([1], [due], [body], 1, size_bytes)
             partition = loop.partition(NUMBER)
             record, _ = partition.admit_append("master", batch, moment, loop.view)
             committed.append(loop.commit(record))
@@ -211,7 +213,7 @@ async def test_a_future_that_is_unchanged_is_not_sent_again(hosts: Hosts) -> Non
     leader = await hosts.begin(0)
     await leader.lead(1)
     await leader.put_topic()
-    await leader.produce(500, after_ms=HOUR_MS)
+    await leader.produce(500, due_ms=FUTURE_MS)
     first = await leader.make()
     await leader.produce(10, size_bytes=100)
     second = await leader.make()
