@@ -91,7 +91,7 @@ class SharedDict:
     async def moved(self, name: str) -> None:
         pass
 
-    async def move_out(self, topic: Topic, factor: int, *, epoch: int, heir: str = "") -> None:
+    async def move_out(self, topic: Topic, factor: int, *, heir: str = "") -> None:
         raise AssertionError("these topics stay replicated")
 
     async def move_in(self, topic: Topic, node: str) -> None:

@@ -292,12 +292,11 @@ class Catalog:
                 f"topic '{topic.name}' can't move: {self.loops.why_alone()}",
                 field="replication_factor",
             )
-        epoch = self.loop.machine.epoch
         if is_alone and factor > 1:
-            await shared.move_out(topic, factor, epoch=epoch)
+            await shared.move_out(topic, factor)
         elif is_alone and node and not shared.is_home(topic.name, node):
             # By way of both: it has two replicas in between.
-            await shared.move_out(topic, 2, epoch=epoch, heir=node)
+            await shared.move_out(topic, 2, heir=node)
         elif not is_alone and factor == 1:
             await shared.move_in(topic, node)
 

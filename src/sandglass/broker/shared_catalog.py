@@ -164,10 +164,9 @@ class SharedCatalog(Protocol):
         """
         ...
 
-    async def move_out(self, topic: Topic, factor: int, *, epoch: int, heir: str = "") -> None:
+    async def move_out(self, topic: Topic, factor: int, *, heir: str = "") -> None:
         """
-        Moves a topic of this node's own log, which is led in that epoch, to replicated ones;
-        returns when that is done.
+        Moves a topic of this node's own log to replicated ones; returns when that is done.
 
         Args:
             heir: where it is to live alone in the end, by way of logs that this node and the

@@ -47,9 +47,6 @@ DRAINED: Final = "drained."
 NUMBERS: Final = "numbers"
 AGAIN_S: Final = 0.02
 
-EPOCHS_AHEAD: Final = 1000
-"""A node begins an epoch of its own log at each start: so often it may while a topic moves."""
-
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
@@ -283,13 +280,13 @@ class ClusterCatalog:
 
     # --- topics that move to other logs -------------------------------------------------------
 
-    async def move_out(self, topic: Topic, factor: int, *, epoch: int, heir: str = "") -> None:
+    async def move_out(self, topic: Topic, factor: int, *, heir: str = "") -> None:
         """See `SharedCatalog.move_out`."""
         me = self.members.me.name
         if heir:
             self._check_able(heir)
         members = [heir, me] if heir else self._able_members(factor)
-        target = await self._new_logs(topic, factor, members, epoch)
+        target = await self._new_logs(topic, factor, members)
         source = Placed(topic, tuple((me,) for _ in topic.partitions))
         await self._begin_switch(topic.name, Switch(me, source, target, heir))
         await self._arrived(topic.name, 1 if heir else factor, heir)
@@ -299,10 +296,8 @@ class ClusterCatalog:
         placed = self.homes.placed.get(name)
         return placed is not None and placed.home == node
 
-    async def _new_logs(
-        self, topic: Topic, factor: int, members: Sequence[str], epoch: int
-    ) -> Placed:
-        """Logs that are led by this node, in epochs above those of its own log."""
+    async def _new_logs(self, topic: Topic, factor: int, members: Sequence[str]) -> Placed:
+        """Logs that are yet to be made: see `sandglass.cluster.coming`."""
         first = await self._take_numbers(len(topic.partitions))
         refs = tuple(
             PartitionRef(ref.id, first + place) for place, ref in enumerate(topic.partitions)
@@ -311,10 +306,6 @@ class ClusterCatalog:
             tuple(members[(ref.number + rank) % len(members)] for rank in range(factor))
             for ref in refs
         )
-        heir = Leadership("", "", epoch + EPOCHS_AHEAD, self.members.me.name).encode()
-        for ref in refs:
-            await Stream(self.connection, ref.number).create(factor)
-            await self.placement.set(f"{LEADERS}{ref.number}", heir, 0)
         return Placed(replace(topic, partitions=refs, replication_factor=factor), replicas)
 
     async def _begin_switch(self, name: str, switch: Switch) -> None:
@@ -322,8 +313,6 @@ class ClusterCatalog:
             if name not in self.switches:
                 await self.placement.set(switch_key(name), switch.encode(), 0)
                 return
-        if not switch.target.is_at_home:
-            await self._delete_streams(switch.target.topic.partitions)
         raise BusyError(f"topic '{name}' is on its way to other nodes", field="topic")
 
     async def move_in(self, topic: Topic, node: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from sandglass.broker.loops import Loops
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.catalog import ClusterCatalog
+from sandglass.cluster.coming import is_made, make_log
 from sandglass.cluster.leaders import Leaders
 from sandglass.cluster.reconciling import free, reconcile
 from sandglass.cluster.replica import Replica, State
@@ -51,6 +52,8 @@ class Holding:
         """The replicas that the catalog gives to this node, and no others."""
         wanted = self.catalog.held_by(self.leaders.me)
         for number in sorted(wanted - self.replicas.keys()):
+            if not is_made(self.catalog, number):
+                continue
             replica = self.replicas[number] = self._make(number)
             replica.start()
         for number in sorted(self.replicas.keys() - wanted):
@@ -101,6 +104,14 @@ class Holding:
         if replica is None or replica.state is not State.LEADING:
             return None
         return replica.loop
+
+    def is_made(self, number: int) -> bool:
+        """Is a log to which a topic moves there?"""
+        return is_made(self.catalog, number)
+
+    async def make(self, number: int, factor: int, *, epoch: int) -> None:
+        """One is there from here on, led by this node to begin with, above this epoch."""
+        await make_log(self.catalog, number, factor, epoch=epoch)
 
     async def delete(self, number: int, factor: int) -> None:
         """One goes, with its snapshots, and with the entry that says who leads it."""

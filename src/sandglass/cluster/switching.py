@@ -4,7 +4,8 @@ Topics that move to other logs, as this node carries that out: `switch` says wha
 From the node's own log to replicated ones, or from those to its own: in both cases this node
 leads all of them meanwhile, and nobody else is served from the new ones.
 
-1. All is copied while the old logs are served; then what was written meanwhile, a few times.
+1. New replicated logs are made: the switch names them, so that they go with it at the latest.
+   All is copied while the old logs are served; then what was written meanwhile, a few times.
 2. The old ones are sealed, for the revision of the cluster's entry; the rest is copied, which
    is what was written since, however much the topic holds.
 3. Groups of the topic go where those of such topics stand: into the cluster's catalog, or into
@@ -61,6 +62,14 @@ class Logs(Protocol):
 
     def led(self, number: int) -> NodeLoop | None:
         """The loop of one that this node leads; None if it doesn't."""
+        ...
+
+    def is_made(self, number: int) -> bool:
+        """Is one to which a topic moves there?"""
+        ...
+
+    async def make(self, number: int, factor: int, *, epoch: int) -> None:
+        """One is there from here on, led by this node to begin with, above this epoch."""
         ...
 
     async def delete(self, number: int, factor: int) -> None:
@@ -198,6 +207,8 @@ class Switching:
         switch = self._switch(name)
         assert switch is not None
         replicated = switch.source if switch.target.is_at_home else switch.target
+        if replicated is switch.target:
+            await self._make_logs(replicated)
         loops = [self._logs.led(ref.number) for ref in replicated.topic.partitions]
         led = [loop for loop in loops if loop is not None]
         if len(led) < len(loops):
@@ -205,6 +216,12 @@ class Switching:
         if switch.target.is_at_home:
             return await self._carry_in(name, led)
         return await self._carry_out(name, switch, led)
+
+    async def _make_logs(self, target: Placed) -> None:
+        factor, epoch = target.topic.replication_factor, self._own.machine.epoch
+        for ref in target.topic.partitions:
+            if not self._logs.is_made(ref.number):
+                await self._logs.make(ref.number, factor, epoch=epoch)
 
     async def _carry_out(self, name: str, switch: Switch, led: Sequence[NodeLoop]) -> bool:
         topic = self._topic(name)

@@ -19,6 +19,7 @@ from sandglass.broker.loops import is_replicated
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.broker.subscription import Subscription
 from sandglass.broker.syncs import ThreadSync
+from sandglass.cluster.coming import is_made, make_log
 from sandglass.cluster.placed import Placed, topic_key
 from sandglass.cluster.reconciling import free, reconcile
 from sandglass.cluster.switch import Act
@@ -95,11 +96,22 @@ class MortalPlacement:
         self._life.step()
 
 
-class NoEngine:
-    """Streams are made and deleted, and nobody looks."""
+class Engine:
+    """Which streams there are, by number; nobody reads one. One that is made is a step."""
+
+    def __init__(self) -> None:
+        self.streams: set[int] = set()
+        self.life = Life()
 
     async def call(self, method: str, request: Any = None) -> dict[str, Any]:
         await asyncio.sleep(0)
+        _, verb, name = method.split(".")
+        number = int(name.removeprefix("SANDGLASS_"))
+        if verb == "CREATE":
+            self.streams.add(number)
+            self.life.step()
+        elif verb == "DELETE":
+            self.streams.discard(number)
         return {}
 
 
@@ -126,7 +138,8 @@ class Scene:
         self.bucket = self.cluster.placement
         self.catalog = self.cluster.nodes[0].catalog
         self.catalog.clock = self.clock
-        self.catalog.connection = cast(Connection, NoEngine())
+        self.engine = Engine()
+        self.catalog.connection = cast(Connection, self.engine)
         self.catalog.homes._own = lambda: self.own.machine.topics
         self._own_log, self._own_store = MemoryLog(), MemoryStore()
         self._logs: dict[int, tuple[MemoryLog, MemoryStore]] = {}
@@ -150,7 +163,7 @@ class Scene:
 
     async def start(self, life: Life) -> None:
         """A process of node `a` begins, and leads what it can."""
-        self.life = life
+        self.life = self.engine.life = life
         self.own = MortalLoop(self._own_log, self._own_store, self.clock, slice_body)
         self.broker = Broker(
             self.own, Generator(wall_ms=self.clock.wall_ms, entropy=self._entropy)
@@ -200,7 +213,15 @@ class Scene:
     def led(self, number: int) -> MortalLoop | None:
         return self.loops.get(number)
 
+    def is_made(self, number: int) -> bool:
+        return is_made(self.catalog, number)
+
+    async def make(self, number: int, factor: int, *, epoch: int) -> None:
+        await make_log(self.catalog, number, factor, epoch=epoch)
+        self.life.step()
+
     async def delete(self, number: int, factor: int) -> None:
+        await self.catalog.delete_log(number, factor)
         loop = self.loops.pop(number, None)
         self._logs.pop(number, None)
         self.deleted.add(number)
@@ -211,7 +232,7 @@ class Scene:
     async def lead(self) -> None:
         """Node `a` leads all the logs that it is to have, and says what the catalog says."""
         for number in sorted(self.catalog.held_by("a")):
-            if number in self.loops:
+            if number in self.loops or not is_made(self.catalog, number):
                 continue
             if number not in self._logs:
                 self._logs[number] = (

@@ -6,15 +6,25 @@ the durable steps: it comes to its end nevertheless, or to nothing; clients noti
 import asyncio
 import json
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 
+from sandglass.cluster.coming import is_made
 from sandglass.cluster.placed import topic_key
 from sandglass.cluster.switch import SWITCH_VERSION, Switch, is_at, switch_key
 from sandglass.core.record import Ending
 from sandglass.core.topic import Topic
 from sandglass.errors import BusyError, ConflictError, NotLeaderError, SandglassError
-from tests.unit.cluster.moving_scene import Died, Life, Message, Scene, moving_scene
+from sandglass.ports import Placement
+from tests.unit.cluster.moving_scene import (
+    Died,
+    Life,
+    Message,
+    MortalPlacement,
+    Scene,
+    moving_scene,
+)
 
 DELAY_MS = 60_000
 SLACK_MS = 1000
@@ -75,9 +85,8 @@ async def check(scene: Scene, seen: Seen) -> None:
 
 async def plan(scene: Scene, factor: int) -> None:
     """Somebody wants it, and doesn't wait."""
-    epoch = scene.own.machine.epoch
     if factor > 1:
-        wanted = scene.catalog.move_out(scene.topic, factor, epoch=epoch)
+        wanted = scene.catalog.move_out(scene.topic, factor)
     else:
         wanted = scene.catalog.move_in(scene.topic, "a")
     task = asyncio.create_task(wanted)
@@ -156,6 +165,8 @@ async def test_a_switch_that_came_to_nothing_takes_away_what_was_new_and_nothing
 ) -> None:
     async with moving_scene() as scene:
         seen = await way.begin(scene)
+        if way.is_out:
+            assert not await scene.switching.go_on("t"), "its logs are made, and not led yet"
         await scene.lead()
         own, led = {ref.number for ref in scene.topic.partitions}, {*scene.loops}
         await scene.switching._clear("t")
@@ -233,9 +244,84 @@ async def test_a_process_that_ends_after_any_step_is_followed_by_one_that_goes_o
             assert switch_key("t") not in scene.bucket.entries
 
 
+def wanted_streams(scene: Scene) -> set[int]:
+    """Those of the topic, and of where it moves."""
+    switch = scene.catalog.switches.get("t")
+    placed = [each.target for each in (switch,) if each is not None]
+    placed += [each for each in (scene.catalog.placed.get("t"),) if each is not None]
+    return {
+        ref.number for each in placed for ref in each.topic.partitions if not each.is_at_home
+    }
+
+
+@pytest.mark.parametrize("ends_at", [1, 2])
+async def test_a_process_that_ends_while_it_begins_a_move_leaves_no_stream_behind(
+    ends_at: int,
+) -> None:
+    """It has taken numbers, or entered the switch."""
+    async with moving_scene() as scene:
+        seen = await use(scene)
+        bucket = scene.catalog.placement
+        scene.catalog.placement = cast(Placement, MortalPlacement(scene.bucket, Life(ends_at)))
+        with pytest.raises(Died):
+            await scene.catalog.move_out(scene.topic, 3)
+        scene.catalog.placement = bucket
+        assert set() == scene.engine.streams
+        await scene.end()
+        await scene.start(Life())
+        await scene.go_on()
+
+        assert wanted_streams(scene) == scene.engine.streams
+        assert (3 if ends_at == 2 else 1) == scene.topic.replication_factor
+        await check(scene, seen)
+
+
+@WAYS
+async def test_whenever_a_process_ends_the_streams_are_those_of_the_topic(way: Way) -> None:
+    """Those that it moves to, or away from, go with its switch."""
+    async with moving_scene() as scene:
+        await way.begin(scene)
+        step_count = await steps_of(scene)
+
+    for ends_at in range(1, step_count + 1):
+        async with moving_scene() as scene:
+            await way.begin(scene)
+            await scene.end()
+            await scene.start(Life(ends_at))
+            with pytest.raises(Died):
+                await scene.go_on()
+            await scene.end()
+            await scene.start(Life())
+            await scene.go_on()
+
+            assert wanted_streams(scene) == scene.engine.streams, ends_at
+
+
+async def test_a_log_that_was_begun_is_made_by_the_next_process_in_an_epoch_above_its_own() -> (
+    None
+):
+    async with moving_scene() as scene:
+        await OUT.begin(scene)
+        await scene.end()
+        await scene.start(Life(1))
+        with pytest.raises(Died):
+            await scene.switching.go_on("t")
+        (begun,) = scene.engine.streams
+        assert not is_made(scene.catalog, begun)
+        assert begun in scene.catalog.held_by("a")
+        await scene.end()
+        await scene.start(Life())
+        await scene.switching.go_on("t")
+
+        led = [scene.catalog.leadership(number) for number in sorted(scene.engine.streams)]
+        assert ["a", "a"] == [each.heir for each in led]
+        assert all(each.epoch > scene.own.machine.epoch for each in led)
+        await scene.go_on()
+
+
 async def plan_for(scene: Scene, heir: str) -> None:
     """Somebody wants it to live on another node alone, and doesn't wait."""
-    wanted = scene.catalog.move_out(scene.topic, 2, epoch=scene.own.machine.epoch, heir=heir)
+    wanted = scene.catalog.move_out(scene.topic, 2, heir=heir)
     task = asyncio.create_task(wanted)
     await scene.until(lambda: switch_key("t") in scene.bucket.entries)
     task.cancel()
@@ -270,8 +356,7 @@ async def test_what_is_to_live_on_another_node_is_left_to_it_after_any_last_step
 
 async def test_of_two_who_want_a_topic_elsewhere_at_once_one_is_told_to_wait() -> None:
     async with moving_scene() as scene:
-        epoch = scene.own.machine.epoch
-        both = [scene.catalog.move_out(scene.topic, factor, epoch=epoch) for factor in (2, 3)]
+        both = [scene.catalog.move_out(scene.topic, factor) for factor in (2, 3)]
         tasks = [asyncio.create_task(each) for each in both]
         await scene.until(lambda: any(task.done() for task in tasks))
         (refused,) = [task for task in tasks if task.done()]
@@ -380,7 +465,7 @@ async def test_nobody_is_served_from_a_log_that_is_sealed_or_being_filled() -> N
         await OUT.begin(scene)
         own = scene.topic
         await scene.end()
-        await scene.start(Life(4))
+        await scene.start(Life(8))
         with pytest.raises(Died):
             await scene.go_on()
         coming = [*scene.loops]
