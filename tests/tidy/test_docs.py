@@ -8,6 +8,8 @@ import pytest
 from tests.tidy.tree import ROOT, name_of, text_of, tracked
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
 
 WORDS = """
@@ -25,6 +27,13 @@ def pages() -> list[Path]:
     return [path for path in tracked() if path.suffix == ".md"]
 
 
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    without_code = FENCE.sub("", page.read_text())
+    headings = [re.sub(r"[`*]", "", each) for each in HEADING.findall(without_code)]
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 @pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_links_to_files_of_the_tree_lead_somewhere(page: Path) -> None:
     targets = [link.split("#")[0] for link in LINK.findall(text_of(page) or "")]
@@ -32,6 +41,23 @@ def test_links_to_files_of_the_tree_lead_somewhere(page: Path) -> None:
     local = [target for target in targets if target and "://" not in target]
 
     assert [] == [target for target in local if not (page.parent / target).exists()]
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    parts = [link.partition("#") for link in LINK.findall(text_of(page) or "")]
+
+    headings = [
+        (target, heading)
+        for target, _, heading in parts
+        if heading and (target.endswith(".md") or not target)
+    ]
+
+    assert [] == [
+        f"{target}#{heading}"
+        for target, heading in headings
+        if heading not in anchors(page.parent / target if target else page)
+    ]
 
 
 def test_every_page_of_the_documents_is_in_their_index() -> None:
