@@ -36,9 +36,10 @@ cluster-demo: install ## the departures on three nodes, one of which is killed h
 test: install ## run the tests
 	$(BIN)/pytest -q -n 3 --dist worksteal -m "not fault" $(ARGS)
 
-fuzz: install ## random bytes against every decoder, SECONDS each; then hostile requests
+fuzz: install ## random bytes against every decoder, SECONDS each; then hostile requests, and properties
 	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
 	$(BIN)/pytest -q -n 2 --hypothesis-profile=fuzz tests/integration/test_hostile_requests.py
+	$(BIN)/pytest -q -n 2 --hypothesis-profile=fuzz -m hypothesis tests/unit tests/property tests/conformance/ports
 
 test-faults: install ## kill, tear, fill and starve real processes for longer than `make test` does
 	$(BIN)/pytest -q -n 3 --dist worksteal -m fault $(ARGS)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 # Imported before any test runs. Its plugin would import it at the very end otherwise, and on
 # Python 3.11 parsing that much after gRPC's loops have run can fail with a SystemError.
@@ -14,9 +15,15 @@ from tests import visitors
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No timed assertions: how long an example takes says what else the machine does.
-hypothesis.settings.register_profile("sandglass", deadline=None)
-hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
+# No timed assertions: how long an example takes says what else the machine does. Nor does a run
+# of the tests depend on chance: the examples are always the same, and `make fuzz` tries others.
+PATIENT: Any = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+    "print_blob": True,
+}
+hypothesis.settings.register_profile("sandglass", **PATIENT, derandomize=True, database=None)
+hypothesis.settings.register_profile("fuzz", **PATIENT, derandomize=False)
 hypothesis.settings.load_profile("sandglass")
 
 

@@ -73,6 +73,10 @@ def test_a_key_is_exact_and_so_is_its_clustering_key_and_channel() -> None:
     assert find(drive, (b"ab", b"b")) is None
     assert find(drive, AB, "side") is None
     assert [(b"a", b"b"), AB] == scan(drive)
+    asked = [(AB, "master"), (A, "master"), (AB, "side")]
+    assert [True, False, False] == [
+        entry.holds(1, channel, key, drive.store) for key, channel in asked
+    ]
 
 
 def test_of_equal_keys_in_a_request_the_last_one_stays() -> None:
