@@ -17,7 +17,7 @@ from tests.fault.test_cluster_clients import in_thread
 pytestmark = pytest.mark.fault
 
 DEADLINE_S = 90.0
-TIMEOUT = timedelta(seconds=40)
+TIMEOUT = timedelta(seconds=80)
 COUNT = 60
 GRACE_S = 10
 """Longer than a loaded machine takes to come back."""

@@ -26,11 +26,13 @@ class Clients:
         self.chance = random.Random(seed)
         self.calls: dict[str, list[Call]] = {key: [] for key in KEYS}
         self.revisions: dict[bytes, int] = {}
+        self.is_ending = False
         self._moments = count()
         self._numbers = count(1)
 
     async def run(self, address: str) -> None:
-        """Until the node is gone."""
+        """Until `is_ending`, and the node is gone."""
+        self.is_ending = False
         await asyncio.gather(*(self._one(address) for _ in range(CLIENT_COUNT)))
 
     @property
@@ -50,14 +52,17 @@ class Clients:
                 await self._get(client, key)
 
     async def _one(self, address: str) -> None:
-        with suppress(UnavailableError):
-            async with AsyncClient(address, timeout=timedelta(milliseconds=500)) as client:
-                while True:
-                    key = self.chance.choice(KEYS)
-                    act = self.chance.choices((self._put, self._get, self._delete), (4, 5, 1))[
-                        0
-                    ]
-                    await act(client, key)
+        # A call may come to nothing before the end, too: machines are busy.
+        while not self.is_ending:
+            with suppress(UnavailableError):
+                async with AsyncClient(address, timeout=timedelta(milliseconds=500)) as client:
+                    await self._go_on(client)
+
+    async def _go_on(self, client: AsyncClient) -> None:
+        while True:
+            key = self.chance.choice(KEYS)
+            acts = (self._put, self._get, self._delete)
+            await self.chance.choices(acts, (4, 5, 1))[0](client, key)
 
     async def _put(self, client: AsyncClient, key: str) -> None:
         value = b"%d" % next(self._numbers)
@@ -101,6 +106,7 @@ async def test_keys_are_linearizable_whatever_becomes_of_the_node(
         for _ in range(3):
             running = asyncio.create_task(clients.run(node.address))
             await clients.until(clients.count + clients.chance.randint(60, 200))
+            clients.is_ending = True
             if end == "kill":
                 node.kill()
                 await node.wait()

@@ -21,6 +21,10 @@ CALL_ENDED = grpc.aio.AioRpcError | EOFError | asyncio.InvalidStateError
 """How a call shows that its node is gone: the last is that of a write just after."""
 
 STOP_S_MAX = 60
+ROUND_S_MAX = 90
+ROUND_COUNT = 101
+"""So many messages are answered in a round, before its end comes at some moment."""
+
 PAUSE_S = 60
 FAULTY = [str(Path(__file__).with_name("faulty_server.py"))]
 
@@ -123,8 +127,9 @@ async def _rounds(node: NodeProcess, *, count: int, end: str, seed: int) -> None
     history = History()
     load = Load(history, topic.partitions[0], seed)
     for _ in range(count):
-        running = asyncio.create_task(load.run(node.address, for_s=90))
-        await asyncio.sleep(load.chance.uniform(0.3, 1.0))
+        running = asyncio.create_task(load.run(node.address, for_s=2 * ROUND_S_MAX))
+        await _until_answered(history, history.count()[1] + ROUND_COUNT)
+        await asyncio.sleep(load.chance.uniform(0, 0.7))
         if end == "kill":
             node.kill()
             await node.wait()
@@ -137,7 +142,12 @@ async def _rounds(node: NodeProcess, *, count: int, end: str, seed: int) -> None
         history.restarted()
     await _until_quiet(load, node.address)
     history.check_complete("g")
-    assert history.count()[1] > 100
+
+
+async def _until_answered(history: History, count: int) -> None:
+    async with asyncio.timeout(ROUND_S_MAX):
+        while history.count()[1] < count:
+            await asyncio.sleep(0.01)
 
 
 async def test_kill_in_full_flight_loses_nothing_and_brings_nothing_back(
@@ -258,11 +268,11 @@ async def test_a_pause_longer_than_a_lease_is_no_consumers_fault(node: NodeProce
         await wire.produce("t", b"x")
         session = RawSession(channel)
         await session.hello()
-        await session.subscribe("t", ack_timeout_ms=1000)
+        await session.subscribe("t", ack_timeout_ms=4000)
         delivery = await session.delivery()
 
         node.pause()
-        await asyncio.sleep(2)
+        await asyncio.sleep(5)
         node.resume()
         reply = await session.ack(delivery)
 
@@ -379,7 +389,9 @@ async def test_a_full_disk_refuses_producers_serves_consumers_and_recovers(
         await wire.create("t")
         session = RawSession(channel)
         await session.hello()
-        await session.subscribe("t", credit_count=10_000, credit_bytes=50 << 20)
+        await session.subscribe(
+            "t", credit_count=10_000, credit_bytes=50 << 20, ack_timeout_ms=600_000
+        )
         await wire.produce("t", b"x")
         held = await session.delivery()
         (switches / "full").touch()

@@ -155,7 +155,8 @@ async def test_a_killed_leader_is_not_noticed_by_those_who_work_through_another_
                 while not answered <= set(acked):
                     await asyncio.sleep(0.01)
 
-        async with AsyncClient(near.address, timeout=timedelta(seconds=30)) as client:
+        patience = timedelta(seconds=2 * DEADLINE_S)
+        async with AsyncClient(near.address, timeout=patience) as client:
             await client.create_topic("orders", partitions=3, replication_factor=3)
             async with asyncio.timeout(2 * DEADLINE_S):
                 consuming = asyncio.create_task(consume(client))

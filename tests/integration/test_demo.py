@@ -54,7 +54,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def until_gone(pids: set[int], *, within_s: float = 15) -> set[int]:
+def until_gone(pids: set[int], *, within_s: float = 60) -> set[int]:
     end_s = time.monotonic() + within_s
     while any(map(is_running, pids)) and time.monotonic() < end_s:
         time.sleep(0.02)

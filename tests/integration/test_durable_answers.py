@@ -6,6 +6,7 @@ and each answer that a client has is looked for among what had been synced by th
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import pytest
 
@@ -22,22 +23,27 @@ class Trace:
     unsynced: dict[int, bytes] = field(default_factory=dict[int, bytes])
     durable: bytes = b""
     sync_count: int = 0
+    _lock: Lock = field(default_factory=Lock)
+    """One thread may write while another syncs."""
 
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> int:
-        written = _PWRITEV(fd, buffers, offset)
-        raw = b"".join(bytes(buffer) for buffer in buffers)[:written]
-        self.unsynced[fd] = self.unsynced.get(fd, b"") + raw
+        with self._lock:
+            written = _PWRITEV(fd, buffers, offset)
+            raw = b"".join(bytes(buffer) for buffer in buffers)[:written]
+            self.unsynced[fd] = self.unsynced.get(fd, b"") + raw
         return written
 
     def sync(self, fd: int) -> None:
         if not self.is_synced:
             return
-        covered = self.unsynced.get(fd, b"")
+        with self._lock:
+            covered = self.unsynced.get(fd, b"")
         _FDATASYNC(fd)
         # Only what was written before the call; the rest waits for the next one.
-        self.unsynced[fd] = self.unsynced.get(fd, b"")[len(covered) :]
-        self.durable += covered
-        self.sync_count += 1
+        with self._lock:
+            self.unsynced[fd] = self.unsynced.get(fd, b"")[len(covered) :]
+            self.durable += covered
+            self.sync_count += 1
 
     def check(self, value: bytes) -> None:
         """A client was answered for this."""

@@ -55,8 +55,8 @@ async def test_engines_of_one_authority_meet_and_take_up_new_certificates(
         shown = await shown_by(one, files(pair, authority))
         peer = f"127.0.0.1:{one.config.route_port}"
         seen, strange, plain = (
-            *await look_at([peer], tls=peer_context(files(pair, authority))),
-            *await look_at([peer], tls=peer_context(files(other, stranger))),
+            *await look_at([peer], tls=peer_context(files(pair, authority)), look_s=DEADLINE_S),
+            *await look_at([peer], tls=peer_context(files(other, stranger)), look_s=DEADLINE_S),
             *await look_at([peer]),
         )
         assert (seen.name, seen.group) == ("engine0", one.config.group)

@@ -87,7 +87,9 @@ def complaint(folder: Path, contract: str) -> str:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source to break."""
     folder = tmp_path_factory.mktemp("contracts")
-    shutil.copytree(ROOT / "src" / "sandglass", folder / "sandglass")
+    # Others are writing theirs at that moment, and what is half written goes away again.
+    compiled = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src" / "sandglass", folder / "sandglass", ignore=compiled)
     (folder / "sandglass" / "broker" / "extra.py").touch()
     return folder
 

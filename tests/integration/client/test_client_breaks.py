@@ -59,9 +59,9 @@ async def failures_of(client: AsyncClient) -> list[UnavailableError]:
 
 
 async def test_who_waits_for_nobody_hears_address_time_and_cause(closed_address: str) -> None:
-    expected = f"no Sandglass node answered at {closed_address} within 1 s: connection refused"
+    expected = f"no Sandglass node answered at {closed_address} within 3 s: connection refused"
 
-    async with AsyncClient(closed_address, timeout=timedelta(seconds=1)) as client:
+    async with AsyncClient(closed_address, timeout=timedelta(seconds=3)) as client:
         errors = await failures_of(client)
 
     assert {expected} == {error.message for error in errors}

@@ -287,14 +287,19 @@ async def test_what_cannot_work_is_refused_when_it_is_added(
 async def test_threads_handle_each_topic_within_its_bounds(
     broker: Broker, client: AsyncClient
 ) -> None:
+    bounds = {"a": 2, "b": 5}
     lock = threading.Lock()
     now, most, done = Counter[str](), Counter[str](), Counter[str]()
+    are_all_at_work = {topic: threading.Event() for topic in bounds}
 
     def handle(message: Received) -> None:
         with lock:
             now[message.topic] += 1
             most[message.topic] = max(most[message.topic], now[message.topic])
-        threading.Event().wait(0.01)
+            if now[message.topic] == bounds[message.topic]:
+                are_all_at_work[message.topic].set()
+        assert are_all_at_work[message.topic].wait(WAIT_S)
+        threading.Event().wait(0.01)  # and would there be one more?
         with lock:
             now[message.topic] -= 1
             done[message.topic] += 1
@@ -302,15 +307,14 @@ async def test_threads_handle_each_topic_within_its_bounds(
     for topic in "ab":
         await client.produce_many(topic, [b"x"] * 30)
     with Client(broker.address) as synchronous:
-        mux = Mux(synchronous, group="g", concurrency=2)
+        mux = Mux(synchronous, group="g", concurrency=bounds["a"])
         mux.on("a")(handle)
-        mux.add("b", handle, concurrency=5, credit=20)
+        mux.add("b", handle, concurrency=bounds["b"], credit=20)
         async with running(mux):
             await until(lambda: done.total() == 60)
 
     assert {"a": 30, "b": 30} == done
-    assert 2 == most["a"]
-    assert 2 < most["b"] <= 5
+    assert bounds == most
     assert [(30, 0, 0)] * 2 == [await status(client, topic) for topic in "ab"]
 
 
@@ -338,10 +342,11 @@ async def test_threads_finish_when_the_mux_stops_and_the_rest_is_given_back(
     broker: Broker, client: AsyncClient
 ) -> None:
     begun: list[bytes] = []
+    may_end = threading.Event()
 
     def handle(message: Received) -> None:
         begun.append(message.value)
-        threading.Event().wait(1.5)
+        assert may_end.wait(WAIT_S)
 
     await client.produce_many("a", [str(each) for each in range(10)])
     with Client(broker.address) as synchronous:
@@ -350,6 +355,8 @@ async def test_threads_finish_when_the_mux_stops_and_the_rest_is_given_back(
         async with running(mux) as task:
             await until(lambda: len(begun) == 2)
             mux.stop()
+            await asyncio.sleep(1.5)  # more than a lease
+            may_end.set()
             await task
         assert (2, 0, 8) == await status(client)
 

@@ -264,7 +264,7 @@ async def test_a_body_may_come_in_as_many_chunks_as_the_limit_and_no_more(
         assert expected == code
 
 
-@bound(body_s=0.3)
+@bound(body_s=2.0)
 async def test_a_body_that_does_not_come_whole_in_time_is_refused(
     broker: Broker, path: str
 ) -> None:
@@ -369,7 +369,7 @@ async def test_as_many_connections_as_the_limit_and_no_more(broker: Broker) -> N
             assert (200, b"ok") == await again.ask("GET /livez")
 
 
-@bound(stall_s=0.3, idle_s=1000.0)
+@bound(stall_s=2.0, idle_s=1000.0)
 async def test_a_client_that_takes_nothing_is_cut_off_and_gives_back_what_it_did_not_get(
     broker: Broker, http: httpx.AsyncClient, path: str
 ) -> None:
@@ -388,7 +388,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_gives_back_what_it_did
     assert len(lines) > 100
 
 
-@bound(request_s=0.3)
+@bound(request_s=2.0)
 async def test_a_request_that_takes_too_long_is_answered_with_an_unknown_result(
     http: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

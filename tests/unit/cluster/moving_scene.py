@@ -37,7 +37,7 @@ from sandglass.wire.v1 import broker_pb2
 from tests.unit.broker.shell import Answer, batch_of, values_of
 from tests.unit.cluster.scene import Cluster
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 Message = tuple[str, int, bytes]
 """The id of its partition, its offset, its value."""

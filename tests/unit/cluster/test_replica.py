@@ -9,7 +9,7 @@ from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.replica import lead_until_over
 from sandglass.errors import UnavailableError
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Scene:

@@ -22,7 +22,7 @@ from sandglass.testing.faults import ManualClock
 from tests.unit.replication.library import CLUSTER, LOG, STREAM, Library, mark_at, view
 
 TOPIC = Topic("t", TopicKind.TIMER, (PartitionRef("p", LOG),), 3)
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Objects(MemorySnapshots):
