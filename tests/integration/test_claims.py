@@ -115,6 +115,37 @@ async def test_another_session_gets_nothing_of_it_and_waits(
     assert b"00" in values_of(await stranger.delivery())
 
 
+async def test_what_came_again_before_the_node_stopped_is_told_as_late_not_as_settled(
+    tmp_path: Path,
+) -> None:
+    """
+    A client takes a claim that is neither granted nor late for settled, and an outcome that was
+    not answered for done. Of a lease that had ended, nothing is settled.
+    """
+    async with (
+        Broker(data=tmp_path, session_grace_ms=GRACE_MS) as broker,
+        wire(broker) as before,
+    ):
+        await before.create("t")
+        session = await before.session()
+        await session.subscribe("t")
+        await before.produce("t", b"a")
+        first = await session.delivery()
+        await session.outcome(first, pb.OUTCOME_NACK)
+        second = await session.delivery()
+        session.cut()
+    async with (
+        Broker(data=tmp_path, session_grace_ms=GRACE_MS) as broker,
+        wire(broker) as client,
+    ):
+        again = await client.session(session.welcome.session_id)
+        ended, open_ = await claimed(again, claim_of(first), claim_of(second))
+
+    assert (1, 2) == (first.attempt, second.attempt)
+    assert (0, True) == (ended.token, ended.is_late)
+    assert open_.token
+
+
 async def test_as_many_claims_as_the_limit_are_taken_and_no_more(
     client: Wire, held: tuple[str, list[pb.Delivery]]
 ) -> None:

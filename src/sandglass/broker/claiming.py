@@ -12,6 +12,7 @@ those before it held.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from sandglass.broker.loops import Loops
@@ -100,7 +101,7 @@ def _take(
     number: int,
     each: Claim,
 ) -> Lease | None:
-    """None where nothing is left, or the session isn't waited for."""
+    """None where nothing is left, or nobody waits for the session: late, if not settled."""
     group = subscription.groups.get(number)
     if group is None:
         subscription.late_claims.add(len(subscription.claimed))
@@ -112,14 +113,12 @@ def _take(
         # It comes by another way, or claims twice since an answer was lost.
         claim.go_on(partition, group, known, consumer, moment)
         return known
-    if not claim.may_claim(group, subscription.reader, session.owner):
-        if not claim.is_settled(partition, group, each, consumer, moment, loop.view):
-            subscription.late_claims.add(len(subscription.claimed))
-        return None
-    try:
-        return claim.take_claim(partition, group, each, consumer, moment, loop.view)
-    except LeaseLostError:
-        return None
+    if claim.may_claim(group, subscription.reader, session.owner):
+        with suppress(LeaseLostError):
+            return claim.take_claim(partition, group, each, consumer, moment, loop.view)
+    if not claim.is_settled(partition, group, each, consumer, moment, loop.view):
+        subscription.late_claims.add(len(subscription.claimed))
+    return None
 
 
 async def attach(loops: Loops, session: Session, subscription: Subscription) -> None:
