@@ -316,6 +316,34 @@ async def test_a_claim_of_a_partition_without_leader_is_held_until_there_is_one(
     await nothing_comes_but(session, topic, 0, 1, 2)
 
 
+async def test_an_outcome_whose_answer_was_lost_with_the_leader_is_done_at_the_next(
+    nodes: SeveralNodes, topic: Topic, clients: Clients
+) -> None:
+    """Its own node led, and it comes to another before there is a leader again."""
+    before = await clients.session(nodes.nodes[0])
+    held = await holding(before, topic)
+    await before.ack(held[0])
+    await nodes.kill(nodes.nodes[0])
+
+    session = await clients.session(nodes.nodes[1], before.welcome.session_id)
+    answers = await claimed(session, topic, held)
+    outcome = pb.Outcome(
+        request_id=9,
+        subscription_id=5,
+        partition_number=0,
+        token=answers[0].token,
+        kind=pb.OUTCOME_ACK,
+    )
+    await session.send(outcomes=[outcome])
+    # Once an item behind it is answered, it waits.
+    assert not (await session.ack(held[1])).HasField("error")
+    await nodes.take_over(topic.partitions[0], nodes.nodes[2])
+    reply = await session.take(pb.OutcomeReply)
+
+    assert (9, False) == (reply.request_id, reply.HasField("error")), reply.error
+    await nothing_comes_but(session, topic, 0, 1, 2)
+
+
 async def nothing_is_held(nodes: SeveralNodes, topic: Topic) -> None:
     """Waits until a goodbye has come to all leaders."""
     request = admin_pb2.ListGroupsRequest(topic=topic.name)

@@ -54,7 +54,8 @@ class Lease:
     `lease_ms` what the broker gave at first. `reported_count` is how far the broker
     knows the consumer to be. `refusal` is of an outcome that came too late, and of which
     nobody has been told. Once a lease `is_lost`, no outcome is taken; once it `is_run_out`,
-    no message of it is begun on.
+    no message of it is begun on. One that `is_unsure` is claimed, and no leader has said yet
+    that it is held.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Lease:
         "is_lost",
         "is_noted",
         "is_run_out",
+        "is_unsure",
         "lease_ms",
         "on_noted",
         "open_count",
@@ -127,6 +129,7 @@ class Lease:
         self.credited_bytes = 0
         self.is_lost = False
         self.is_run_out = False
+        self.is_unsure = False
         self.is_noted = False
         self.acks: list[int] = []
         self.others: list[Noted] = []

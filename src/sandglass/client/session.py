@@ -456,7 +456,8 @@ class Session:
         if subscription.is_left or subscription.is_ended:
             # Only to settle what it holds.
             request.is_drain, request.credit_count, request.credit_bytes = False, 0, 0
-        request.claims.extend(self.settling.claim(subscription))
+        if subscription.is_claiming:
+            request.claims.extend(self.settling.claim(subscription))
         request.has_more_claims = has_more
         raw = request.SerializeToString()
         self._subscribes.append(encode.with_length(_SUBSCRIBE_TAG, raw))

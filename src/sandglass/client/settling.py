@@ -15,6 +15,9 @@ Rules
 4. What a subscription that has to be asked for anew holds is claimed: all that is open, or has
    an outcome that wasn't answered. Outcomes wait for what is granted, and go out under the new
    tokens. Of a claim that wasn't too late, what isn't granted has been settled.
+5. What is granted under the token that it had before is unsure: it may only be held as it was,
+   since its leader is gone and has no successor yet. The claim may come too late for that one,
+   so that after a repeated outcome a lost lease says nothing: the result is unknown.
 """
 
 from collections import deque
@@ -52,12 +55,22 @@ _EXTEND_TAG: Final = encode.tag(broker_pb2.ClientFrame.EXTENDS_FIELD_NUMBER)
 
 @dataclass(slots=True, eq=False)
 class _SentOutcome:
+    """One that is unanswered. If it `is_repeated`, it may have been taken before."""
+
     request_id: int
     lease: Lease
     noted: Noted
     raw: bytes
     waiters: list[object]
     is_repeated: bool = False
+
+    def verdict(self, lost: LeaseLostError) -> LeaseLostError | None:
+        """What became of it, if the answer is that its lease is lost: see rules 1 and 5."""
+        if not self.is_repeated:
+            return lost
+        if self.lease.is_unsure or lost.is_result_unknown:
+            return LeaseLostError(lost.message, is_result_unknown=True)
+        return None
 
 
 class Settling:
@@ -68,8 +81,7 @@ class Settling:
         next_id: gives the session's next request id.
         on_work: called when there is something to send.
 
-    `outcomes` and `extends` are items that wait for a frame, encoded. `lost_count` counts
-    outcomes that didn't count, since their lease was lost.
+    `outcomes` and `extends` are items that wait for a frame, encoded.
     """
 
     def __init__(self, *, next_id: Callable[[], int], on_work: Callable[[], None]) -> None:
@@ -77,7 +89,6 @@ class Settling:
         self._on_work = on_work
         self.outcomes: deque[bytes] = deque()
         self.extends: deque[bytes] = deque()
-        self.lost_count = 0
         # Other threads add to these.
         self._noted: deque[Lease] = deque()
         self._begun: deque[Lease] = deque()
@@ -228,10 +239,8 @@ class Settling:
             # The node has forgotten the subscription, and its leases with it.
             error = LeaseLostError(error.message)
         if isinstance(error, LeaseLostError):
-            if outcome.is_repeated:
-                error = None
-            else:
-                self.lost_count += 1
+            error = outcome.verdict(error)
+            if error is not None:
                 lose(outcome.lease)
                 if not outcome.waiters:
                     outcome.lease.refusal = error
@@ -384,6 +393,7 @@ class Settling:
             self._give_up(lease, events)
             return
         subscription.leases.pop((lease.partition_number, lease.token), None)
+        lease.is_unsure = claimed.token == lease.token
         if not claimed.token:
             lease.is_lost = True
             subscription.settled(lease, is_over=True)
@@ -397,6 +407,7 @@ class Settling:
         for outcome in self._unanswered_of(lease):
             places = _common(outcome.noted.places, claimed.places)
             if places:
+                outcome.is_repeated = lease.is_unsure
                 self._send(replace(outcome.noted, places=places), outcome)
             else:
                 del self._unanswered[outcome.request_id]
@@ -416,7 +427,6 @@ class Settling:
         return [self._lost(lease, waiters)] if lease.take() or waiters else []
 
     def _lost(self, lease: Lease, waiters: list[object]) -> Settled:
-        self.lost_count += 1
         error = LeaseLostError(
             "the session ended before the outcome was answered", is_result_unknown=True
         )

@@ -50,6 +50,11 @@ class Holding:
         return self.claim.partition_number
 
     @property
+    def name(self) -> tuple[int, int]:
+        """Its place, and the client's token."""
+        return self.place, self.claim.token
+
+    @property
     def places(self) -> list[int]:
         """Those that are open, as pairs of first and count."""
         bits, first, pairs = self.open, 0, list[int]()
@@ -76,7 +81,7 @@ class Holdings:
         return len(self._of)
 
     def __contains__(self, holding: Holding) -> bool:
-        return self._of.get((holding.place, holding.claim.token)) is holding
+        return self._of.get(holding.name) is holding
 
     def __iter__(self) -> Iterator[Holding]:
         return iter([*self._of.values()])
@@ -172,10 +177,10 @@ class Holdings:
 
     def renamed(self, holding: Holding) -> None:
         """The client is told the leader's own token, and goes by that from now on."""
-        known = self._of.pop((holding.place, holding.claim.token), None)
+        known = self._of.pop(holding.name, None)
         if known is not None:
             holding.claim.token = holding.token
-            self._of[holding.place, holding.token] = holding
+            self._of[holding.name] = holding
 
     def tokens(self) -> dict[tuple[int, int], int]:
         """The client's tokens of leases, by partition's place and leader's token."""
@@ -189,10 +194,10 @@ class Holdings:
                 if each.ends_ms <= now_ms:
                     self._drop(each)
             self._sweep_count = max(SWEEP_COUNT_MIN, 2 * len(self._of))
-        self._of[holding.place, holding.claim.token] = holding
+        self._of[holding.name] = holding
 
     def _drop(self, holding: Holding) -> None:
-        self._of.pop((holding.place, holding.claim.token), None)
+        self._of.pop(holding.name, None)
 
 
 def _mask(pairs: Iterable[int]) -> int:

@@ -11,7 +11,8 @@ A partition that no part reads is homeless. Whoever owns this finds it a home.
 What the client holds is claimed there (`holdings`), and so is what the client itself claims. It
 is told what became of its claims when the leaders that there are have answered, `ANNOUNCE_MS`
 after the first at the latest. What the others will say is shown by its next outcome or
-extension; until then it holds what it held.
+extension; until then it holds what it held, and is `unsure` of it: an outcome may have been
+taken before.
 
 A subscription that is over, and a drained part, are asked for anew all the same if the client
 holds something of them: without credit, for its outcomes alone.
@@ -43,7 +44,8 @@ class Part:
     `id` is the subscription's there; this node's own are below 0, where no client's are. One
     that `is_over` hands out nothing any more. `tokens` has the last one that came, by place of
     the partition: later ones that the node knows were lost on their way. `claims` is what it
-    was asked for, until it has answered.
+    was asked for, until it has answered; `unclaimed` what it was not, though the client holds
+    it, by place and the client's token.
     """
 
     id: int
@@ -54,6 +56,7 @@ class Part:
     is_over: bool = False
     tokens: dict[int, int] = field(default_factory=dict[int, int])
     claims: list[Holding] = field(default_factory=list[Holding])
+    unclaimed: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     local: Subscription | None = None
 
 
@@ -121,6 +124,8 @@ class Parted:
         self._claims = self._to_hold(item, topic, ways.now_ms())
         self._answers: dict[int, pb.Claimed] = {}
         """What leaders have said of the client's own claims, by the identity of each."""
+        self.unsure: set[tuple[int, int]] = set()
+        """Those that no leader had answered when the client was told: by place and token."""
         self.item = item
         self.id = item.subscription_id
         self.topic = topic
@@ -181,7 +186,9 @@ class Parted:
                 item.credit_count, item.credit_bytes = count, size_bytes
         item.is_drain = self.item.is_drain and not part.is_over
         item.is_part = not item.is_drain
+        held = self.holdings.of(part.places)
         part.claims = self.holdings.to_claim(part.places, self._ways.now_ms())
+        part.unclaimed = {each.name for each in held if each not in self.holdings}
         item.claims.extend(holding.claim for holding in part.claims)
         return item
 
@@ -208,7 +215,7 @@ class Parted:
         A part's node serves it, and has answered what was claimed.
 
         Returns:
-            What came too late: by place and the client's token.
+            What came too late, or was not claimed: by place and the client's token.
         """
         if part not in self.parts:
             self._ways.leave(part)
@@ -223,15 +230,16 @@ class Parted:
         return late
 
     def _take_answers(self, part: Part, answers: Sequence[pb.Claimed]) -> set[tuple[int, int]]:
-        now_ms, late = self._ways.now_ms(), set[tuple[int, int]]()
+        now_ms, late = self._ways.now_ms(), part.unclaimed
         own = {id(holding) for holding in self._claims}
-        claims, part.claims = part.claims, []
+        claims, part.claims, part.unclaimed = part.claims, [], set()
+        self.unsure -= late.union([holding.name for holding in claims])
         for number, holding in enumerate(claims):
             # Who knows no claims has granted none.
             known = number < len(answers)
             claimed = answers[number] if known else pb.Claimed(is_late=True)
             if claimed.is_late:
-                late.add((holding.place, holding.claim.token))
+                late.add(holding.name)
             self.holdings.answered(holding, claimed, now_ms)
             top = max(part.tokens.get(holding.place, 0), claimed.token)
             part.tokens[holding.place] = top
@@ -267,6 +275,7 @@ class Parted:
             return known
         if holding not in self.holdings:
             return pb.Claimed(is_late=True)
+        self.unsure.add(holding.name)
         lease_ms = _lease_ms(self.item, self.topic)
         return pb.Claimed(token=holding.claim.token, places=holding.places, lease_ms=lease_ms)
 

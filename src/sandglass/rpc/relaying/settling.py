@@ -4,7 +4,8 @@ Outcomes of what a relayed subscription was handed, on their way to whoever lead
 1. An outcome whose partition has no leader just now, or one that has not answered yet what was
    claimed, waits for `WAIT_MS`. Then it is refused as `UNAVAILABLE`: the client may repeat it.
 2. One that a leader didn't take since it leads no longer waits, too. So does one that was sent
-   to a leader before, and was never answered: nobody knows whether it was taken.
+   to a leader before, and was never answered, by way of another node perhaps: nobody knows
+   whether it was taken.
 3. Such a one goes to the next leader with the claim before it. That the lease is lost then says
    that it was taken before; unless the claim came too late, for then it is lost.
 4. Those of one partition go in the order in which they came.
@@ -57,7 +58,8 @@ class Settling:
         """Outcomes that say the same of one delivery."""
         until_ms = self._links.now_ms() + WAIT_MS
         place = items[0].partition_number
-        sents = [Sent(item, parted.id, until_ms) for item in items]
+        is_unsure = (place, items[0].token) in parted.unsure
+        sents = [Sent(item, parted.id, until_ms, is_repeated=is_unsure) for item in items]
         part = self._open_part(parted, place)
         if part is not None and (parted.id, place) not in self._waiting:
             self._send(parted, part, sents)

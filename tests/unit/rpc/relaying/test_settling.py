@@ -74,23 +74,29 @@ class Here:
 
 
 class Table:
-    """`Links` of which all is seen, and subscription 7 with a part for each partition."""
+    """
+    `Links` of which all is seen, and subscription 7 with a part for each partition; if the
+    client has `claims` of the first one, that has no leader yet.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *claims: pb.Claim) -> None:
         self.now = 1000
         self.stream: Any = Here()
         self.replies: list[Any] = []
         self.seen = Seen()
-        item = pb.Subscribe(subscription_id=7, topic="t", group="g", credit_count=600)
+        item = pb.Subscribe(
+            subscription_id=7, topic="t", group="g", credit_count=600, claims=claims
+        )
         item.credit_bytes = 1 << 20
         self.parted = Parted(item, TOPIC, range(2), self.seen)
         links: Any = self
         self.settling = Settling(links, {7: self.parted})
         self.way = Way()
-        self.far = self.part(1, 0, self.way)
         self.near = self.part(-2, 1, None)
-        for token, part, place in ((5, self.far, 0), (6, self.near, 1)):
-            self.parted.delivered(part, delivery(token, place, count=4), self.now)
+        self.parted.delivered(self.near, delivery(6, 1, count=4), self.now)
+        if not claims:
+            self.far = self.part(1, 0, self.way)
+            self.parted.delivered(self.far, delivery(5, 0, count=4), self.now)
 
     def now_ms(self) -> int:
         return self.now
@@ -254,6 +260,43 @@ def test_what_is_claimed_too_late_is_lost_whatever_became_of_it(
 
     assert {1: "LEASE_LOST"} == table.told
     assert was_sent == table.replies[0].error.is_result_unknown
+
+
+@pytest.mark.parametrize(
+    ("answer", "again", "expected"),
+    [
+        (pb.Claimed(), LeaseLostError("settled already"), ""),
+        (GRANTED, None, ""),
+        (pb.Claimed(is_late=True), None, "LEASE_LOST"),
+    ],
+)
+def test_the_clients_own_claim_that_nobody_has_answered_may_have_had_its_outcome(
+    answer: pb.Claimed, again: SandglassError | None, expected: str
+) -> None:
+    """By way of the node before, which is gone. The claim's answer tells."""
+    table = Table(pb.Claim(token=5, run_due_ms=[1], run_first_index=[1], run_count=[4]))
+    assert [5] == [each.token for each in table.seen.announced[0].claims]
+    table.ack(1)
+
+    table.far = table.part(3, 0, table.way, answer)
+    if not answer.is_late:
+        table.answered(1, again)
+
+    assert {1: expected} == table.told
+    assert answer.is_late == table.replies[0].error.is_result_unknown
+    assert not table.parted.unsure, "what comes later is sure"
+
+
+def test_what_had_run_out_when_there_was_a_leader_again_is_unknown(table: Table) -> None:
+    """It was not claimed, and may be somebody else's."""
+    table.ack(1)
+    table.lost(table.far)
+    table.seen.now = 1 << 40
+
+    table.far = table.part(3, 0, table.way)
+
+    assert {1: "LEASE_LOST"} == table.told
+    assert table.replies[0].error.is_result_unknown
 
 
 def test_one_that_wants_no_answer_is_not_claimed_once_it_is_sent(table: Table) -> None:
