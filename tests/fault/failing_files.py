@@ -38,13 +38,11 @@ class FailingFiles(FaultyFiles):
     """
     Attributes:
         fault: what fails; None for nothing.
-        struck: the operation that failed first, and its file's name.
     """
 
     def __init__(self, fault: Fault | None = None) -> None:
         super().__init__()
         self.fault = fault
-        self.struck: tuple[str, str] | None = None
 
     def heal(self) -> None:
         """Nothing fails any more."""
@@ -56,10 +54,7 @@ class FailingFiles(FaultyFiles):
         fault = self.fault
         if fault is None or place < fault.nth:
             return
-        is_first = place == fault.nth
-        if is_first:
-            self.struck = (operation, name)
-        if is_first or (fault.is_lasting and LASTING[fault.number](operation)):
+        if place == fault.nth or (fault.is_lasting and LASTING[fault.number](operation)):
             raise error(fault.number)
 
     def open_lock(self, path: Path) -> int:

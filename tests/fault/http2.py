@@ -20,7 +20,6 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION =
 ACK = END_STREAM = 0x1
 END_HEADERS: Final = 0x4
 CANCEL: Final = 8
-WINDOW_BYTES_MAX: Final = (1 << 31) - 1
 INITIAL_WINDOW_SIZE: Final = 4
 
 _HEAD = struct.Struct(">HBBBI")
@@ -92,7 +91,6 @@ class Http2:
         self.seen: Counter[int] = Counter()
         self.statuses: Counter[bytes] = Counter()
         """`grpc-status` values that came uncompressed: what refuses a call comes so."""
-        self.data_bytes = 0
         self.goodbye = b""
         """What the last GOAWAY said."""
         self.ended = asyncio.Event()
@@ -199,8 +197,6 @@ class Http2:
             room = self._windows.get(stream, self._first_window)
             self._windows[stream] = room + int.from_bytes(payload, "big")
             self._moved.set()
-        elif kind == DATA:
-            self.data_bytes += len(payload)
         elif kind == HEADERS:
             place = payload.find(b"grpc-status")
             if place >= 0:

@@ -134,8 +134,6 @@ class Writer:
     """The highest given out by `append`."""
     packed_position: int = field(init=False)
     """The highest that stands in an entry."""
-    waiting_bytes: int = 0
-    """Appended, not yet in an entry."""
     flight_bytes: int = 0
     _tail_sequence: int = 0
     """The stream's end when it was last read, if that lies behind `mark`."""
@@ -214,7 +212,7 @@ class Writer:
         self.phase = Phase.DEPOSED
         self._flights.clear()
         self._waiting.clear()
-        self.waiting_bytes = self.flight_bytes = 0
+        self.flight_bytes = 0
 
     # --- the way out --------------------------------------------------------------------------
 
@@ -229,7 +227,6 @@ class Writer:
             size_bytes = size_of(records)
             assert size_bytes <= limits.ENTRY_BYTES_MAX, f"an entry of {size_bytes} bytes"
             self._waiting.append(records)
-            self.waiting_bytes += size_bytes
             self.last_position += len(records)
         return self.last_position
 
@@ -275,7 +272,6 @@ class Writer:
                 break
             records += self._waiting.popleft()
             size_bytes += next_bytes
-        self.waiting_bytes -= size_bytes
         sequence, n, chain = self._end()
         entry = Entry(
             EntryKind.RECORDS,

@@ -25,7 +25,6 @@ from sandglass.errors import (
     InternalError,
     InvalidError,
     SandglassError,
-    UnsupportedError,
 )
 from sandglass.wire import status
 
@@ -108,33 +107,6 @@ def session(call: SessionCall) -> grpc.RpcMethodHandler[bytes, bytes]:
             await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(handle)
-
-
-def unsupported(
-    service: ServiceDescriptor, names: set[str], *, why: str
-) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
-    """Handlers that answer UNIMPLEMENTED and say why."""
-
-    async def refuse(_: bytes) -> Message:
-        raise UnsupportedError(why)
-
-    async def refuse_stream(_: bytes, __: str) -> AsyncGenerator[bytes, None]:
-        raise UnsupportedError(why)
-        yield b""
-
-    async def refuse_session(_: AsyncIterator[bytes], context: Context) -> None:
-        raise UnsupportedError(why)
-
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
-    for name in names:
-        method = service.methods_by_name[name]
-        if method.client_streaming:
-            handlers[name] = session(refuse_session)
-        elif method.server_streaming:
-            handlers[name] = stream(bytes, refuse_stream)
-        else:
-            handlers[name] = unary(bytes, refuse)
-    return handlers
 
 
 def serviced(service: ServiceDescriptor, handlers: Handlers) -> grpc.GenericRpcHandler:

@@ -11,7 +11,7 @@ from __future__ import annotations  # grpc's classes take parameters only in the
 import asyncio
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import reflection
 
 from sandglass.broker.broker import Broker
 from sandglass.core import limits
-from sandglass.errors import InvalidError, PreconditionError
+from sandglass.errors import InvalidError, PreconditionError, UnsupportedError
 from sandglass.rpc import admin, calls, compat, keyvalue
 from sandglass.rpc.bounds import Bounds
 from sandglass.rpc.forwarding import known
@@ -151,11 +151,8 @@ def _v1_broker(
     broker: Broker, leaders: Leaders, session: calls.SessionCall | None
 ) -> grpc.GenericRpcHandler:
     producing, consuming = Producing(broker, leaders), Consuming(broker, leaders)
-    if session is None:
-        handlers = calls.unsupported(V1_BROKER, {"Session"}, why="this node has no sessions")
-    else:
-        handlers = {"Session": calls.session(session)}
-    handlers |= {
+    handlers = {
+        "Session": calls.session(session or _no_session),
         "Produce": calls.unary(
             pb.ProduceRequest.FromString, producing.produce, bytes_max=limits.REQUEST_BYTES_MAX
         ),
@@ -165,6 +162,10 @@ def _v1_broker(
         "Fetch": calls.unary(pb.FetchRequest.FromString, consuming.fetch),
     }
     return calls.serviced(V1_BROKER, handlers)
+
+
+async def _no_session(frames: AsyncIterator[bytes], context: calls.Context) -> None:
+    raise UnsupportedError("this node has no sessions")
 
 
 def _credentials(access: Access, tls: TlsParts) -> grpc.ServerCredentials:

@@ -52,13 +52,11 @@ class Life:
     """A process, which ends with its durable step of this number."""
 
     steps_left: int = 1 << 30
-    has_ended: bool = False
 
     def step(self) -> None:
         """Something became durable: the process ends behind it, perhaps."""
         self.steps_left -= 1
         if self.steps_left == 0:
-            self.has_ended = True
             raise Died
 
 

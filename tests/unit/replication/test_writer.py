@@ -136,7 +136,6 @@ def test_entries_carry_what_waits_up_to_the_target() -> None:
     assert all(len(each.raw) <= limits.ENTRY_BYTES_TARGET for each in outgoing)
     assert [2, 3, 4] == [each.sequence for each in outgoing]
     assert [3, 5, 6] == [each.last_position for each in outgoing]
-    assert 0 == writer.waiting_bytes
 
 
 def test_records_appended_together_stay_in_one_entry() -> None:
