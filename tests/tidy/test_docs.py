@@ -14,11 +14,12 @@ GLOSSARY_WORD = re.compile(r"^\*\*([^*]+)\*\* ", re.MULTILINE)
 
 WORDS = """
     access token, ack, attempt, backoff, batch, channel, claim, closed offset, committed,
-    consume, consumer, credit, dead letter, due, entry, epoch, extend, fence, floor,
-    generation, group, headers, index, key, leader, lease, log entry, mark, message, moved,
-    nack, node, offset, outcome, partition, position, produce, purge, record, redrive,
-    release, retention, revision, row, run, seal, seek, session, settled, snapshot, steady time,
-    stream, subscription, switch, tile, token, topic, value, view, write-ahead log
+    consume, consumer, credit, dead letter, due, engine, entry, epoch, extend, fence, floor,
+    generation, group, headers, home, index, key, leader, lease, log entry, mark, member,
+    message, moved, nack, node, offset, outcome, partition, position, produce, promise, purge,
+    record, redrive, release, replica, retention, revision, row, run, seal, seek, session,
+    settled, snapshot, steady time, stream, subscription, switch, tile, token, topic, turn,
+    value, view, write-ahead log
 """
 
 
