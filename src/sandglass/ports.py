@@ -304,7 +304,7 @@ class Clock(Protocol):
 
 
 class Entropy(Protocol):
-    """Chance."""
+    """Where chance comes from: the operating system's, or a seed's in tests."""
 
     def token_bytes(self, count: int) -> bytes:
         """`count` random bytes that nobody can guess."""

@@ -134,7 +134,9 @@ class _Place:
 
     @property
     def stream(self) -> str:
+        """The name of the engine's stream that holds them."""
         return f"SANDGLASS_SNAPSHOTS_R{self.replica_count}"
 
     def subject(self, log: int | str, name: str) -> str:
+        """Under which an object is published; `*` stands for any log, or any name."""
         return f"sandglass.snapshot.r{self.replica_count}.{log}.{name}"

@@ -126,6 +126,6 @@ class Pace:
         return moment.steady_ms >= self._house_ms
 
     def house_kept(self, moment: Moment) -> None:
-        """It was."""
+        """The house was kept at this moment: the next time comes after a rest."""
         self._house_ms = moment.steady_ms + HOUSEKEEPING_MS
         self._housekept = self.applier.applied

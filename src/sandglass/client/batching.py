@@ -141,7 +141,7 @@ class Batcher:
         self._flying[route] = self._flying.get(route, 0) + 1
 
     def answered(self, route: Route) -> None:
-        """One less."""
+        """One request of this route less is on its way."""
         left = self._flying[route] - 1
         if left:
             self._flying[route] = left

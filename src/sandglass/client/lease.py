@@ -151,7 +151,7 @@ class Lease:
         return self.run_first_index[run] + place - self.run_starts[run]
 
     def offset_of(self, place: int) -> int:
-        """Its offset."""
+        """The offset of the message at `place`: due time and index in one number."""
         return offset.make(self.run_due_ms[self.run_of(place)], self.index_of(place))
 
     def begin(self, place: int) -> bool:

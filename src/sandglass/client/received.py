@@ -139,7 +139,7 @@ class Leased(Generic[Done, Moment]):
 
     @property
     def channel(self) -> str:
-        """As above."""
+        """The named stream inside the partition; `master` unless it was produced to another."""
         return self._lease.subscription.request.channel or "master"
 
     @property
@@ -171,7 +171,7 @@ class Leased(Generic[Done, Moment]):
 
     @property
     def attempt(self) -> int:
-        """1 the first time."""
+        """Which attempt of its group this is, from 1."""
         return self._lease.attempt
 
     @property
@@ -206,8 +206,11 @@ class Leased(Generic[Done, Moment]):
         It failed: a counted attempt.
 
         Args:
-            delay: until it comes again; none is as the group's backoff says.
-            reason: for whoever looks at its dead letter, up to 1 KiB.
+            delay: until it comes again, 0 to 3,650 days; none is as the group's backoff says.
+            reason: for whoever looks at its dead letter, up to 1 KiB of UTF-8.
+
+        Raises:
+            InvalidError: a delay outside its range, or a reason that is too long.
         """
         return self._settler.settle(
             self._lease, self._place, NACK, _delay_ms(delay), reason, wait
@@ -218,15 +221,24 @@ class Leased(Generic[Done, Moment]):
         return self._settler.settle(self._lease, self._place, RELEASE, 0, "", wait)
 
     def dead(self, reason: str = "", *, wait: bool = False) -> Done:
-        """It is put to the dead letters, with a reason of up to 1 KiB."""
+        """
+        It is put to the dead letters at once: no attempt would help.
+
+        Args:
+            reason: up to 1 KiB of UTF-8.
+        """
         return self._settler.settle(self._lease, self._place, DEAD, 0, reason, wait)
 
     def extend(self, span: timedelta) -> Moment:
         """
-        Keeps the lease for `span` from now, up to 12 hours; that of the whole delivery.
+        Keeps the lease of the whole delivery for `span` from now: 1 ms to 12 hours. Less than
+        what is left shortens it.
 
         Returns:
             When it ends, by the broker's clock.
+
+        Raises:
+            InvalidError: a span outside its range.
         """
         self._lease.check_open(self._place)
         return self._settler.extend(self._lease, _lease_ms(span))
@@ -266,7 +278,7 @@ class LeasedBatch(Generic[Done, Moment]):
 
     @property
     def attempt(self) -> int:
-        """1 the first time."""
+        """Which attempt of its group this is, from 1."""
         return self._lease.attempt
 
     @property
@@ -275,25 +287,25 @@ class LeasedBatch(Generic[Done, Moment]):
         return len(self._lease.batch)
 
     def ack(self, *, wait: bool = False) -> Done:
-        """All are done."""
+        """All that are open are done: never again for this group."""
         return self._settler.settle_open(self._lease, ACK, 0, "", wait)
 
     def nack(
         self, *, delay: timedelta | None = None, reason: str = "", wait: bool = False
     ) -> Done:
-        """All failed."""
+        """All that are open failed: a counted attempt of each. See `Leased.nack`."""
         return self._settler.settle_open(self._lease, NACK, _delay_ms(delay), reason, wait)
 
     def release(self, *, wait: bool = False) -> Done:
-        """All are given back, uncounted."""
+        """All that are open are given back, uncounted."""
         return self._settler.settle_open(self._lease, RELEASE, 0, "", wait)
 
     def dead(self, reason: str = "", *, wait: bool = False) -> Done:
-        """All are put to the dead letters."""
+        """All that are open are put to the dead letters. See `Leased.dead`."""
         return self._settler.settle_open(self._lease, DEAD, 0, reason, wait)
 
     def extend(self, span: timedelta) -> Moment:
-        """Keeps the lease for `span` from now, up to 12 hours, while something is open."""
+        """Keeps the lease for `span` from now, 1 ms to 12 hours, while something is open."""
         self._lease.check_open()
         return self._settler.extend(self._lease, _lease_ms(span))
 

@@ -96,7 +96,7 @@ class Snapshots:
         self._task = asyncio.create_task(self._run(), name="snapshots")
 
     def seen(self) -> SnapshotsSeen:
-        """For metrics."""
+        """What metrics show of them."""
         counts = self.counts
         logs: list[LogSeen] = []
         for number, log in self.logs.items():

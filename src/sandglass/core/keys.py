@@ -234,7 +234,7 @@ def quarantine_value(reason: str, record: bytes) -> bytes:
 
 
 def read_quarantine(value: bytes) -> tuple[str, bytes]:
-    """(reason, record)"""
+    """Why a record was set aside, and its bytes."""
     (size,) = _NUMBER.unpack_from(value)
     end = _NUMBER.size + size
     return value[_NUMBER.size : end].decode(), value[end:]

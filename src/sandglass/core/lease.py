@@ -46,6 +46,7 @@ class Consumer:
 
     @property
     def has_credit(self) -> bool:
+        """May it be given another message?"""
         return self.credit_count > 0 and self.credit_bytes > 0
 
 

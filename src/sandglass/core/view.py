@@ -116,6 +116,7 @@ class Overlay:
         return taken
 
     def get(self, key: bytes) -> bytes | None:
+        """See `View.get`."""
         if key in self.changes.rows:
             return self.changes.rows[key]
         if any(first <= key < end for first, end in self.changes.cuts):
@@ -123,11 +124,13 @@ class Overlay:
         return self.below.get(key)
 
     def has(self, key: bytes) -> bool:
+        """See `View.has`."""
         if key in self.changes.rows or self.changes.cuts:
             return self.get(key) is not None
         return self.below.has(key)
 
     def range(self, first: bytes, end: bytes) -> Iterator[Row]:
+        """See `View.range`."""
         return self._range(first, end) if self.changes else self.below.range(first, end)
 
     def _range(self, first: bytes, end: bytes) -> Iterator[Row]:
@@ -156,6 +159,7 @@ class Overlay:
                 yield key, value
 
     def last(self, first: bytes, end: bytes) -> Row | None:
+        """See `View.last`."""
         if not self.changes:
             return self.below.last(first, end)
         rows = self.changes.rows

@@ -108,7 +108,7 @@ class Peers:
                 task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        """Ends them."""
+        """Closes all channels to other nodes."""
         channels, self._channels = self._channels, {}
         for channel in channels.values():
             await channel.close(None)

@@ -488,12 +488,12 @@ class Admin:
     # --- the clock ----------------------------------------------------------------------------
 
     async def show_clock(self, _: admin_pb2.ShowClockRequest) -> admin_pb2.ShowClockReply:
-        """This node's."""
+        """How the clock of this node stands."""
         clock = values.clock_to_wire(self._broker.clocks.look())
         return admin_pb2.ShowClockReply(clock=clock)
 
     async def accept_clock(self, _: admin_pb2.AcceptClockRequest) -> admin_pb2.AcceptClockReply:
-        """A step of it, before it is believed by itself."""
+        """A forward step of this node's clock is believed at once."""
         accepted_ms = await self._broker.clocks.accept()
         clock = values.clock_to_wire(self._broker.clocks.look())
         return admin_pb2.AcceptClockReply(clock=clock, accepted_ms=accepted_ms)

@@ -209,7 +209,7 @@ class Library:
             self.check()
 
     def delete(self, names: frozenset[str]) -> None:
-        """Objects go."""
+        """Objects go from the store; those that are gone already don't matter."""
         for name in names:
             self.objects.pop(name, None)
         self.check()

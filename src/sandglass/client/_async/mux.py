@@ -184,7 +184,7 @@ class _Topic:
         self._failure_count = 0
 
     def start(self) -> "list[asyncio.Task[None]]":
-        """Its workers."""
+        """Starts the workers of this topic, one for each handler that may run at once."""
         return [
             asyncio.create_task(self._work(), name=f"sandglass-mux-{self._line.topic}")
             for _ in range(self._line.concurrency)
