@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc.aio
@@ -11,6 +11,7 @@ from sandglass.testing import Broker
 from sandglass.wire.v1 import admin_pb2, admin_pb2_grpc, broker_pb2, broker_pb2_grpc
 
 DEADLINE_S = 60
+HEARTBEAT_S = 2.0
 
 
 def batch(*values: bytes) -> bytes:
@@ -54,7 +55,9 @@ class RawSession:
         self.items: list[Any] = []
         self.error: BaseException | None = None
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
 
     async def hello(self, session_id: str = "") -> broker_pb2.Welcome:
         """Opens the session, or comes back to one."""
@@ -65,12 +68,14 @@ class RawSession:
         return self.welcome
 
     def listen(self) -> None:
-        """Reads from now on; `hello` does so by itself."""
+        """Reads from now on, and tells the node that it lives; `hello` does so by itself."""
         self._reader = asyncio.create_task(self._read())
+        self._beating = asyncio.create_task(self._beat(self._reader))
 
     async def send(self, **fields: Any) -> None:
         """Sends one frame."""
-        await self.call.write(broker_pb2.ClientFrame(**fields))
+        async with self._writing:
+            await self.call.write(broker_pb2.ClientFrame(**fields))
 
     async def subscribe(
         self, topic: str, group: str = "g", *, is_goodbye: bool = False, **fields: Any
@@ -140,6 +145,14 @@ class RawSession:
     def cut(self) -> None:
         """Breaks the connection without a word."""
         self.call.cancel()
+
+    async def _beat(self, reader: asyncio.Task[None]) -> None:
+        """Otherwise a node breaks a session that waits for long, as on a busy machine."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while not reader.done():
+                await asyncio.wait([reader], timeout=HEARTBEAT_S)
+                if not reader.done():
+                    await self.send()
 
     async def _read(self) -> None:
         try:
