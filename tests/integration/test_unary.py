@@ -18,6 +18,7 @@ from sandglass.wire.v1 import broker_pb2 as pb
 from tests.integration.raw import Wire, values_of, wire
 
 CODE = grpc.StatusCode
+WAIT_S = 60
 
 
 @pytest.fixture
@@ -139,8 +140,7 @@ async def test_all_partitions_are_asked_or_those_that_are_named(client: Wire) ->
 async def test_a_call_that_may_wait_is_answered_by_the_first_message(client: Wire) -> None:
     await client.create("t", partition_count=2)
     waiting = asyncio.create_task(consume(client, wait_ms=30_000))
-    while not (await client.admin.ListGroups(groups_of("t"))).groups:
-        await asyncio.sleep(0.01)
+    await until_there(client)
 
     await client.produce("t", b"late", delay_ms=[200])
 
@@ -148,8 +148,12 @@ async def test_a_call_that_may_wait_is_answered_by_the_first_message(client: Wir
         assert [b"late"] == values(await waiting)
 
 
-def groups_of(topic: str) -> Any:
-    return admin_pb2.ListGroupsRequest(topic=topic)
+async def until_there(client: Wire) -> None:
+    """There is a group: somebody waits."""
+    request = admin_pb2.ListGroupsRequest(topic="t")
+    async with asyncio.timeout(WAIT_S):
+        while not (await client.admin.ListGroups(request)).groups:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_wait_that_is_over_is_answered_with_nothing(client: Wire) -> None:
@@ -171,12 +175,12 @@ async def test_a_caller_that_goes_away_while_it_waits_takes_nothing(client: Wire
     call = client.broker.Consume(
         pb.ConsumeRequest(topic="t", group="g", consumer="c", wait_ms=60_000)
     )
-    while not (await client.admin.ListGroups(groups_of("t"))).groups:
-        await asyncio.sleep(0.01)
+    await until_there(client)
 
     call.cancel()
-    while (await client.group("t")).consumer_count:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(WAIT_S):
+        while (await client.group("t")).consumer_count:
+            await asyncio.sleep(0.01)
     await client.produce("t", b"mine")
 
     assert [b"mine"] == values(await consume(client))
@@ -185,8 +189,7 @@ async def test_a_caller_that_goes_away_while_it_waits_takes_nothing(client: Wire
 async def test_a_node_that_stops_lets_those_who_wait_go(node: Broker, client: Wire) -> None:
     await client.create("t")
     waiting = asyncio.create_task(consume(client, wait_ms=60_000))
-    while not (await client.admin.ListGroups(groups_of("t"))).groups:
-        await asyncio.sleep(0.01)
+    await until_there(client)
 
     await node.stop()
 
@@ -196,8 +199,7 @@ async def test_a_node_that_stops_lets_those_who_wait_go(node: Broker, client: Wi
 async def test_a_topic_that_is_deleted_ends_the_wait(client: Wire) -> None:
     await client.create("t")
     waiting = asyncio.create_task(consume(client, wait_ms=60_000))
-    while not (await client.admin.ListGroups(groups_of("t"))).groups:
-        await asyncio.sleep(0.01)
+    await until_there(client)
 
     await client.admin.DeleteTopic(admin_pb2.DeleteTopicRequest(name="t"))
 
