@@ -127,6 +127,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
+def messages_of(lines: list[dict[str, Any]]) -> list[str]:
+    """What was logged, but for pauses: a busy machine makes them."""
+    said = [line["message"] for line in lines]
+    return [each for each in said if not each.startswith("paused for ")]
+
+
 _numbers = itertools.count(1)
 
 
@@ -175,8 +181,7 @@ def test_the_tour_works_word_for_word(tmp_path: Path) -> None:
     assert produced == "OK\n"
     assert consumed == '{"dest" : "hi@example.com"}\n' * 10_000
     assert again == ""
-    said = [line["message"] for line in node.started]
-    assert said == ["settings read", "serving"]
+    assert messages_of(node.started) == ["settings read", "serving"]
 
 
 # --- topics ---
@@ -829,7 +834,7 @@ def test_a_signal_stops_it_well_and_everything_is_there_again(
         assert node.process.stderr is not None
         said = [json.loads(line) for line in node.process.stderr]
 
-    assert [line["message"] for line in said] == ["stopping", "stopped"]
-    assert said[0]["signal"] == number.name
+    assert messages_of(said) == ["stopping", "stopped"]
+    assert number.name in [line.get("signal") for line in said]
     with serving(tmp_path, *arguments) as node:
         assert node.ok("consume", "t", "-f", "-n", "10") == "v\n" * 10

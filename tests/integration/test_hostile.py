@@ -221,8 +221,9 @@ async def test_a_client_that_does_not_read_its_messages_is_handed_out_no_more() 
         session = RawSession(client.channel)
         await session.send(hello=pb.Hello())
 
-        credit = {"credit_count": 1_000_000, "credit_bytes": 256 << 20}
-        await session.subscribe("t", **credit, ack_timeout_ms=3_600_000)
+        await session.subscribe(
+            "t", credit_count=1_000_000, credit_bytes=256 << 20, ack_timeout_ms=3_600_000
+        )
         held_count = await until_still(broker, session)
         session.listen()
         sizes: list[int] = []

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from sandglass import AsyncClient
 from sandglass.adapters.engine import ACCOUNT_USER, EngineConfig
 from sandglass.adapters.nats import Connection
 from sandglass.adapters.placement import STREAM as BUCKET_STREAM
@@ -74,6 +75,7 @@ class ClusterProcesses:
             await asyncio.gather(*[node.start() for node in self.nodes])
             await self.joined(*self.nodes)
             await self._whole()
+            await self._seen()
         except BaseException:
             await self._end()
             raise
@@ -135,9 +137,21 @@ class ClusterProcesses:
                     return
                 await asyncio.sleep(0.05)
 
+    async def _seen(self) -> None:
+        """Waits until each node knows of all: topics get no more replicas than it knows of."""
+        async with asyncio.timeout(JOIN_S_MAX):
+            for node in self.nodes:
+                async with AsyncClient(node.address) as client:
+                    while await _alive_count(client) < len(self.nodes):  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+
     async def _end(self) -> None:
         await end_all(self.nodes)
         await self.wires.__aexit__(None, None, None)
+
+
+async def _alive_count(client: AsyncClient) -> int:
+    return sum(node.is_alive for node in (await client.admin.show_cluster()).nodes)
 
 
 async def end_all(nodes: Sequence[NodeProcess]) -> None:

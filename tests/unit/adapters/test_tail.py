@@ -160,7 +160,7 @@ async def test_what_much_comes_through_moves_to_the_engine_of_its_node_if_it_can
     monkeypatch.setattr("sandglass.adapters.tail.MOVE_BYTES", 2)
     monkeypatch.setattr("sandglass.adapters.tail.MOVE_COUNT", 4)
     count = len(places) if len(places) > 1 else 1 + 4
-    engines, found = Engines(places), list[int]()
+    engines, found = Engines([*places]), list[int]()
     tail = await opened(engines, found)
     for made in range(1, count):
         await engines.send(len(found) + 1, 1)

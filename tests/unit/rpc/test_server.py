@@ -97,7 +97,8 @@ async def test_a_reply_that_is_too_large_is_told_by_its_size(channel, broker, ca
 
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.code()
     assert "the limit is 5242880: ask for less at a time" in (failed.details() or "")
-    assert "" == caplog.text
+    # Not a node's that other tests have in this process: a busy machine lets it pause.
+    assert not [each for each in caplog.records if each.name.startswith("sandglass.rpc")]
 
 
 async def test_a_defect_is_logged_and_the_server_goes_on(channel, broker, caplog):
