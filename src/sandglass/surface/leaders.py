@@ -215,7 +215,8 @@ class Leaders:
 
     async def again(self, once: Callable[[], Awaitable[Reply]]) -> Reply:
         """
-        What `once` answers, where it is refused for want of a leader some more times.
+        What `once` answers, where it is refused for want of a leader some more times. What may
+        have been carried out in part isn't tried again.
 
         Raises:
             SandglassError: as `once` does.
@@ -225,8 +226,8 @@ class Leaders:
             tries_left -= 1
             try:
                 return await once()
-            except NotLeaderError:
-                if self.is_alone or tries_left <= 0:
+            except NotLeaderError as error:
+                if self.is_alone or tries_left <= 0 or error.is_result_unknown:
                     raise
             await asyncio.sleep(AGAIN_S)
 
@@ -282,7 +283,10 @@ class Leaders:
         make: Callable[[list[PartitionRef]], Asked],
         here: Callable[[Asked], Awaitable[Reply]],
     ) -> list[tuple[list[PartitionRef], Reply | SandglassError]]:
-        """As `ask_parts`, with errors in their places."""
+        """
+        As `ask_parts`, with errors in their places. What has no leader is tried again, unless
+        some of it may have been carried out.
+        """
         left = [*dict.fromkeys(refs)]
         found: list[tuple[list[PartitionRef], Reply | SandglassError]] = []
         tries_left = CALL_TRY_COUNT
@@ -292,7 +296,7 @@ class Leaders:
             for some, answer in await self._try_once(call, left, make, here):
                 if not isinstance(answer, NotLeaderError) or self.is_alone:
                     found.append((some, answer))
-                elif tries_left:
+                elif tries_left and not answer.is_result_unknown:
                     again += some
                 else:
                     found.append((some, _without_leader(answer)))
@@ -533,4 +537,8 @@ def _is_any(_: bytes) -> bool:
 
 def _without_leader(error: NotLeaderError) -> UnavailableError:
     """Of one part of a call: nobody is to go anywhere with the whole of it."""
-    return UnavailableError(error.message, retry_after_ms=error.retry_after_ms)
+    return UnavailableError(
+        error.message,
+        retry_after_ms=error.retry_after_ms,
+        is_result_unknown=error.is_result_unknown,
+    )

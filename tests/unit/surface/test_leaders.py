@@ -14,6 +14,8 @@ from sandglass.core.topic import PartitionRef
 from sandglass.errors import NotLeaderError, UnavailableError
 from sandglass.surface.keyvalue import GET
 from sandglass.surface.leaders import Caller, Leaders, Peers
+from sandglass.surface.producing import PRODUCE_COMPATIBLE
+from sandglass.wire.compat import sandglass_pb2 as compat
 from sandglass.wire.v1 import keyvalue_pb2, raw_pb2
 
 BEFORE = [PartitionRef("p", 5), PartitionRef("q", 6)]
@@ -76,3 +78,28 @@ async def test_items_go_where_their_partitions_are_by_their_new_numbers(
 
     assert [[0, 1, 2]] == [places for places, _ in found]
     assert [[0, 1, 2], [0, 1, 2]] == asked
+
+
+async def test_what_may_have_been_carried_out_in_part_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of several atoms was refused by a log that is sealed, and the others were taken."""
+    leaders = Leaders(cast(Loops, object()), cast(Peers, object()))
+    monkeypatch.setattr(leaders, "renewed", lambda ref: AFTER[ref.id])
+    monkeypatch.setattr(leaders, "address", lambda _: "")
+    asked: list[Message] = []
+
+    async def here(request: Message) -> compat.ProduceResponse:
+        asked.append(request)
+        raise NotLeaderError("1 of 2 atoms were appended", is_result_unknown=True)
+
+    def make(places: list[int]) -> compat.ProduceMessageRequest:
+        return compat.ProduceMessageRequest(topic="t")
+
+    with pytest.raises(UnavailableError, match="1 of 2 atoms") as several:
+        await leaders.ask_items(PRODUCE_COMPATIBLE, BEFORE, make, here)
+    with pytest.raises(NotLeaderError, match="1 of 2 atoms"):
+        await leaders.again(lambda: here(make([])))
+
+    assert several.value.is_result_unknown
+    assert 2 == len(asked)
