@@ -3,7 +3,8 @@ The gate: what every request passes, in this order, before any route sees it.
 
 1. The head is within its bounds: 431, 414 for the path alone; 505 for another version. A
    length together with chunks is refused: 400. A proxy in front of us may go by the other one,
-   and see the next request elsewhere.
+   and see the next request elsewhere. So is a path or query that isn't UTF-8: below us what
+   isn't becomes a character that stands for nothing, and two keys would be one.
 2. Host names this node: 421. Otherwise a stranger's name that points here could be used.
 3. The request comes from no page of another site: 403. There is no CORS: no page of another
    site is ever let in, and none may read an answer.
@@ -24,6 +25,7 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -136,6 +138,9 @@ class Gate:
                 HTTPStatus.BAD_REQUEST,
                 "content-length and transfer-encoding are both there; give one",
             )
+        for name in ("raw_path", "query_string"):
+            if not _is_text(scope[name]):
+                raise Refusal(HTTPStatus.BAD_REQUEST, "path and query must be UTF-8")
         line_bytes = len(scope["raw_path"]) + len(scope["query_string"])
         size_bytes = line_bytes + sum(
             len(name) + len(value) + 4 for name, value in headers.pairs
@@ -146,6 +151,14 @@ class Gate:
             if line_bytes > limit // 2:
                 code = HTTPStatus.REQUEST_URI_TOO_LONG
             raise Refusal(code, f"head is {size_bytes} bytes; the limit is {limit}")
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Headers:

@@ -44,6 +44,7 @@ DURATION_S_MAX: Final = 315_576_000_000
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,20}\Z")
 _DURATION: Final = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s\Z")
+_ZONE: Final = re.compile(r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\Z")
 _NS: Final = 1_000_000_000
 
 Fields = dict[str, Any]
@@ -307,7 +308,9 @@ def _read_offset(value: Any, place: str) -> bytes:
 def _read_timestamp(value: Any, place: str) -> Timestamp:
     moment = Timestamp()
     try:
-        moment.FromJsonString(value if isinstance(value, str) else "")
+        # The parser takes +99:99 for a zone.
+        is_zoned = isinstance(value, str) and _ZONE.search(value)
+        moment.FromJsonString(value if is_zoned else "")
     except ValueError as error:
         raise InvalidError(
             f"{place} is not a time such as 2027-01-01T09:00:00Z (RFC 3339)", field=place

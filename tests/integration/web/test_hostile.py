@@ -199,6 +199,15 @@ async def test_a_browser_that_asks_before_is_told_nothing(http: httpx.AsyncClien
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("path", ["/topics/t/kv/%FF", "/topics/t/kv/k?clusteringKey=%C3%28"])
+async def test_a_path_that_is_no_text_is_refused(http: httpx.AsyncClient, path: str) -> None:
+    """%FF and %FE would both be the key U+FFFD."""
+    response = await http.put(path, json={"value": "eA=="})
+
+    assert 400 == response.status_code
+    assert "UTF-8" in response.json()["message"]
+
+
 async def test_a_request_of_http_1_0_without_a_host_is_refused(broker: Broker) -> None:
     async with Raw(broker.http_address) as raw:
         await raw.send(b"GET /livez HTTP/1.0\r\n\r\n")

@@ -141,7 +141,8 @@ def test_a_timestamp_is_rfc_3339():
     stamp = message(producedAt="2018-05-17T03:02:03.456+02:00").producedAt
 
     assert 1_526_518_923_456 == stamp.ToMilliseconds()
-    for given in ("2018-05-17", "2018-05-17T01:02:03", "yesterday", "", 5, ["a"]):
+    no_zones = ("2018-05-17T01:02:03-99:99", "2018-05-17T01:02:03+24:00")
+    for given in ("2018-05-17", "2018-05-17T01:02:03", *no_zones, "yesterday", "", 5, ["a"]):
         assert "RFC 3339" in refusal(message, producedAt=given).message
 
 
