@@ -159,7 +159,7 @@ class Session:
             # What is refused because of it is not lost: it is claimed.
             self._suspend_if_passing(ended)
         for outcome in frame.outcomes:
-            self.settling.outcome_answered(outcome, events)
+            self.settling.outcome_answered(outcome, now_ms, events)
         for extend in frame.extends:
             self.settling.extend_answered(extend, events)
         for subscribed in frame.subscribed:

@@ -4,7 +4,7 @@ Outcomes and extensions on their way, and the keeping of leases.
 Rules
 1. An outcome stays until it is answered, and is sent again after a break if the session goes
    on, or if the node couldn't take it just then. If the first one may have been taken, the
-   second answer may be that the lease is lost, which says nothing: it is taken as done.
+   second answer may be that the lease is lost: the first one ended it, and it is taken as done.
 2. A lease is extended when a third of it has passed, while its subscription is extending and
    read, or was left to be finished. An extension says how far the consumer has got: what it had
    not begun on isn't counted as an attempt, should it die. So one also goes out soon after a
@@ -18,6 +18,7 @@ Rules
 5. What is granted under the token that it had before is unsure: it may only be held as it was,
    since its leader is gone and has no successor yet. The claim may come too late for that one,
    so that after a repeated outcome a lost lease says nothing: the result is unknown.
+6. So it is if the lease may have run out before, or the node knows nothing of the subscription.
 """
 
 from collections import deque
@@ -64,11 +65,12 @@ class _SentOutcome:
     waiters: list[object]
     is_repeated: bool = False
 
-    def verdict(self, lost: LeaseLostError) -> LeaseLostError | None:
-        """What became of it, if the answer is that its lease is lost: see rules 1 and 5."""
+    def verdict(self, lost: LeaseLostError, now_ms: int) -> LeaseLostError | None:
+        """What became of it, if the answer is that its lease is lost: see rules 1, 5 and 6."""
         if not self.is_repeated:
             return lost
-        if self.lease.is_unsure or lost.is_result_unknown:
+        has_run_out = now_ms >= self.lease.ends_ms
+        if has_run_out or self.lease.is_unsure or lost.is_result_unknown:
             return LeaseLostError(lost.message, is_result_unknown=True)
         return None
 
@@ -223,7 +225,9 @@ class Settling:
 
     # --- in -----------------------------------------------------------------------------------
 
-    def outcome_answered(self, reply: broker_pb2.OutcomeReply, events: list[Event]) -> None:
+    def outcome_answered(
+        self, reply: broker_pb2.OutcomeReply, now_ms: int, events: list[Event]
+    ) -> None:
         """An outcome counts, or doesn't."""
         outcome = self._unanswered.pop(reply.request_id, None)
         if outcome is None:
@@ -237,9 +241,9 @@ class Settling:
             return
         if isinstance(error, NotFoundError):
             # The node has forgotten the subscription, and its leases with it.
-            error = LeaseLostError(error.message)
+            error = LeaseLostError(error.message, is_result_unknown=outcome.is_repeated)
         if isinstance(error, LeaseLostError):
-            error = outcome.verdict(error)
+            error = outcome.verdict(error, now_ms)
             if error is not None:
                 lose(outcome.lease)
                 if not outcome.waiters:

@@ -198,6 +198,32 @@ def test_unanswered_outcomes_are_sent_again_when_the_session_goes_on() -> None:
     assert event.error is None
 
 
+@pytest.mark.parametrize(
+    ("error", "wait_ms"),
+    [(LOST, 1 << 40), (pb.Error(code=5, reason="NOT_FOUND", message="no subscription"), 0)],
+)
+def test_of_one_sent_again_nobody_knows_if_its_lease_may_have_ended_otherwise(
+    error: pb.Error, wait_ms: int
+) -> None:
+    """It had run out by the time of the answer, or its subscription is forgotten."""
+    table = open_table()
+    lease = table.deliver(table.subscribe(), 2)
+    lease.settle_open(ACK)
+    sent = table.frame().outcomes[0]
+
+    table.break_off()
+    table.open(is_resumed=True)
+    table.frame()
+    table.now_ms += wait_ms
+    (event,) = table.receive(
+        outcomes=[pb.OutcomeReply(request_id=sent.request_id, error=error)]
+    )
+
+    assert isinstance(event, Settled)
+    assert isinstance(event.error, LeaseLostError)
+    assert event.error.is_result_unknown
+
+
 def test_leases_that_only_one_side_knows_are_given_up_on_return() -> None:
     table = open_table()
     subscription = table.subscribe()

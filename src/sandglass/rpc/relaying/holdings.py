@@ -129,6 +129,11 @@ class Holdings:
         if not holding.open:
             del self._of[place, token]
 
+    def has_run_out(self, place: int, token: int, now_ms: int) -> bool:
+        """The client holds it still, and its lease may have ended by time."""
+        holding = self._of.get((place, token))
+        return holding is not None and holding.ends_ms <= now_ms
+
     def extended(
         self, place: int, token: int, *, lease_ms: int, begun_count: int, now_ms: int
     ) -> None:

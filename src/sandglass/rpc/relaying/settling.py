@@ -7,7 +7,8 @@ Outcomes of what a relayed subscription was handed, on their way to whoever lead
    to a leader before, and was never answered, by way of another node perhaps: nobody knows
    whether it was taken.
 3. Such a one goes to the next leader with the claim before it. That the lease is lost then says
-   that it was taken before; unless the claim came too late, for then it is lost.
+   that it was taken before; unless the claim came too late, for then it is lost, or time may
+   have ended the lease: then nobody knows.
 4. Those of one partition go in the order in which they came.
 5. Extensions don't wait: the lease stands while nobody leads, and a client extends again.
 """
@@ -217,12 +218,23 @@ class Settling:
             sent.not_before_ms = self._links.now_ms() + RETRY_MS
             self._wait(sent, error)
             return
-        if sent.is_repeated and isinstance(error, LeaseLostError):
-            error = None
         parted = self._subscriptions.get(sent.subscription_id)
+        if sent.is_repeated and isinstance(error, LeaseLostError):
+            error = self._lost_again(parted, sent.item, error)
         if error is None and parted is not None:
             self._is_taken(parted, sent.item)
         self._answer(sent, error)
+
+    def _lost_again(
+        self, parted: Parted | None, item: pb.Outcome, error: LeaseLostError
+    ) -> LeaseLostError | None:
+        """None if the first one ended the lease; unknown if time may have."""
+        now_ms = self._links.now_ms()
+        if parted is None or not parted.holdings.has_run_out(
+            item.partition_number, item.token, now_ms
+        ):
+            return None
+        return LeaseLostError(error.message, is_result_unknown=True)
 
     def _ended(self, sent: Sent, error: SandglassError) -> SandglassError:
         """The node has ended the part, and says so behind this answer; or it was left, and has

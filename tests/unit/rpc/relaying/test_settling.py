@@ -299,6 +299,21 @@ def test_what_had_run_out_when_there_was_a_leader_again_is_unknown(table: Table)
     assert table.replies[0].error.is_result_unknown
 
 
+def test_what_may_have_run_out_before_it_was_sent_again_is_unknown(table: Table) -> None:
+    """The leader is the one before: nothing is claimed, and time may have ended the lease."""
+    table.ack(1)
+    table.answered(1, UnavailableError("?", is_result_unknown=True))
+    table.now += RETRY_MS
+    table.settling.look()
+    assert 2 == len(table.way.sent)
+
+    table.now = 1 << 40
+    table.answered(1, LeaseLostError("it has ended"))
+
+    assert {1: "LEASE_LOST"} == table.told
+    assert table.replies[0].error.is_result_unknown
+
+
 def test_one_that_wants_no_answer_is_not_claimed_once_it_is_sent(table: Table) -> None:
     table.ack(0, places=(0, 1))
     assert [1, 3] == table.open_places
