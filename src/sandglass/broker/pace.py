@@ -110,10 +110,11 @@ class Pace:
     def _may_promise(self, moment: Moment, wall_ms: int) -> bool:
         """
         Is a promise needed that covers `wall_ms`, and can a turn make it? It can't while the
-        clock stands back, or the log has no room: one turn after the other would do nothing.
+        clock stands back, or the record is on its way that says so, or the log has no room: one
+        turn after the other would do nothing.
         """
-        is_behind = self.clocks.is_behind(moment)
-        return not is_behind and self.queue.has_room() and self.promises.lacks(wall_ms)
+        is_back = self.promises.is_voiding or self.clocks.is_behind(moment)
+        return not is_back and self.queue.has_room() and self.promises.lacks(wall_ms)
 
     def _awake_ms(self) -> int:
         """When there is a turn, at the latest: to keep a house in which nothing happens."""

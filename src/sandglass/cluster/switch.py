@@ -109,7 +109,8 @@ def act_of(me: str, own: Topic | None, entry: Placed | None, switch: Switch | No
     if own.is_coming:
         if is_home:
             return Act.ARRIVE
-        return Act.CARRY_ON if is_on_its_way else Act.LEAVE
+        # One that has other partitions is left over from a switch that came to nothing.
+        return Act.CARRY_ON if is_on_its_way and is_same else Act.LEAVE
     if is_same and not is_home:
         return Act.LEAVE
     return Act.CARRY_ON if is_on_its_way else Act.UNSEAL

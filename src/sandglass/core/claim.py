@@ -293,7 +293,9 @@ class _Parts:
     def check_rows(self, ranges: list[Range]) -> None:
         """Messages beside each other that come again are in one retry row."""
         for low, high, _ in ranges if self.is_retry else ():
-            part = self.group.retry_rows.at(low, self.view)
+            # What was cut of the row since is not among them, and may end within a range.
+            left = max(low, self.partition.cut)
+            part = self.group.retry_rows.at(left, self.view)
             if part is None or high > part.high:
                 raise InvalidError(
                     "a claim joins what was never handed out together", field="run"

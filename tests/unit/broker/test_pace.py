@@ -103,15 +103,21 @@ def test_what_is_due_beyond_the_promise_has_its_turn_some_syncs_before(scene: Sc
 
 
 def test_no_turn_comes_early_for_a_promise_that_cannot_be_made(scene: Scene) -> None:
-    """A log without room, then a clock that stands back: the turn would do nothing."""
+    """
+    A log without room; a clock that stands back, or has caught up since, while the record that
+    says so is on its way: the turn would do nothing.
+    """
     scene.wakes_in(200)
     scene.pace.queue.writer.again_ms = 300
     without_room_ms = scene.pace.delay_ms()
     scene.pace.queue.writer.again_ms = 0
     scene.pace.clocks.reached_ms = scene.clock.wall_ms() + 1
     behind_ms = scene.pace.delay_ms()
+    scene.pace.clocks.reached_ms = scene.clock.wall_ms()
+    scene.pace.promises.is_voiding = True
+    voiding_ms = scene.pace.delay_ms()
 
-    assert (200, 200) == (without_room_ms, behind_ms)
+    assert (200, 200, 200) == (without_room_ms, behind_ms, voiding_ms)
 
 
 def test_who_stops_waits_for_nothing_but_the_sync(scene: Scene) -> None:

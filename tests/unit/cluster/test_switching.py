@@ -244,6 +244,26 @@ async def test_a_process_that_ends_after_any_step_is_followed_by_one_that_goes_o
             assert switch_key("t") not in scene.bucket.entries
 
 
+async def test_what_is_left_over_of_a_topic_that_has_grown_since_goes_first() -> None:
+    """The node ended as it began to come, and its switch was taken back meanwhile."""
+    async with moving_scene() as scene:
+        seen = await IN.begin(scene)
+        await scene.end()
+        await scene.start(Life(1))
+        with pytest.raises(Died):
+            await scene.go_on()
+        assert scene.own.machine.topics["t"].is_coming
+        await scene.bucket.delete(switch_key("t"))
+        await scene.end()
+        await scene.catalog.change_topic(scene.catalog.topics["t"], {}, partition_count=3)
+        await scene.start(Life())
+        await plan(scene, 1)
+        await scene.go_on()
+
+        assert (1, 3) == (scene.topic.replication_factor, len(scene.topic.partitions))
+        assert sorted(seen.sent) == sorted(await scene.read())
+
+
 def wanted_streams(scene: Scene) -> set[int]:
     """Those of the topic, and of where it moves."""
     switch = scene.catalog.switches.get("t")

@@ -352,6 +352,34 @@ def test_a_retry_row_that_is_wholly_claimed_gives_nothing() -> None:
     assert drive.committed(group) > again.lease.high - 1
 
 
+@pytest.mark.parametrize("is_retry", [True, False])
+def test_of_a_delivery_whose_older_messages_were_cut_the_others_are_claimed(
+    *, is_retry: bool
+) -> None:
+    """What is left of its retry row begins where the cut ended."""
+    drive = Drive()
+    attach(drive, drive.group())
+    for _ in range(3):
+        drive.go(1)
+        drive.produce(counts=[1])
+    drive.read(drive.group())
+    (given,) = drive.dispatch()
+    if is_retry:
+        drive.end(given, Ending.NACKED)
+        (given,) = drive.dispatch()
+    drive.apply(drive.partition.admit_cut(given.lease.dues[1] << 64, drive.moment))
+    group = begun_anew(drive)
+
+    lease = take(drive, group, held(given))
+    come_back(group, S, OWNER)
+
+    assert (is_retry, 0b110) == (lease.is_retry, lease.open)
+    assert [] == drive.take()
+    drive.end(replace(given, group=group), Ending.ACKED)
+    assert (1, 2, 0) == (group.expired_count, group.acked_count, group.retry_count)
+    assert drive.committed(group) > given.lease.high - 1
+
+
 def test_what_was_moved_since_can_not_be_claimed() -> None:
     drive, (one,) = handed_out([2])
     drive.end(one, Ending.RELEASED)
