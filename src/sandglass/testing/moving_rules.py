@@ -4,7 +4,7 @@ The rules of topics that move, which the simulation must miss, as `rules.py` has
 Nothing of this is in what is simulated: functions are replaced from outside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,17 @@ from sandglass.broker import moving
 from sandglass.broker.moving import Written, commit
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster import reconciling
+from sandglass.cluster.catalog import ClusterCatalog
+from sandglass.cluster.coming import make_log
 from sandglass.cluster.placed import Placed, topic_key
+from sandglass.cluster.switch import Switch
 from sandglass.cluster.switching import Switching, Way
-from sandglass.core import keys
+from sandglass.core import claim, dead_letter, keys
 from sandglass.core.machine import encode_topic
+from sandglass.core.message import Slice
 from sandglass.core.partition import Partition
 from sandglass.core.record import PutTopic
+from sandglass.core.view import Changes
 from sandglass.testing.claim_rules import Rules
 
 Copy = Callable[[Switching, list[Way]], Any]
@@ -62,6 +67,42 @@ async def _unseal_alone(self: Switching, name: str) -> bool:
     return True
 
 
+def _make_first(begin: Callable[..., Any]) -> Callable[..., Any]:
+    """The new logs are there before their switch."""
+
+    async def begun(self: ClusterCatalog, name: str, switch: Switch) -> None:
+        topic = switch.target.topic
+        for ref in topic.partitions if not switch.target.is_at_home else ():
+            await make_log(self, ref.number, topic.replication_factor, epoch=100_000)
+        await begin(self, name, switch)
+
+    return begun
+
+
+def _send_rows(send: Callable[..., Any]) -> Callable[..., Any]:
+    """What is there, and not what is gone."""
+
+    async def sent(target: NodeLoop, to: int, changed: moving.Changed) -> None:
+        await send(target, to, [each for each in changed if each[1] is not None])
+
+    return sent
+
+
+def _note_rows(note: Callable[..., None]) -> Callable[..., None]:
+    """What is put, and not the ranges in which rows go."""
+
+    def noted(self: Written, changes: Changes) -> None:
+        note(self, Changes(changes.rows))
+
+    return noted
+
+
+def _letters_of(_: Partition, letters: Sequence[Slice]) -> list[Slice]:
+    return list(letters)
+
+
+_WITHOUT_ENTRIES: Any = keys.MOVED_KINDS.replace(b"k", b"")
+_SINGLE_WITHOUT_ENTRIES: Any = moving.SINGLE.replace(b"k", b"")
 _WITHOUT_RETRIES: Any = keys.MOVED_KINDS.replace(b"r", b"")
 _WHOLE_WITHOUT_RETRIES: Any = moving.WHOLE.replace(b"r", b"")
 
@@ -89,6 +130,33 @@ MOVING_RULES: Rules = {
             (keys, "MOVED_KINDS", _WITHOUT_RETRIES),
             (moving, "WHOLE", _WHOLE_WITHOUT_RETRIES),
         ],
+    ),
+    "entries": (
+        "all kinds of rows are copied, those of KV topics, say",
+        lambda: [
+            (keys, "MOVED_KINDS", _WITHOUT_ENTRIES),
+            (moving, "SINGLE", _SINGLE_WITHOUT_ENTRIES),
+        ],
+    ),
+    "gone": (
+        "what is gone from the old logs goes from the new ones",
+        lambda: [(moving, "_send", _send_rows(moving._send))],
+    ),
+    "cut": (
+        "ranges in which rows went since they were compared are compared again",
+        lambda: [(Written, "note", _note_rows(Written.note))],
+    ),
+    "sought": (
+        "what was leased before a group was moved can't be claimed",
+        lambda: [(claim, "_is_current", lambda *_: True)],
+    ),
+    "taken": (
+        "a dead letter that is on its way to be taken is not taken again",
+        lambda: [(dead_letter, "_free", _letters_of)],
+    ),
+    "named": (
+        "a switch names its new logs before they are made",
+        lambda: [(ClusterCatalog, "_begin_switch", _make_first(ClusterCatalog._begin_switch))],
     ),
     "sealed": (
         "nobody is served from a log that is sealed",

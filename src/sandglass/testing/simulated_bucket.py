@@ -23,7 +23,7 @@ ANSWER_S: Final = 2.0
 """Who has no answer after so long is told so."""
 
 HOPS_MS: Final = (0, 1, 1, 2, 3, 6)
-LATE_MS: Final = (60, 400, 1500, 3000, 4000)
+LATE_MS: Final = (60, 400, 3000, 3500, 4000)
 LOST: Final = 0.01
 LATE: Final = 0.02
 LATE_TOPIC: Final = 0.3

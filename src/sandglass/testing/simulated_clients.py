@@ -6,7 +6,7 @@ the right one any more.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -17,8 +17,10 @@ from sandglass.core.offset import INDEX_BITS
 from sandglass.core.topic import PartitionRef
 from sandglass.errors import SandglassError
 from sandglass.testing.history import number_of, value_of
-from sandglass.testing.moving_checks import Given, MovingHistory
+from sandglass.testing.moving_checks import MovingHistory
+from sandglass.testing.moving_seen import Given
 from sandglass.testing.simulated_host import Host
+from sandglass.testing.simulated_stream import is_growing
 from sandglass.testing.virtual_time import START_MS, VirtualLoop
 from sandglass.wire.convert import check_batch, cut, slice_body
 from sandglass.wire.v1 import broker_pb2
@@ -35,6 +37,8 @@ class Scene:
     history: MovingHistory
     spread_ms: int
     """By so much clocks may differ."""
+    is_moving: Callable[[], bool] = lambda: False
+    """Is any topic on its way?"""
     is_over: bool = False
     is_calm: bool = False
     numbers: "count[int]" = field(default_factory=lambda: count(1))
@@ -42,6 +46,10 @@ class Scene:
     """Ways that have stood since they began."""
     claimed_count: int = 0
     rerouted_count: int = 0
+    sought_count: int = 0
+    redriven_count: int = 0
+    purged_count: int = 0
+    cut_count: int = 0
     refused_count: int = 0
 
     def chances(self, *of: int) -> float:
@@ -81,13 +89,15 @@ def batch_of(values: Sequence[bytes], *, delay_ms: int = 0, due_ms: int = 0) -> 
 
 
 def messages_of(slices: Sequence[Slice]) -> list[Given]:
-    """What stands in slices."""
+    """What stands in slices. With an origin it has been redriven, or is a dead letter."""
     found: list[Given] = []
     for part in slices:
         body = slice_body(part.body, part.row_count, part.first, part.count)
         first = part.due_ms << INDEX_BITS | part.first_index
         for place, each in enumerate(broker_pb2.MessageBatch.FromString(body).messages):
-            found.append(Given(number_of(each.value), first + place, each.value))
+            is_redriven = part.origin is not None
+            number = number_of(each.value)
+            found.append(Given(number, first + place, each.value, is_redriven))
     return found
 
 
@@ -97,6 +107,16 @@ def id_of(loops: Loops, number: int) -> tuple[str, str]:
     assert loop is not None
     topic, ref = loop.machine.refs[number]
     return topic.name, ref.id
+
+
+async def fetched(host: Host, name: str, ref: PartitionRef, channel: str) -> list[Slice]:
+    """All that a channel of a partition shows there."""
+    topic = host.broker.catalog.topic(name)
+    return [
+        each
+        async for slices in host.broker.fetch(topic, ref, channel, 0, (1 << 112) - 1)
+        for each in slices
+    ]
 
 
 class Producer:
@@ -199,4 +219,5 @@ class Mover:
                 continue
 
     async def _change(self, host: Host, wanted: dict[str, Any]) -> None:
+        is_growing.set("partition_count" in wanted)
         await host.broker.catalog.change_topic(self.topic, **wanted)

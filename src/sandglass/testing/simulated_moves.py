@@ -6,8 +6,9 @@ Unlike the other simulations it runs the shell as it is: `Switching`, `Holding`,
 catalog, `NodeLoop` and the broker, on an event loop in virtual time. Nodes die at any moment,
 and just when a step of theirs has become durable; they are cut off from the engine, hear late
 what others have agreed on, and what they sent arrives when they are dead. Their clocks are set,
-and switches are taken back. At the end all heals, the topics have to come to rest, and every
-group has to be given all that was answered.
+and switches are taken back. Meanwhile groups are moved, dead letters are redriven and purged,
+what is old is cut, and the entries of a KV topic are put and deleted. At the end all heals, the
+topics have to come to rest, and every group has to be given all that was answered.
 """
 
 import asyncio
@@ -22,10 +23,13 @@ from sandglass.cluster.leaders import GIVEN_MS
 from sandglass.cluster.placed import Placed, topic_key
 from sandglass.cluster.switch import SWITCHES
 from sandglass.core.dispatch import Delivery
-from sandglass.core.message import DEAD_LETTER_CHANNEL, Slice
-from sandglass.core.topic import PartitionRef
+from sandglass.core.message import CHANNEL_DEFAULT, DEAD_LETTER_CHANNEL
+from sandglass.core.topic import TopicKind
 from sandglass.errors import SandglassError
-from sandglass.testing.moving_checks import LogWatch, MovingHistory
+from sandglass.testing import simulated_entries as entries
+from sandglass.testing.moving_checks import MovingHistory
+from sandglass.testing.moving_logs import LogWatch
+from sandglass.testing.moving_seen import Given
 from sandglass.testing.seen import Violation
 from sandglass.testing.simulated_bucket import Bucket, Network
 from sandglass.testing.simulated_clients import (
@@ -33,12 +37,16 @@ from sandglass.testing.simulated_clients import (
     Mover,
     Producer,
     Scene,
+    fetched,
     id_of,
     messages_of,
 )
+from sandglass.testing.simulated_entries import EntriesHistory
 from sandglass.testing.simulated_host import Host
+from sandglass.testing.simulated_mishaps import Mishaps
 from sandglass.testing.simulated_parts import Part, key_of
 from sandglass.testing.simulated_stream import Streams
+from sandglass.testing.simulated_upkeep import Cutter, Redriver, Seeker
 from sandglass.testing.virtual_time import Life, VirtualLoop, until
 
 NAMES = ("a", "b", "c")
@@ -55,7 +63,10 @@ STEPS_MS = (-900, -120, 0, 0, 400)
 """What clocks are set by in one history of so many."""
 
 TOPICS = {"t": (1, 2), "u": (3, 1)}
-"""Name of each topic, and how many replicas and partitions it has to begin with."""
+"""Name of each timer topic, and how many replicas and partitions it has to begin with."""
+
+EVERY_TOPIC = {**TOPICS, entries.TOPIC: (1, 1)}
+"""As above, with the KV topic."""
 
 STEP_DEATH = 0.02
 """How often a node dies with what it has just got done, while a topic moves."""
@@ -82,6 +93,12 @@ class MovesReport:
     """Entries of deposed leaders."""
     claimed_count: int = 0
     rerouted_count: int = 0
+    entry_count: int = 0
+    """Calls of the KV topic."""
+    sought_count: int = 0
+    redriven_count: int = 0
+    purged_count: int = 0
+    cut_count: int = 0
     letter_count: int = 0
     pass_count: int = 0
     ended_ms: int = 0
@@ -102,11 +119,9 @@ class MovesSimulation:
     history: MovingHistory = field(init=False)
     hosts: list[Host] = field(init=False)
     scene: Scene = field(init=False)
-    shifts_ms: dict[str, int] = field(init=False)
-    """What each node's wall clock is off by, if nobody sets it."""
-    steps_ms: tuple[int, ...] = field(init=False)
-    """What clocks are set by, from time to time."""
+    mishaps: Mishaps = field(init=False)
     report: MovesReport = field(init=False)
+    entries: EntriesHistory = field(default_factory=EntriesHistory)
     movers: list[Mover] = field(default_factory=list[Mover])
     _broken: "asyncio.Future[None] | None" = None
     _places: dict[str, str] = field(default_factory=dict[str, str])
@@ -121,10 +136,9 @@ class MovesSimulation:
         self.streams = Streams(
             self.network, lambda number, raws: self._stored(str(number), raws)
         )
-        self.history = MovingHistory()
         self.report = MovesReport(self.seed)
-        self.shifts_ms = {name: self.chance.choice(SHIFTS_MS) for name in NAMES}
-        self.steps_ms = STEPS_MS if self.seed % STEPS_EVERY == 1 else (0,)
+        shifts_ms = {name: self.chance.choice(SHIFTS_MS) for name in NAMES}
+        steps_ms = STEPS_MS if self.seed % STEPS_EVERY == 1 else (0,)
         self.hosts = [
             Host(
                 name,
@@ -136,11 +150,21 @@ class MovesSimulation:
                 on_stored=self._stored,
                 on_given=self._given,
             )
-            for name, shift in self.shifts_ms.items()
+            for name, shift in shifts_ms.items()
         ]
-        shifts = [shift + step for shift in self.shifts_ms.values() for step in self.steps_ms]
+        shifts = [shift + step for shift in shifts_ms.values() for step in steps_ms]
         spread_ms = max(*shifts, 0) - min(*shifts, 0)
-        self.scene = Scene(self.loop, self.hosts, self.history, spread_ms)
+        self.history = MovingHistory(spread_ms)
+        self.scene = Scene(self.loop, self.hosts, self.history, spread_ms, self._is_moving)
+        self.mishaps = Mishaps(
+            self.scene,
+            self.network,
+            self.bucket,
+            self.streams,
+            self.watch,
+            shifts_ms,
+            steps_ms,
+        )
         self.bucket.on_change = self._changed
 
     def run(self) -> MovesReport:
@@ -186,6 +210,7 @@ class MovesSimulation:
         tasks = [asyncio.create_task(each) for each in self._users()]
         await asyncio.sleep(MAIN_MS / 1000)
         await self._heal(tasks)
+        await self._settle_groups()
         await self._drain()
         await self._finish()
 
@@ -194,14 +219,15 @@ class MovesSimulation:
             lambda: all(self._sees_all(host) for host in self.hosts), for_ms=READY_MS
         )
         assert ready, "the cluster doesn't come about"
-        for name, (factor, count) in TOPICS.items():
+        for name, (factor, count) in EVERY_TOPIC.items():
             host = self.chance.choice(self.hosts)
             assert host.life is not None
+            kind = TopicKind.KV if name == entries.TOPIC else TopicKind.TIMER
             making = host.broker.catalog.create_topic(
-                name, partition_count=count, replication_factor=factor
+                name, kind=kind, partition_count=count, replication_factor=factor
             )
             await host.life.call(making)
-        for name, (_, count) in TOPICS.items():
+        for name, (_, count) in EVERY_TOPIC.items():
             served = await until(
                 lambda name=name, count=count: all(
                     self.scene.serving(name, place) for place in range(count)
@@ -222,16 +248,22 @@ class MovesSimulation:
                 for place in range(count):
                     for _ in range(2 if group == GROUPS[0] else 1):
                         yield Part(scene, name, place, group).run()
+            yield Seeker(scene, name, 6000).run()
+            yield Redriver(scene, name, 1500).run()
+            yield Cutter(scene, name, 3000).run()
+        for _ in range(3):
+            yield entries.KeyUser(scene, self.entries, 120).run()
+        for name in EVERY_TOPIC:
             mover = Mover(scene, name, 1500)
             self.movers.append(mover)
             yield mover.run()
         for act, mean_ms in (
             (self._crash_any, 3500),
-            (self._cut_off, 5000),
-            (self._let_lag, 4000),
-            (self._elect, 9000),
-            (self._take_back, 15_000),
-            (self._set_clock, 1500),
+            (self.mishaps.cut_off, 5000),
+            (self.mishaps.let_lag, 4000),
+            (self.mishaps.elect, 9000),
+            (self.mishaps.take_back, 15_000),
+            (self.mishaps.set_clock, 1500),
             (self._look, 400),
         ):
             yield self._often(act, mean_ms)
@@ -247,7 +279,7 @@ class MovesSimulation:
 
     def _changed(self, key: str) -> None:
         """An entry has changed, at the engine."""
-        if key not in {topic_key(name) for name in TOPICS}:
+        if key not in {topic_key(name) for name in EVERY_TOPIC}:
             return
         entry = self.bucket.entries.get(key)
         if entry is None:
@@ -278,6 +310,7 @@ class MovesSimulation:
             partition,
             messages_of(delivery.slices),
             token=delivery.lease.token,
+            generation=delivery.group.generation,
             attempt=delivery.attempt,
             is_retry=delivery.lease.is_retry,
             holder=key_of(subscription),
@@ -308,9 +341,9 @@ class MovesSimulation:
 
     def _late(self) -> None:
         """What arrives late does most harm where nobody wants it any more."""
-        if self.watch.is_sealed and self.chance.random() < 0.5:
+        if self.watch.sealed and self.chance.random() < 0.8:
             delay_s = self.scene.chances(1, 50, 500, 2200)
-            self.loop.call_later(delay_s, self._take_back)
+            self.loop.call_later(delay_s, self.mishaps.take_back)
 
     def _crash_any(self) -> None:
         self._crash(self.chance.choice(self.hosts))
@@ -325,36 +358,6 @@ class MovesSimulation:
     def _restart(self, host: Host) -> None:
         if host.life is None:
             host.start()
-
-    def _set_clock(self) -> None:
-        """Somebody sets a clock, or sets it right again."""
-        host = self.chance.choice(self.hosts)
-        step_ms = self.chance.choice(self.steps_ms)
-        host.clock.shift_ms = self.shifts_ms[host.name] + step_ms
-
-    def _cut_off(self) -> None:
-        name = self.chance.choice(NAMES)
-        self.network.cut.add(name)
-        self.loop.call_later(
-            self.scene.chances(100, 1000, 3500), lambda: self.network.cut.discard(name)
-        )
-
-    def _let_lag(self) -> None:
-        name = self.chance.choice(NAMES)
-        self.network.lagging.add(name)
-        self.loop.call_later(
-            self.scene.chances(100, 1000, 2500), lambda: self.network.lagging.discard(name)
-        )
-
-    def _elect(self) -> None:
-        for_ms = self.chance.choice((100, 700, 2500))
-        self.network.electing_until_ms = self.loop.now_ms + for_ms
-
-    def _take_back(self) -> None:
-        """Somebody wants no more that a topic moves; it may have moved by then."""
-        switches = [key for key in self.bucket.entries if key.startswith(SWITCHES)]
-        if switches and not self.scene.is_calm:
-            self.bucket.put(self.chance.choice(switches), None, None)
 
     # --- onlookers ----------------------------------------------------------------------------
 
@@ -373,7 +376,8 @@ class MovesSimulation:
                     continue
                 known = partition.group(channel, group, loop.view)
                 committed = known.committed(partition.closed, loop.view)
-                self.history.commit(name, group, ref.id, committed)
+                generation = known.generation
+                self.history.commit(name, group, ref.id, committed, generation=generation)
         except SandglassError:
             return
         except Violation as error:
@@ -391,24 +395,14 @@ class MovesSimulation:
         if found is None:
             return False
         host, ref = found
-        known = self.history.known(ref.id)
+        known, cut = self.history.known(ref.id), self.history.cuts.get(ref.id, 0)
         assert host.life is not None
         try:
-            slices = await host.life.call(self._fetch(host, name, ref, ""))
+            slices = await host.life.call(fetched(host, name, ref, ""))
         except SandglassError:
             return False
-        self.history.read(ref.id, messages_of(slices), known)
+        self.history.read(ref.id, messages_of(slices), known, cut=cut)
         return True
-
-    async def _fetch(
-        self, host: Host, name: str, ref: PartitionRef, channel: str
-    ) -> list[Slice]:
-        topic = host.broker.catalog.topic(name)
-        return [
-            each
-            async for slices in host.broker.fetch(topic, ref, channel, 0, (1 << 112) - 1)
-            for each in slices
-        ]
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -441,7 +435,7 @@ class MovesSimulation:
                 for topic in loop.machine.topics.values()
                 if topic.is_moving
             ]
-        for name in TOPICS:
+        for name in EVERY_TOPIC:
             for place, _ in enumerate(self._partitions(name)):
                 if self.scene.serving(name, place) is None:
                     found.append(f"{name}/{place} isn't served")
@@ -454,6 +448,20 @@ class MovesSimulation:
         host = next((each for each in self.hosts if each.is_ready), None)
         topic = host.broker.loops.topic(name) if host is not None else None
         return [] if topic is None else [ref.id for ref in topic.partitions]
+
+    async def _settle_groups(self) -> None:
+        """Nobody moves them any more: where they are is known."""
+        for name in TOPICS:
+            for place, _ in enumerate(self._partitions(name)):
+                found = self.scene.serving(name, place)
+                assert found is not None
+                host, ref = found
+                loop = host.broker.loops.of(ref.number)
+                partition = loop.partition(ref.number)
+                for group in GROUPS:
+                    known = partition.groups.named(CHANNEL_DEFAULT, group, loop.view)
+                    if known is not None:
+                        self.history.rest(name, group, ref.id, known.generation)
 
     async def _drain(self) -> None:
         """Diligent consumers take all that there is."""
@@ -482,27 +490,46 @@ class MovesSimulation:
         ]
 
     async def _finish(self) -> None:
+        found = self.scene.serving(entries.TOPIC, 0)
+        assert found is not None
+        assert entries.KeyUser(self.scene, self.entries, 0).scan(*found)
+        self.entries.judge()
+        self._check_streams()
         for name in TOPICS:
-            letters: dict[str, list[int]] = {group: [] for group in GROUPS}
+            letters: dict[str, list[tuple[str, Given]]] = {group: [] for group in GROUPS}
             for place, _ in enumerate(self._partitions(name)):
                 found = self.scene.serving(name, place)
                 assert found is not None
                 host, ref = found
                 assert host.life is not None
                 assert await self._read(name, place)
-                shown = await host.life.call(self._fetch(host, name, ref, ""))
+                shown = await host.life.call(fetched(host, name, ref, ""))
                 there = {each.number for each in messages_of(shown)}
-                if lost := {*self.history.known(ref.id)} - there:
+                known = self.history.known(ref.id)
+                kept = {each for each in known if not self.history.may_be_cut(each)}
+                if lost := kept - there:
                     raise Violation(f"I1: messages {sorted(lost)} were answered, and are lost")
-                for part in await host.life.call(
-                    self._fetch(host, name, ref, DEAD_LETTER_CHANNEL)
-                ):
+                for part in await host.life.call(fetched(host, name, ref, DEAD_LETTER_CHANNEL)):
                     assert part.origin is not None
-                    numbers = [each.number for each in messages_of([part])]
-                    letters[part.origin.group] += numbers
-                    self.report.letter_count += len(numbers)
+                    dead = [(ref.id, each) for each in messages_of([part])]
+                    letters[part.origin.group] += dead
+                    self.report.letter_count += len(dead)
             for group in GROUPS:
                 self.history.check_letters(name, group, letters[group])
+
+    def _check_streams(self) -> None:
+        """They are those of the topics' logs, and no others."""
+        placed = [
+            Placed.decode(self.bucket.entries[topic_key(name)].value) for name in EVERY_TOPIC
+        ]
+        named = {
+            ref.number
+            for each in placed
+            for ref in each.topic.partitions
+            if not each.is_at_home
+        }
+        if left := self.streams.of.keys() - named - self.streams.excused:
+            raise Violation(f"M: streams {sorted(left)} are left over")
 
     def _reported(self) -> MovesReport:
         report, digest = self.report, hashlib.sha256()
@@ -528,6 +555,10 @@ class MovesSimulation:
         report.stale_count = sum(each.stale_count for each in self.streams.of.values())
         report.claimed_count = scene.claimed_count
         report.rerouted_count = scene.rerouted_count
+        report.entry_count = sum(map(len, self.entries.calls.values()))
+        report.sought_count, report.cut_count = scene.sought_count, scene.cut_count
+        report.redriven_count = scene.redriven_count
+        report.purged_count = scene.purged_count
         report.pass_count = self.loop.pass_count
         report.ended_ms = self.loop.now_ms
 

@@ -170,6 +170,7 @@ class Part:
                 way.ref.id,
                 granted,
                 token=lease.token,
+                generation=task.generation,
                 holder=way.key,
                 now_ms=scene.loop.now_ms,
                 ends_ms=began_ms + lease.lease_ms,
@@ -235,11 +236,12 @@ class Part:
 
     # --- as a receiver ------------------------------------------------------------------------
 
-    def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
-        """See `Receiver`."""
+    def deliver(self, way: Way, delivery: Delivery) -> None:
+        """It is given this, by a way of its own."""
+        at = self.scene.history.at
         task = Task(
             delivery.lease.token,
-            [each.number for each in messages_of(delivery.slices)],
+            [at[way.ref.id, each.offset] for each in messages_of(delivery.slices)],
             delivery.lease,
             delivery.group.generation,
         )
@@ -289,7 +291,12 @@ class Part:
             if len(task.settled) == len(task.numbers) and task in self.tasks:
                 self.tasks.remove(task)
             scene.history.settled(
-                self.topic, self.group, numbers, ending, not_before_ms=not_before_ms
+                self.topic,
+                self.group,
+                numbers,
+                ending,
+                generation=task.generation,
+                not_before_ms=not_before_ms,
             )
 
         token, consumers = task.token, way.host.broker.consumers
@@ -309,7 +316,15 @@ class Part:
         except SandglassError:
             self._again(task, ending, tries_left, some=some)
             return
-        scene.history.settle(self.topic, self.group, numbers, token, ending)
+        scene.history.settle(
+            self.topic,
+            self.group,
+            numbers,
+            token,
+            ending,
+            generation=task.generation,
+            now_ms=scene.loop.now_ms,
+        )
         if not way.subscription.is_closed:
             consumers.grant(way.subscription, len(numbers), 0)
 
@@ -328,7 +343,8 @@ class PartReceiver:
 
     def deliver(self, subscription: Subscription, delivery: Delivery) -> None:
         """See `Receiver`."""
-        self.part.deliver(subscription, delivery)
+        del subscription
+        self.part.deliver(self.way, delivery)
 
     def ended(self, subscription: Subscription, error: SandglassError | None) -> None:
         """See `Receiver`."""
