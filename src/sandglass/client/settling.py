@@ -18,7 +18,8 @@ Rules
 5. What is granted under the token that it had before is unsure: it may only be held as it was,
    since its leader is gone and has no successor yet. The claim may come too late for that one,
    so that after a repeated outcome a lost lease says nothing: the result is unknown.
-6. So it is if the lease may have run out before, or the node knows nothing of the subscription.
+6. So it is if the lease may have run out before, or the node knows nothing of the subscription:
+   what a claim found settled may have become a dead letter, then.
 """
 
 from collections import deque
@@ -393,7 +394,8 @@ class Settling:
         self, lease: Lease, claimed: broker_pb2.Claimed, now_ms: int, events: list[Event]
     ) -> None:
         subscription = lease.subscription
-        if claimed.is_late:
+        has_run_out = not claimed.token and now_ms >= lease.ends_ms
+        if claimed.is_late or has_run_out:
             self._give_up(lease, events)
             return
         subscription.leases.pop((lease.partition_number, lease.token), None)

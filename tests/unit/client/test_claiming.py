@@ -128,6 +128,27 @@ def test_one_sent_before_is_unknown_if_nobody_had_looked_when_its_lease_was_gran
     assert event.error.is_result_unknown is not is_renewed
 
 
+@pytest.mark.parametrize("has_run_out", [False, True])
+def test_what_a_claim_finds_settled_counted_unless_its_lease_may_have_run_out(
+    *, has_run_out: bool
+) -> None:
+    """Time may have made a dead letter of it, which comes again when it is redriven."""
+    table = open_table()
+    subscription = table.subscribe()
+    lease = table.deliver(subscription, 2)
+    lease.settle_open(ACK)
+    lease.waiters.append("waits")
+    table.frames()
+
+    reopened(table)
+    table.now_ms = lease.ends_ms - (not has_run_out)
+    (event,) = settled(granted(table, subscription, pb.Claimed()))
+
+    assert ["waits"] == event.waiters
+    assert isinstance(event.error, LeaseLostError) is has_run_out
+    assert event.error is None or event.error.is_result_unknown
+
+
 def test_that_the_result_is_unknown_is_told_of_a_repeated_outcome_too() -> None:
     table = open_table()
     subscription = table.subscribe()
