@@ -42,7 +42,6 @@ class Oracle:
     the history is over."""
     frozen: dict[int, Frozen] = field(default_factory=dict[int, Frozen])
     restored_count: int = 0
-    step_down_count: int = 0
     overlapped_count: int = 0
     """Times that a leader published while other entries of it were under way."""
     torn_count: int = 0

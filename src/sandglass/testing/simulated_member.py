@@ -16,6 +16,7 @@ It keeps the rules of a host of `sandglass.replication`:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ParamSpec
 
 from sandglass.core import codec, limits
 from sandglass.core.dispatch import Moment
@@ -36,6 +37,8 @@ ANSWER_MS = 250
 """Without an answer for so long, something is wrong."""
 
 LOOK_MS = 60
+
+P = ParamSpec("P")
 
 
 @dataclass(slots=True)
@@ -176,12 +179,12 @@ class Member:
     def _after_in_term(self, delay_ms: int, act: Callable[[], None]) -> None:
         self.later(delay_ms, self._in_term(act))
 
-    def _in_term(self, act: Callable[[], None]) -> Callable[[], None]:
+    def _in_term(self, act: Callable[P, None]) -> Callable[P, None]:
         term = self._term
 
-        def acted() -> None:
+        def acted(*args: P.args, **kwargs: P.kwargs) -> None:
             if term == self._term:
-                act()
+                act(*args, **kwargs)
 
         return acted
 
@@ -318,19 +321,8 @@ class Member:
             self._after_in_term(self.lease.renew_in_ms(self.lease_ms), self._renew)
             self._ask_end()
 
-        self.engine.put(self, self._key.revision, wanted, self._in_term_key(answered))
+        self.engine.put(self, self._key.revision, wanted, self._in_term(answered))
         self._after_in_term(ANSWER_MS, self._give_up_campaign)
-
-    def _in_term_key(
-        self, answered: Callable[[bool, Key], None]
-    ) -> Callable[[bool, Key], None]:
-        term = self._term
-
-        def acted(is_written: bool, key: Key) -> None:
-            if term == self._term:
-                answered(is_written, key)
-
-        return acted
 
     def _give_up_campaign(self) -> None:
         if self.node is None and not self.lease.is_valid(self.lease_ms):
@@ -357,7 +349,7 @@ class Member:
                 self._after_in_term(delay_ms, self._step_down)
 
         wanted = Key(0, self.number, self._epoch)
-        self.engine.put(self, self._revision, wanted, self._in_term_key(answered))
+        self.engine.put(self, self._revision, wanted, self._in_term(answered))
         self._after_in_term(limits.LEADER_RENEW_MS, self._renew)
 
     # --- taking over --------------------------------------------------------------------------
@@ -365,17 +357,8 @@ class Member:
     def _ask_end(self) -> None:
         if self.writer is not None:
             return
-        self.engine.ask_end(self, self._in_term_int(self._reach))
+        self.engine.ask_end(self, self._in_term(self._reach))
         self._after_in_term(ANSWER_MS, self._ask_end)
-
-    def _in_term_int(self, act: Callable[[int], None]) -> Callable[[int], None]:
-        term = self._term
-
-        def acted(value: int) -> None:
-            if term == self._term:
-                act(value)
-
-        return acted
 
     def _reach(self, end: int) -> None:
         """Reads to the end as it was told, then publishes the fence."""
@@ -559,7 +542,7 @@ class Member:
             if asked == self._doubt_count and writer.phase is Phase.DOUBT:
                 self._resolve(end)
 
-        self.engine.ask_end(self, self._in_term_int(answered))
+        self.engine.ask_end(self, self._in_term(answered))
         self._after_in_term(ANSWER_MS, self._doubt)
 
     def _resolve(self, end: int) -> None:
@@ -580,7 +563,6 @@ class Member:
 
     def _step_down(self) -> None:
         """What it was about to do is forgotten: it begins again from its view."""
-        self.oracle.step_down_count += 1
         self._load()
 
     # --- handing over -------------------------------------------------------------------------

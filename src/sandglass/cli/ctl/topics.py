@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -12,7 +11,7 @@ from sandglass.cli.ctl.call import TOOL, call, globals_of
 from sandglass.cli.ctl.progress import Progress
 from sandglass.core import limits
 from sandglass.errors import InvalidError, PreconditionError, UnavailableError
-from sandglass.settings import parse_duration, show_duration
+from sandglass.settings import show_duration
 
 if TYPE_CHECKING:
     from sandglass import AsyncClient
@@ -114,8 +113,8 @@ def create(
         "partitions": num_partitions,
         "replication_factor": replication_factor or None,
         "kind": _kind(kind),
-        "retention": _length(retention, "--retention"),
-        "ack_timeout": _length(ack_timeout, "--ack_timeout"),
+        "retention": values.retention_of(retention) if retention else None,
+        "ack_timeout": values.ack_timeout_of(ack_timeout) if ack_timeout else None,
         "max_deliveries": max_deliveries or None,
         "backoff": values.backoff_of(backoff) if backoff else None,
     }
@@ -349,7 +348,3 @@ def _check_driver(text: str) -> None:
             f"--storage_driver is {text!r}; it must be RocksDB or Badger",
             field="storage_driver",
         )
-
-
-def _length(text: str, field: str) -> timedelta | None:
-    return parse_duration(text, field=field) if text else None

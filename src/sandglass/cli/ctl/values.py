@@ -59,9 +59,9 @@ def settings_of(
     """
     found: dict[str, Any] = {}
     if retention:
-        found["retention"] = parse_duration(retention, field="--retention")
+        found["retention"] = retention_of(retention)
     if ack_timeout:
-        found["ack_timeout"] = parse_duration(ack_timeout, field="--ack_timeout")
+        found["ack_timeout"] = ack_timeout_of(ack_timeout)
     if max_deliveries is not None:
         limits.check_range(
             max_deliveries, field="--max_deliveries", low=1, high=limits.MAX_DELIVERIES_MAX
@@ -70,6 +70,39 @@ def settings_of(
     if backoff:
         found["backoff"] = backoff_of(backoff)
     return found
+
+
+def retention_of(text: str) -> timedelta:
+    """
+    How long messages are kept.
+
+    Raises:
+        InvalidError: no length of time, or out of range.
+    """
+    low, high = limits.RETENTION_MS_MIN, limits.RETENTION_MS_MAX
+    return _span_of(text, field="--retention", low_ms=low, high_ms=high)
+
+
+def ack_timeout_of(text: str) -> timedelta:
+    """
+    How long a message may be in hand.
+
+    Raises:
+        InvalidError: no length of time, or out of range.
+    """
+    low, high = limits.ACK_TIMEOUT_MS_MIN, limits.LEASE_MS_MAX
+    return _span_of(text, field="--ack_timeout", low_ms=low, high_ms=high)
+
+
+def _span_of(text: str, *, field: str, low_ms: int, high_ms: int) -> timedelta:
+    span = parse_duration(text, field=field)
+    low, high = (timedelta(milliseconds=each) for each in (low_ms, high_ms))
+    if not low <= span <= high:
+        raise InvalidError(
+            f"{field} is {text}; it must be {show_duration(low)} to {show_duration(high)}",
+            field=field,
+        )
+    return span
 
 
 def moment_of(text: str, *, field: str) -> datetime:
