@@ -16,6 +16,7 @@ entry before. So a compare-and-set that is under way still, from whenever, can't
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -105,24 +106,37 @@ def act_of(me: str, own: Topic | None, entry: Placed | None, switch: Switch | No
             return Act.NOTHING
         return Act.CARRY_ON if is_on_its_way else Act.CLEAR
     is_same = entry is not None and ids_of(entry.topic) == ids_of(own)
-    is_home = is_same and entry is not None and entry.is_at_home and entry.home == me
+    is_here = entry is not None and entry.is_at_home and entry.home == me
     if own.is_coming:
-        if is_home:
+        if is_same and is_here:
             return Act.ARRIVE
         # One that has other partitions is left over from a switch that came to nothing.
         return Act.CARRY_ON if is_on_its_way and is_same else Act.LEAVE
-    if is_same and not is_home:
+    if entry is not None and not is_here and _has_all(ids_of(entry.topic), ids_of(own)):
         return Act.LEAVE
     return Act.CARRY_ON if is_on_its_way else Act.UNSEAL
 
 
 def is_at(entry: Placed | None, place: Placed) -> bool:
     """Is a topic where `place` says, whatever was changed of its settings?"""
+    if entry is None or not has_come(entry, place):
+        return False
+    return len(entry.topic.partitions) == len(place.topic.partitions)
+
+
+def has_come(entry: Placed | None, place: Placed) -> bool:
+    """As above; it may have got more partitions there."""
     if entry is None or entry.is_at_home is not place.is_at_home:
         return False
     if place.is_at_home:
-        return entry.home == place.home and ids_of(entry.topic) == ids_of(place.topic)
-    return entry.topic.partitions == place.topic.partitions
+        is_there = entry.home == place.home
+        return is_there and _has_all(ids_of(entry.topic), ids_of(place.topic))
+    return _has_all(entry.topic.partitions, place.topic.partitions)
+
+
+def _has_all(now: Sequence[object], before: Sequence[object]) -> bool:
+    """A topic gets more partitions, and loses none."""
+    return list(now[: len(before)]) == list(before)
 
 
 def ids_of(topic: Topic) -> list[str]:

@@ -27,7 +27,15 @@ from sandglass.broker.moving import Written, commit, copy, seal, wait_for_claims
 from sandglass.broker.node_loop import NodeLoop
 from sandglass.cluster.members import key_part
 from sandglass.cluster.placed import Placed, topic_key
-from sandglass.cluster.switch import SWITCHES, Act, Switch, act_of, inward, is_at, switch_key
+from sandglass.cluster.switch import (
+    SWITCHES,
+    Act,
+    Switch,
+    act_of,
+    has_come,
+    inward,
+    switch_key,
+)
 from sandglass.core import keys
 from sandglass.core.machine import decode_group, encode_group, encode_topic
 from sandglass.core.record import (
@@ -399,7 +407,7 @@ class Switching:
     async def _clear(self, name: str) -> bool:
         switch, placed = self._switch(name), self._placed(name)
         assert switch is not None
-        over = switch.source if is_at(placed, switch.target) else switch.target
+        over = switch.source if has_come(placed, switch.target) else switch.target
         if placed is None or placed.is_at_home:
             await self._forget_groups(name)
         if not over.is_at_home:

@@ -264,6 +264,39 @@ async def test_what_is_left_over_of_a_topic_that_has_grown_since_goes_first() ->
         assert sorted(seen.sent) == sorted(await scene.read())
 
 
+@pytest.mark.parametrize("is_taken_back", [False, True])
+async def test_a_topic_that_grows_before_its_old_log_let_go_is_whole_where_it_is(
+    *, is_taken_back: bool
+) -> None:
+    """The switch is done, and nobody has waited for it to be cleared away."""
+    async with moving_scene() as scene:
+        await OUT.begin(scene)
+        step_count = await steps_of(scene)
+
+    grown_count = 0
+    for ends_at in range(1, step_count + 1):
+        async with moving_scene() as scene:
+            seen = await OUT.begin(scene)
+            await scene.end()
+            await scene.start(Life(ends_at))
+            with pytest.raises(Died):
+                await scene.go_on()
+            await scene.end()
+            if "t" not in scene.catalog.placed:
+                continue
+            grown_count += 1
+            await scene.catalog.change_topic(scene.topic, {}, partition_count=3)
+            if is_taken_back and switch_key("t") in scene.bucket.entries:
+                await scene.bucket.delete(switch_key("t"))
+            await scene.start(Life())
+            await scene.go_on()
+
+            assert "t" not in scene.own.machine.topics
+            assert (3, 3) == (scene.topic.replication_factor, len(scene.topic.partitions))
+            await check(scene, seen)
+    assert grown_count >= 2
+
+
 def wanted_streams(scene: Scene) -> set[int]:
     """Those of the topic, and of where it moves."""
     switch = scene.catalog.switches.get("t")
