@@ -219,7 +219,7 @@ class Session:
         self._on_work()
 
     def move_on(self) -> None:
-        """The node is going down, and waits for us: see `has_moved`."""
+        """The node is going down, and there is another one: see `has_moved`."""
         if self._is_moving or not self.is_open:
             return
         self._is_moving = True

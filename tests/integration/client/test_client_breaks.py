@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -209,62 +208,6 @@ async def test_a_consumer_outlives_a_restart_of_its_node(broker: Broker) -> None
             await second.ack(wait=True)
 
         assert [b"before", b"after"] == [first.value, second.value]
-
-
-async def test_a_node_that_stops_is_left_at_once_by_those_who_know_no_other(
-    broker: Broker,
-) -> None:
-    """It would wait for them for long. They wait for it, and nobody hears of an error."""
-    (port,) = free_ports(1)
-    await broker.stop()
-    await broker.start(port=port)
-    assert broker.node is not None
-    broker.node.config = replace(broker.node.config, stop_grace_ms=60_000)
-    clients = [AsyncClient(broker.address, timeout=timedelta(seconds=60)) for _ in range(3)]
-    produced: list[bytes] = []
-    consumed: list[bytes] = []
-    is_over = asyncio.Event()
-
-    async def produce(client: AsyncClient) -> None:
-        while not is_over.is_set():
-            value = b"%d" % len(produced)
-            await client.produce("t", value)
-            produced.append(value)
-
-    async def consume(client: AsyncClient) -> None:
-        async for message in client.consume("t", group="g"):
-            await message.ack(wait=True)
-            consumed.append(message.value)
-
-    async def go_on() -> None:
-        count = len(consumed) + 10
-        while len(consumed) < count and not any(task.done() for task in tasks):
-            await asyncio.sleep(0.01)
-
-    async with asyncio.timeout(100), clients[0], clients[1], clients[2] as idle:
-        await idle.create_topic("t")
-        await idle.produce("t", "at first", channel="quiet")
-        quiet = aiter(idle.consume("t", group="idle", channel="quiet"))
-        await (await anext(quiet)).ack(wait=True)
-        tasks = [asyncio.create_task(produce(clients[0])), asyncio.create_task(anext(quiet))]
-        reading = asyncio.create_task(consume(clients[1]))
-        await go_on()
-
-        async with asyncio.timeout(30):
-            await broker.stop()
-        await broker.start(port=port)
-        await go_on()
-
-        is_over.set()
-        await tasks[0]
-        while len(consumed) < len(produced) and not reading.done():
-            await asyncio.sleep(0.01)
-        await idle.produce("t", "at last", channel="quiet")
-        assert b"at last" == (await tasks[1]).value
-        assert not reading.done()
-        reading.cancel()
-        await asyncio.wait([reading])
-    assert sorted(produced) == sorted(consumed)
 
 
 async def test_a_produce_that_was_on_its_way_has_an_unknown_result(

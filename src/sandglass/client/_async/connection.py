@@ -4,8 +4,7 @@ The connection under a session: one stream at a time, to one address after the o
 One task runs for as long as the client lives. It opens the stream, greets, reads frames for the
 session and writes what the session wants to send; when the stream breaks it goes to the next
 address, after a pause that grows while nobody answers. A node that says that it is going down
-is left for the next address once it has answered everything, after `MOVE_S_MAX` at the latest:
-it waits for us. Where no other address is known, that is its own, once it is back.
+is left for the next address once it has answered everything, after `MOVE_S_MAX` at the latest.
 While nobody has ever served it, what waits for a node fails when there is none (`Absence`).
 Frames are cut when the stream can take one, so that whatever was asked for meanwhile shares it.
 """
@@ -217,10 +216,6 @@ class Connection:
         """Whether it was started, and no node serves it at the moment."""
         return self._task is not None and not self.session.is_open
 
-    @property
-    def _has_others(self) -> bool:
-        return len(self._endpoint.addresses) > 1
-
     def start(self) -> None:
         """Begins to connect. May be called again."""
         if self._task is None and not self._is_closing:
@@ -269,14 +264,13 @@ class Connection:
             if self._is_closing:
                 return
             if has_moved:
-                where = "elsewhere" if self._has_others else "when it is back"
-                _log.info("%s is going down: the session goes on %s", address, where)
+                _log.info("%s is going down: the session goes on elsewhere", address)
             elif was_open:
                 _log.warning("the session with %s broke: %s", address, self.cause)
             if was_open:
                 failures = 0
             self._turn += 1
-            if has_moved and was_open and self._has_others:
+            if has_moved and was_open:
                 continue
             failures += 1
             pause_s = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10))
@@ -348,7 +342,7 @@ class Connection:
             return False
         parsed = cast("broker_pb2.ServerFrame", frame)
         self._emit(self.session.received(parsed, steady_ms()))
-        if parsed.is_draining:
+        if parsed.is_draining and len(self._endpoint.addresses) > 1:
             self.session.move_on()
             self._move_until_s = asyncio.get_running_loop().time() + MOVE_S_MAX
         self._arm()
