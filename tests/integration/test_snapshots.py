@@ -3,16 +3,18 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandglass.adapters.engine_snapshots import EngineSnapshots
-from sandglass.adapters.jetstream import Stream
+from sandglass.adapters.jetstream import Stream, StreamState
 from sandglass.adapters.placement import JetStreamPlacement
 from sandglass.adapters.rocksdb import RocksStore
 from sandglass.adapters.shared_store import StorePart
 from sandglass.adapters.system import SystemClock, SystemEntropy
+from sandglass.cluster import replica
 from sandglass.cluster.replica import Replica, State
 from sandglass.cluster.snapshots import Snapshots
 from sandglass.core import limits
@@ -290,3 +292,29 @@ async def test_a_stream_that_grows_is_kept_short(hosts: Hosts) -> None:
     assert (seen.made_count, seen.failed_count) == (leader.snapshots.counts.made_count, 0)
     assert seen.logs[0].topic == "orders"
     assert (seen.logs[0].snapshot_age_ms or 0) < DEADLINE_S * 1000
+
+
+async def test_a_replica_goes_on_once_its_log_is_again_what_it_was(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is behind may have spoken; or somebody brings its data back."""
+    monkeypatch.setattr(replica, "FROZEN_S", 0.01)
+    leader = await hosts.begin(0)
+    await leader.lead(1)
+    await leader.put_topic()
+    await leader.produce(3)
+    true = Stream.state
+
+    async def shorter(stream: Stream) -> StreamState:
+        return replace(await true(stream), last_sequence=1)
+
+    monkeypatch.setattr(Stream, "state", shorter)
+    leader.replica.drop()
+    await leader.becomes(State.FROZEN)
+    assert "the stream ends at 1" in leader.replica.trouble
+
+    monkeypatch.setattr(Stream, "state", true)
+    leader.leads.clear()
+    await leader.lead(2)
+    await leader.produce(1)
+    assert leader.replica.trouble == ""

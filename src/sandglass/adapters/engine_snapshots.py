@@ -16,7 +16,7 @@ from typing import Final
 
 import nats.errors
 
-from sandglass.adapters.nats import CALL_S, Connection
+from sandglass.adapters.nats import CALL_S, Connection, led
 from sandglass.core import limits
 from sandglass.errors import NotFoundError, UnavailableError
 
@@ -81,10 +81,11 @@ class EngineSnapshots:
         names: set[str] = set()
         try:
             while True:
-                answer = await self._connection.call(
+                told = await self._connection.call(
                     f"STREAM.INFO.{self._place.stream}",
                     {"subjects_filter": self._place.subject(log, "*"), "offset": len(names)},
                 )
+                answer = led(told)
                 found = answer["state"].get("subjects") or {}
                 names.update(subject.rpartition(".")[2] for subject in found)
                 if not found or len(names) >= answer.get("total", 0):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from sandglass.adapters.nats import CALL_S, Connection, Stored
+from sandglass.adapters.nats import CALL_S, Connection, Stored, led
 from sandglass.adapters.tail import Found, Tail
 from sandglass.core import limits
 from sandglass.errors import (
@@ -132,7 +132,7 @@ class Stream:
             NotFoundError: there is none.
             UnavailableError: no quorum.
         """
-        return await self.connection.call(f"STREAM.INFO.{self.name}")
+        return led(await self.connection.call(f"STREAM.INFO.{self.name}"))
 
     async def state(self) -> StreamState:
         """

@@ -356,6 +356,19 @@ class Connection:
             told()
 
 
+def led(told: dict[str, Any]) -> dict[str, Any]:
+    """
+    What was told of a stream, if its leader told it. An engine that knows of no leader answers
+    by its own copy, which may be old: a stream between two leaders would look shorter.
+
+    Raises:
+        UnavailableError: there is no leader.
+    """
+    if not told.get("cluster", {"leader": "a server alone"}).get("leader"):
+        raise UnavailableError(NO_LEADER_TEXT)
+    return told
+
+
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     error = answer.get("error")
     if not error:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sandglass.adapters.nats import Connection
+from sandglass.adapters.nats import Connection, led
 from sandglass.adapters.tail import Found, Tail
 from sandglass.errors import SandglassError
 from sandglass.ports import Entry
@@ -90,7 +90,7 @@ class JetStreamPlacement:
             NotFoundError: there is none.
             UnavailableError: no quorum.
         """
-        answer = await self.connection.call(f"STREAM.INFO.{STREAM}")
+        answer = led(await self.connection.call(f"STREAM.INFO.{STREAM}"))
         return int(answer["config"]["num_replicas"])
 
     async def replicate(self, replica_count: int) -> None:
@@ -101,7 +101,7 @@ class JetStreamPlacement:
             PreconditionError: the engine has fewer members than that.
             UnavailableError: no quorum.
         """
-        answer = await self.connection.call(f"STREAM.INFO.{STREAM}")
+        answer = led(await self.connection.call(f"STREAM.INFO.{STREAM}"))
         await self.connection.call(
             f"STREAM.UPDATE.{STREAM}", {**answer["config"], "num_replicas": replica_count}
         )
@@ -114,7 +114,7 @@ class JetStreamPlacement:
             NotFoundError: there is none.
             UnavailableError: no quorum.
         """
-        answer = await self.connection.call(f"STREAM.INFO.{STREAM}")
+        answer = led(await self.connection.call(f"STREAM.INFO.{STREAM}"))
         if answer["state"]["messages"] == 0:
             self._is_current.set()
         tail = Tail(self.connection, STREAM, self._on_found)

@@ -5,8 +5,9 @@ The *order* of a partition is that of its replicas; who stands first leads, if i
 there. Topics are made with orders that begin with one member after the other, so that leaders
 are spread evenly as long as everybody is there.
 
-1. A leader is entered in the catalog, by compare-and-set, before it opens its epoch. If it
-   doesn't lead within some time, the next in order may.
+1. A leader is entered in the catalog, by compare-and-set, before it opens its epoch. One that
+   doesn't get so far, and knows of another that could, leaves it to that one, and is the last
+   in order for some time.
 2. A leader that is not the first hands over to the one that is, once that has been there, with
    all that it holds read, for some time: whoever comes and goes moves nothing.
 3. A node that is drained, stops, or is no longer one of a partition's replicas hands over to
@@ -33,7 +34,14 @@ from sandglass.replication.writer import next_epoch
 logger = logging.getLogger(__name__)
 
 PATIENCE_MS: Final = 3000
-"""A replica that should lead, and doesn't within this, is passed over."""
+"""A replica that should take over, and doesn't within this, is passed over."""
+
+OPENING_MS: Final = 10_000
+"""A node that is entered as the leader, and doesn't lead within this, leaves it to another: its
+engine may not reach the one that leads the stream. Longer than a choice of the engine takes."""
+
+UNABLE_MS: Final = 60_000
+"""A node that did so doesn't try again for so long, if anybody else does."""
 
 AT_ONCE: Final = 4
 """Partitions that are handed over at a time."""
@@ -71,6 +79,10 @@ class Leaders:
         self.heirs: dict[int, str] = {}
         """To whom a partition is being handed over just now."""
         self._vacant_ms: dict[int, int] = {}
+        self._trying_ms: dict[int, int] = {}
+        """Of each partition that this node should lead, and doesn't yet: since when."""
+        self._unable_ms: dict[int, int] = {}
+        """Of each that it has left to another because of that: when."""
         self._settled: dict[str, tuple[str, int]] = {}
         """Of members that are ready: their incarnation, and since when."""
         self._orders: dict[int, tuple[tuple[str, ...], int]] = {}
@@ -104,9 +116,10 @@ class Leaders:
         # Or the next leader gives it back at once to who stands before it in the order.
         self.members.tell_leaving()
         led = [each for each in self.replicas.values() if each.state is State.LEADING]
-        epochs = {each.number: each.epoch for each in led if self._heir(each.number)}
+        heirs = {number: self._heir(number, is_ending=True) for number in self.replicas}
+        epochs = {each.number: each.epoch for each in led if heirs[each.number]}
         for replica in [*self.replicas.values()]:
-            self._begin_hand_over(replica, self._heir(replica.number))
+            self._begin_hand_over(replica, heirs[replica.number])
         if self._tasks:
             _, left = await asyncio.wait(self._tasks, timeout=HAND_OVER_S)
             for task in left:
@@ -149,15 +162,21 @@ class Leaders:
             and self.members.is_alive(leader)
         )
         is_mine = (leadership.node, leadership.incarnation) == (me.name, me.incarnation)
+        if replica.state is State.LEADING:
+            self._unable_ms.pop(number, None)
+        if not is_held or not is_mine or replica.state is State.LEADING:
+            self._trying_ms.pop(number, None)
         if is_held and not is_mine:
             self._vacant_ms.pop(number, None)
             if replica.state in {State.LEADING, State.OPENING}:
                 replica.drop()
             return
-        if is_held and replica.state in {State.LEADING, State.OPENING}:
+        if is_held and replica.state is State.LEADING:
             self._vacant_ms.pop(number, None)
-            if replica.state is State.LEADING:
-                self._consider_another(replica)
+            self._consider_another(replica)
+            return
+        if is_held and (self._is_left(replica) or replica.state is State.OPENING):
+            self._vacant_ms.pop(number, None)
             return
         # Nobody leads it, or this node should and does not.
         await self._consider_vacant(replica, leadership, leader)
@@ -181,6 +200,27 @@ class Leaders:
             self._vacant_ms[number] = now_ms
             replica.lead(epoch)
 
+    def _is_left(self, replica: Replica) -> bool:
+        """This node should lead, and doesn't: does it leave that to another?"""
+        number, now_ms = replica.number, self.clock.monotonic_ms()
+        since_ms = self._trying_ms.setdefault(number, now_ms)
+        is_vain = replica.state is State.FROZEN or now_ms - since_ms >= OPENING_MS
+        heir = self._heir(number, is_ending=True) if is_vain else ""
+        if not heir or not self.members.may_serve():
+            return False
+        if not self._is_unable(number):
+            # The others hear of it first: or the heir would give it back at once.
+            self._unable_ms[number] = now_ms
+            self._tell_what_is_behind(at_once=True)
+            return False
+        self._begin_hand_over(replica, heir)
+        return True
+
+    def _is_unable(self, number: int) -> bool:
+        """Has this node tried in vain to lead a partition, a short while ago?"""
+        since_ms = self._unable_ms.get(number)
+        return since_ms is not None and self.clock.monotonic_ms() - since_ms < UNABLE_MS
+
     def _is_silent(self, leader: Member, leadership: Leadership) -> bool:
         """It led, has not said goodbye, and nobody has declared it over."""
         is_same = leader.incarnation == leadership.incarnation
@@ -189,13 +229,15 @@ class Leaders:
     def _rank(self, number: int, leadership: Leadership) -> int:
         """
         The place of this node among those who may lead: whoever the leader before has named,
-        then the replicas in their order. Drained ones come last, when nobody else is there.
+        then the replicas in their order. Drained ones come last, when nobody else is there, and
+        so does who has tried in vain.
         """
         names = [name for name in self._order(number) if self._may_lead(name, number)]
         if leadership.heir in names and not leadership.node:
             names.remove(leadership.heir)
             names.insert(0, leadership.heir)
-        return names.index(self.me) if self.me in names else len(names)
+        is_last = self.me not in names or self._is_unable(number)
+        return len(names) if is_last else names.index(self.me)
 
     def _order(self, number: int) -> tuple[str, ...]:
         placed = self.catalog.placed_of(number)
@@ -205,11 +247,12 @@ class Leaders:
 
     def _consider_another(self, replica: Replica) -> None:
         """Should another lead what is led here?"""
-        heir = self._heir(replica.number)
+        is_ending = self._is_to_end(replica.number)
+        heir = self._heir(replica.number, is_ending=is_ending)
         if not heir or heir == self.me:
             return
         now_ms = self.clock.monotonic_ms()
-        if not self._is_to_end(replica.number) and self._was_given(replica.number, heir):
+        if not is_ending and self._was_given(replica.number, heir):
             return
         self._given[replica.number] = (heir, now_ms)
         self._begin_hand_over(replica, heir)
@@ -221,13 +264,12 @@ class Leaders:
         is_short = self.clock.monotonic_ms() - given_ms < GIVEN_MS
         return before == heir and since_ms <= given_ms and is_short
 
-    def _heir(self, number: int) -> str:
+    def _heir(self, number: int, *, is_ending: bool) -> str:
         """
         The first in order that could lead at once; this node, unless it is to end that. One
         that stops names somebody who is there, if nobody is ready: while it isn't gone itself,
         the others would wait for its turn.
         """
-        is_ending = self._is_stopping or self._is_to_end(number)
         for name in self._order(number):
             if name == self.me:
                 if not is_ending:
@@ -290,17 +332,17 @@ class Leaders:
 
     # --- who is ready -------------------------------------------------------------------------
 
-    def _tell_what_is_behind(self) -> None:
+    def _tell_what_is_behind(self, *, at_once: bool = False) -> None:
         """The others hear, with the next renewal, what this node could not lead at once."""
         able = {State.LEADING, State.OPENING}
         behind = tuple(
             sorted(
                 number
                 for number, each in self.replicas.items()
-                if each.state not in able and not each.is_current
+                if (each.state not in able and not each.is_current) or self._is_unable(number)
             )
         )
-        self.members.tell(behind=behind)
+        self.members.tell(behind=behind, at_once=at_once)
 
     def _look_who_is_ready(self) -> None:
         now_ms = self.clock.monotonic_ms()

@@ -212,10 +212,12 @@ class Members:
             for member in self.all
         }
 
-    def tell(self, *, behind: tuple[int, ...]) -> None:
-        """The others hear this of the node with its next renewal."""
+    def tell(self, *, behind: tuple[int, ...], at_once: bool = False) -> None:
+        """The others hear this of the node with its next renewal, which `at_once` hurries."""
         if self.me.behind != behind:
             self.me = replace(self.me, behind=behind)
+        if at_once:
+            self._hurry.set()
 
     def tell_leaving(self) -> None:
         """As above, and at once: nobody is to hand anything over to it."""

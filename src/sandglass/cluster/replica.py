@@ -6,7 +6,7 @@ A replica of one partition on this node: it follows its log, and leads it when i
         |--the next entry was trimmed away--> RESTORING --from a snapshot--> FOLLOWING
         |                                         '--none helps--> FROZEN, till there is another
         |--its stream is gone--> FROZEN, till it is there again
-        '--the log is not what it was--> FROZEN
+        '--the log is not what it was--> FROZEN, till it is again
 
 1. What is applied is what the log's reader accepted, in order, with the reader's mark in the
    same write.
@@ -45,6 +45,10 @@ AGAIN_S = 0.5
 REST_MS = 30_000
 """Between two looks at the house of a partition of which nobody wants anything: a second each
 for hundreds of them is much."""
+
+FROZEN_S = 10.0
+"""Between two looks whether a log is again what it was: an engine that was behind may have said
+that it isn't, or somebody brings its data back. To go on is safe: the mark has to fit."""
 
 MISSING_S = 3.0
 MISSING_COUNT = 2
@@ -182,7 +186,7 @@ class Replica:
     # --- its life -----------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while self.state is not State.FROZEN or self._missing_count:
+        while True:
             try:
                 await self._follow_and_lead()
                 if self._frozen is not None:
@@ -191,17 +195,23 @@ class Replica:
                 self._lose_stream(error)
                 await asyncio.sleep(MISSING_S)
             except (SandglassError, TimeoutError) as error:
-                self.trouble = str(error)
                 self._wanted.clear()
+                if self.state is not State.FROZEN:
+                    self.trouble = str(error)
                 logger.warning("partition %d: %s", self.number, error)
                 await asyncio.sleep(AGAIN_S)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                self.trouble = f"a defect: {error}"
                 logger.exception("partition %d stands still", self.number)
-                self.state = State.FROZEN
-        logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
+                self._stand_still(f"a defect: {error}")
+                return
+
+    def _stand_still(self, trouble: str) -> None:
+        """It is frozen, which is said once."""
+        if (self.state, self.trouble) != (State.FROZEN, trouble):
+            logger.critical("partition %d is frozen here: %s", self.number, trouble)
+        self.state, self.trouble = State.FROZEN, trouble
 
     def _lose_stream(self, error: NotFoundError) -> None:
         """
@@ -213,20 +223,18 @@ class Replica:
         if self._missing_count < MISSING_COUNT:
             logger.warning("partition %d: %s", self.number, error.message)
             return
-        if self.state is not State.FROZEN:
-            self.state = State.FROZEN
-            self.trouble = (
-                f"the engine has no stream {self.stream.name} any more: somebody has deleted"
-                " it. What it held is in the replicas, and nothing is wiped. Delete the topic,"
-                " or bring the engines' data back from a backup"
-            )
-            logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
+        self._stand_still(
+            f"the engine has no stream {self.stream.name} any more: somebody has deleted it."
+            " What it held is in the replicas, and nothing is wiped. Delete the topic, or bring"
+            " the engines' data back from a backup"
+        )
 
     async def _thaw(self, frozen: Frozen) -> None:
-        """What was trimmed away is in a snapshot; with another history nothing helps."""
+        """What was trimmed away is in a snapshot; another history has to be looked at again."""
         self._wanted.clear()
         if not frozen.needs_snapshot:
-            self.state, self.trouble = State.FROZEN, frozen.reason
+            self._stand_still(frozen.reason)
+            await asyncio.sleep(FROZEN_S)
             return
         logger.info("partition %d begins at a snapshot: %s", self.number, frozen.reason)
         self.state = State.RESTORING
@@ -238,9 +246,7 @@ class Replica:
             )
             if restored.mark is not None:
                 break
-            self.trouble = f"{frozen.reason}, and no snapshot helps: {restored.trouble}"
-            logger.critical("partition %d is frozen here: %s", self.number, self.trouble)
-            self.state = State.FROZEN
+            self._stand_still(f"{frozen.reason}, and no snapshot helps: {restored.trouble}")
             await self._snapshots.changed(self.number, revision)
             self.state = State.RESTORING
         logger.info(
@@ -253,7 +259,7 @@ class Replica:
 
     async def _follow_and_lead(self) -> None:
         self._frozen = None
-        if not self._missing_count:
+        if self.state is not State.FROZEN:
             self.state = State.STARTING
         self._is_stuck.clear()
         if self._part.is_unfinished:

@@ -26,6 +26,8 @@ class Engine:
     raws: list[bytes] = field(default_factory=list[bytes])
     first_sequence: int = 1
     created: str = "on Monday"
+    leader: str = "a"
+    """As whoever answers knows it."""
     is_silent: bool = False
     is_losing: bool = False
     """It loses its last entry, once it is sent something."""
@@ -40,7 +42,8 @@ class Engine:
             return {"message": {"data": data}}
         state = {"first_seq": self.first_sequence, "last_seq": len(self.raws)}
         state |= {"bytes": 0, "messages": len(self.raws)}
-        return {"created": self.created, "state": state, "config": {"num_replicas": 3}}
+        about = {"config": {"num_replicas": 3}, "cluster": {"leader": self.leader}}
+        return {"created": self.created, "state": state, **about}
 
     async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> Stored:
         del subject
@@ -167,3 +170,22 @@ async def test_a_fence_is_sent_again_as_long_as_nothing_is_known_to_be_lost(
     assert not opening.done()
     opening.cancel()
     await asyncio.gather(opening, return_exceptions=True)
+
+
+async def test_who_knows_of_no_leader_is_not_believed_that_the_stream_is_shorter() -> None:
+    """Between two leaders, an engine that is behind answers by its own copy."""
+    engine = Engine(raws=[fence(b"a", 1)])
+    stream = Stream(cast(Connection, engine), 1)
+    reader = Reader()
+    reader.take(1, engine.raws[0])
+    last = engine.raws.pop()
+    engine.leader = ""
+
+    with pytest.raises(UnavailableError):
+        await stream.check(reader)
+    assert reader.frozen is None
+
+    engine.raws.append(last)
+    engine.leader = "b"
+    assert (await stream.check(reader)).last_sequence == 1
+    assert reader.frozen is None

@@ -32,9 +32,12 @@ class FakeReplica:
         self.mark = Mark()
         self.is_current = True
         self.is_called = False
+        self.opens = True
+        """Its engine lets it open epochs."""
 
     def lead(self, epoch: int) -> None:
-        self.epoch, self.state, self.mark = epoch, State.LEADING, Mark(epoch=epoch)
+        self.epoch, self.mark = epoch, Mark(epoch=epoch)
+        self.state = State.LEADING if self.opens else State.OPENING
 
     async def yield_(self) -> None:
         await asyncio.sleep(0)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from sandglass.cluster.catalog import DRAINED, Leadership
-from sandglass.cluster.leaders import GIVEN_MS, PATIENCE_MS
+from sandglass.cluster.leaders import GIVEN_MS, OPENING_MS, PATIENCE_MS, UNABLE_MS
 from sandglass.cluster.members import PREFIX, Member
 from sandglass.cluster.placed import topic_key
+from sandglass.cluster.replica import State
 from sandglass.core import limits
 from sandglass.core.topic import Topic, TopicKind
 from sandglass.errors import NotFoundError, PreconditionError
@@ -151,6 +152,77 @@ async def test_who_could_not_lead_is_not_given_it_again_at_once(cluster: Cluster
     cluster.clock.advance(GIVEN_MS - 4 * PATIENCE_MS)
     await cluster.turn()
     assert b.catalog.leadership(FIRST).epoch == epoch
+
+
+async def begin_in_vain() -> Cluster:
+    """`a` is entered as the leader of the first partition, and cannot open its epoch."""
+    cluster = Cluster()
+    await cluster.begin()
+    cluster.nodes[0].replicas[FIRST].opens = False
+    await cluster.turn()
+    assert cluster.nodes[1].catalog.leadership(FIRST).node == "a"
+    return cluster
+
+
+async def renew(cluster: Cluster) -> None:
+    """What nodes have to tell is told."""
+    for node in cluster.nodes:
+        await node.placement.set(PREFIX + node.name, node.members.me.encode())
+
+
+async def test_who_does_not_get_to_lead_leaves_it_to_another() -> None:
+    """Its engine may not reach the one that leads the stream, while it renews its lease."""
+    cluster = await begin_in_vain()
+    a, b, _ = cluster.nodes
+    cluster.clock.advance(OPENING_MS - 1)
+    await cluster.turn()
+    assert cluster.led == {"a": [], "b": [1], "c": [2]}
+
+    cluster.clock.advance(1)
+    await a.leaders.consider()
+    assert a.members.me.behind == (FIRST,)
+    await renew(cluster)
+    await cluster.turn()
+    assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
+
+    epoch = b.catalog.leadership(FIRST).epoch
+    cluster.clock.advance(UNABLE_MS - 1)
+    await cluster.turn()
+    await renew(cluster)
+    assert b.catalog.leadership(FIRST).epoch == epoch
+
+    a.replicas[FIRST].opens = True
+    cluster.clock.advance(1)
+    await cluster.turn(a)
+    await renew(cluster)
+    await cluster.turn()
+    assert cluster.led == {"a": [0], "b": [1], "c": [2]}
+
+
+async def test_who_is_frozen_leaves_it_to_another_at_once() -> None:
+    cluster = await begin_in_vain()
+    a = cluster.nodes[0]
+    a.replicas[FIRST].state, a.replicas[FIRST].is_current = State.FROZEN, False
+    await a.leaders.consider()
+    await renew(cluster)
+    await cluster.turn()
+
+    assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
+
+
+async def test_who_does_not_get_to_lead_goes_on_trying_while_nobody_else_could() -> None:
+    cluster = await begin_in_vain()
+    a, b, c = cluster.nodes
+    b.replicas[FIRST].is_current = c.replicas[FIRST].is_current = False
+    await cluster.turn()
+    await renew(cluster)
+    cluster.clock.advance(2 * OPENING_MS)
+    await cluster.turn()
+    assert (a.catalog.leadership(FIRST).node, a.members.me.behind) == ("a", ())
+
+    a.replicas[FIRST].opens, a.replicas[FIRST].state = True, State.FOLLOWING
+    await cluster.turn()
+    assert cluster.led["a"] == [0]
 
 
 async def test_who_is_given_a_replica_is_given_time_to_read_it(cluster: Cluster) -> None:
