@@ -108,10 +108,27 @@ def test_dead_letters_and_what_is_pending(server: Server) -> None:
         assert {"count": 0, "skipped_count": 0} == shown(server, "dead", command, "d")
 
 
+@pytest.mark.parametrize("what", ["info", "nodes", "partitions"])
+def test_where_there_is_no_cluster_that_is_said_instead_of_an_empty_table(
+    server: Server, what: str
+) -> None:
+    done = server.ctl("cluster", what)
+
+    assert 0 == done.returncode
+    assert b"this node serves alone: it was given no initial_peers\n" == done.stdout
+
+
 @pytest.mark.parametrize(
     ("line", "code", "text"),
     [
         ("topics set s", 2, "no setting is given"),
+        (
+            "topics set s --replication_factor 0",
+            2,
+            "--replication_factor is 0; it must be 1 to ",
+        ),
+        ("topics set s --num_partitions 0", 2, "--num_partitions is 0; it must be 1 to "),
+        ("topics create r -r 3", 1, "needs 3 members, 2 missing: this node serves alone"),
         ("topics set s --max_deliveries 0", 2, "--max_deliveries is 0; it must be 1 to "),
         ("groups set s g --max_deliveries 0", 2, "--max_deliveries is 0; it must be 1 to "),
         ("topics set none --retention 1d", 1, "'none' not found"),

@@ -196,8 +196,8 @@ class Catalog:
         if shared is None:
             raise PreconditionError(
                 f"ErrUnableToSelectReplicas: replication_factor {replication_factor} needs"
-                f" {replication_factor} members, and {self.loops.why_alone()}:"
-                f" {replication_factor - 1} missing",
+                f" {replication_factor} members, {replication_factor - 1} missing:"
+                f" {self.loops.why_alone()}",
                 field="replication_factor",
             )
         self._creating.add(name)

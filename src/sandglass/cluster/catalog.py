@@ -405,9 +405,10 @@ class ClusterCatalog:
             drained_count = len(alive) - len(able)
             but = f", {drained_count} of them drained" if drained_count else ""
             now = f"; {len(able)} can be had now" if able else ""
+            there = "1 is there" if len(alive) == 1 else f"{len(alive)} are there"
             raise PreconditionError(
                 f"ErrUnableToSelectReplicas: replication_factor {count} needs {count} members,"
-                f" and {len(alive)} are there{but}: {count - len(able)} missing{now}",
+                f" and {there}{but}: {count - len(able)} missing{now}",
                 field="replication_factor",
             )
         return able

@@ -150,10 +150,10 @@ class Sight:
     def _warnings(self, nodes: tuple[NodeSeen, ...]) -> tuple[str, ...]:
         alive_count = sum(each.is_alive for each in nodes)
         warnings = [f"node {each.name} is not there" for each in nodes if not each.is_alive]
-        if alive_count <= 2:
-            warnings.append(
-                f"{alive_count} members replicate, and survive the loss of none of them"
-            )
+        if alive_count == 2:
+            warnings.append("2 members replicate, and survive the loss of none of them")
+        elif alive_count < 2:
+            warnings.append("only one member is there, and its loss stops everything")
         warnings += [
             f"node {each.name} is drained: it leads nothing, and gets no replicas"
             for each in nodes

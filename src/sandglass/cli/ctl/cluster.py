@@ -71,6 +71,9 @@ def nodes(context: typer.Context) -> None:
                 [asdict(node) | {"led_count": leads.count(node.name)} for node in found.nodes]
             )
             return
+        if not found.nodes:
+            _print_alone(found)
+            return
         output.print_table(
             ["NODE", "GRPC", "HTTP", "THERE", "DRAINED", "LEADS", "VERSION"],
             [
@@ -98,6 +101,9 @@ def partitions(context: typer.Context) -> None:
         found = await client.admin.show_cluster()
         if globals_of(context).is_json:
             output.print_json([_partition_json(each) for each in found.partitions])
+            return
+        if not found.nodes:
+            _print_alone(found)
             return
         output.print_table(
             ["TOPIC", "PARTITION", "LEADER", "EPOCH", "REPLICAS"],

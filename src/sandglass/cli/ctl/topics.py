@@ -216,7 +216,7 @@ def set_(
         str, typer.Option("--backoff", metavar="BACKOFF", help=values.BACKOFF_HELP)
     ] = "",
     num_partitions: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--num_partitions",
             "-p",
@@ -225,9 +225,9 @@ def set_(
             " ones then.",
             show_default=False,
         ),
-    ] = 0,
+    ] = None,
     replication_factor: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--replication_factor",
             "-r",
@@ -235,7 +235,7 @@ def set_(
             help="So many nodes hold each partition from here on.",
             show_default=False,
         ),
-    ] = 0,
+    ] = None,
     node: Annotated[
         str,
         typer.Option(
@@ -245,11 +245,11 @@ def set_(
 ) -> None:
     """Change settings of a topic: those that are given."""
     wanted = values.settings_of(ack_timeout, max_deliveries, backoff, retention)
-    if num_partitions:
+    if num_partitions is not None:
         wanted["partitions"] = limits.check_range(
             num_partitions, field="--num_partitions", low=1, high=limits.PARTITION_COUNT_MAX
         )
-    if replication_factor:
+    if replication_factor is not None:
         wanted["replication_factor"] = limits.check_range(
             replication_factor,
             field="--replication_factor",
