@@ -107,6 +107,11 @@ def is_unsent(failure: grpc.aio.AioRpcError) -> bool:
     return number_of(failure) == 14 and any(each in details for each in _UNSENT)
 
 
+def is_told(failure: grpc.aio.AioRpcError) -> bool:
+    """Whether a node said so itself: none that breaks off tells why."""
+    return bool(_details_of(failure))
+
+
 def is_absent(failure: grpc.aio.AioRpcError) -> bool:
     """Whether nobody listens there, or there is no such host."""
     details = failure.details() or ""

@@ -119,6 +119,8 @@ class Unary:
             return answer
         if is_read and not answer.is_result_unknown:
             return None
+        if failure.is_told(error):
+            return answer
         return self._endpoint.unavailable(cause, is_result_unknown=True)
 
 
