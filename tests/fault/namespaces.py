@@ -20,7 +20,9 @@ from typing import Final
 import pytest
 
 from sandglass import AsyncClient, SandglassError
-from sandglass.testing.cluster import JOIN_S_MAX, end_all
+from sandglass.adapters.engine import ACCOUNT_USER, EngineConfig
+from sandglass.adapters.nats import Connection
+from sandglass.testing.cluster import JOIN_S_MAX, end_all, until_whole
 from sandglass.testing.process import NodeProcess
 from tests.fault.door import join
 
@@ -99,7 +101,7 @@ class Namespaces:
             self._bridge.run("ip link add br0 type bridge && ip link set br0 up")
             self.nodes += [self._node(number) for number in range(NODE_COUNT)]
             for node in self.nodes:
-                await self._open_door(node)
+                node.door = await self._opened(node, node.host, GRPC_PORT)
             await asyncio.gather(*[node.start() for node in self.nodes])
             async with asyncio.timeout(JOIN_S_MAX):
                 await self._whole()
@@ -172,11 +174,12 @@ class Namespaces:
         ]
         return node
 
-    async def _open_door(self, node: DistantNode) -> None:
-        path = self._directory / f"{node.name}.door"
+    async def _opened(self, node: DistantNode, host: str, port: int) -> str:
+        """A door to what listens inside: an address outside."""
+        path = self._directory / f"{node.name}.{port}"
         inside = await asyncio.create_subprocess_exec(
             *node.namespace.entered(),
-            *(sys.executable, DOOR, str(path), node.host, str(GRPC_PORT)),
+            *(sys.executable, DOOR, str(path), host, str(port)),
             stdout=asyncio.subprocess.PIPE,
         )
         self._stack.push_async_callback(_ended, inside)
@@ -188,10 +191,23 @@ class Namespaces:
 
         server = await asyncio.start_server(enter, "127.0.0.1", 0)
         self._stack.callback(server.close)
-        node.door = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]  # noqa: UP031
+        return "127.0.0.1:%d" % server.sockets[0].getsockname()[1]  # noqa: UP031
 
     async def _whole(self) -> None:
         """Waits until all are members, and any one of them may be lost."""
+        await self._seen()
+        node = self.nodes[0]
+        config = EngineConfig(node.name, node.data / "engine", client_port=RAFT_PORT)
+        door = await self._opened(node, node.host, RAFT_PORT)
+        password = config.password(ACCOUNT_USER)
+        engine = Connection((f"nats://{door}",), ACCOUNT_USER, password, "testing")
+        await engine.connect()
+        try:
+            await until_whole(engine, NODE_COUNT)
+        finally:
+            await engine.close()
+
+    async def _seen(self) -> None:
         async with AsyncClient(self.nodes[0].address) as client:
             while True:
                 with suppress(SandglassError):

@@ -27,6 +27,9 @@ from sandglass.testing.wires import Wires
 
 JOIN_S_MAX: Final = 90.0
 
+RENEWAL_COUNT: Final = 6
+"""So many leases are renewed in a second by three members."""
+
 
 class ClusterProcesses:
     """
@@ -127,15 +130,8 @@ class ClusterProcesses:
             await connection.close()
 
     async def _whole(self) -> None:
-        """Waits until what the members agree on survives the loss of any one of three."""
-        wanted = min(len(self.nodes), 3)
         async with asyncio.timeout(JOIN_S_MAX), self.engine(self.nodes[0]) as connection:
-            while True:
-                info = await connection.call(f"STREAM.INFO.{BUCKET_STREAM}")
-                others = info["cluster"].get("replicas", [])
-                if 1 + sum(each["current"] for each in others) >= wanted:
-                    return
-                await asyncio.sleep(0.05)
+            await until_whole(connection, min(len(self.nodes), 3))
 
     async def _seen(self) -> None:
         """Waits until each node knows of all: topics get no more replicas than it knows of."""
@@ -152,6 +148,23 @@ class ClusterProcesses:
 
 async def _alive_count(client: AsyncClient) -> int:
     return sum(node.is_alive for node in (await client.admin.show_cluster()).nodes)
+
+
+async def until_whole(engine: Connection, count: int) -> None:
+    """
+    Waits until what the members agree on survives the loss of any one of three: `count` engines
+    have all of it, and something that was written after that, which tells each how many there
+    are. One that doesn't know yet can't choose a leader with the others.
+    """
+    last = 0
+    while True:
+        info = await engine.call(f"STREAM.INFO.{BUCKET_STREAM}")
+        others = info["cluster"].get("replicas", [])
+        is_whole = 1 + sum(each["current"] for each in others) >= count
+        if is_whole and last and info["state"]["last_seq"] >= last + RENEWAL_COUNT:
+            return
+        last = last or info["state"]["last_seq"] if is_whole else 0
+        await asyncio.sleep(0.05)
 
 
 async def end_all(nodes: Sequence[NodeProcess]) -> None:
