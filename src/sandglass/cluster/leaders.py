@@ -247,7 +247,7 @@ class Leaders:
 
     def _consider_another(self, replica: Replica) -> None:
         """Should another lead what is led here?"""
-        is_ending = self._is_to_end(replica.number)
+        is_ending = self._is_stopping or self._is_to_end(replica.number)
         heir = self._heir(replica.number, is_ending=is_ending)
         if not heir or heir == self.me:
             return

@@ -181,6 +181,7 @@ async def test_who_does_not_get_to_lead_leaves_it_to_another() -> None:
     cluster.clock.advance(1)
     await a.leaders.consider()
     assert a.members.me.behind == (FIRST,)
+    assert a.members._hurry.is_set()  # the others hear it before they could give it back
     await renew(cluster)
     await cluster.turn()
     assert cluster.led == {"a": [], "b": [0, 1], "c": [2]}
@@ -197,6 +198,29 @@ async def test_who_does_not_get_to_lead_leaves_it_to_another() -> None:
     await renew(cluster)
     await cluster.turn()
     assert cluster.led == {"a": [0], "b": [1], "c": [2]}
+
+
+async def test_who_tried_in_vain_is_the_last_to_try_again() -> None:
+    cluster = await begin_in_vain()
+    a, b, c = cluster.nodes
+    cluster.clock.advance(OPENING_MS)
+    await a.leaders.consider()
+    await renew(cluster)
+    await cluster.turn()
+    assert cluster.led["b"] == [0, 1]
+
+    await fall_silent(cluster, b)
+    assert 0 in c.led()
+
+
+async def test_who_has_no_lease_leaves_nothing_to_another() -> None:
+    """What it says would not arrive: all may be without the engine."""
+    cluster = await begin_in_vain()
+    a = cluster.nodes[0]
+    a.members.lease.given_up()
+    cluster.clock.advance(OPENING_MS)
+    await cluster.turn(a)
+    assert (a.members.me.behind, a.leaders.heirs) == ((), {})
 
 
 async def test_who_is_frozen_leaves_it_to_another_at_once() -> None:
